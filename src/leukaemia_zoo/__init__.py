@@ -1,0 +1,81 @@
+"""Pretrained Keras networks that tell leukaemic from normal white blood cells in single-cell images.
+
+Public names are loaded on first use: importing this package loads no Keras backend and no network code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "AttentionBlock": "attention",
+    "attention_maps": "attention",
+    "build_model": "architectures",
+    "load_model": "loading",
+    "save_model": "loading",
+    "list_models": "registry",
+    "model_info": "registry",
+    "ModelConfig": "registry",
+    "predict": "prediction",
+    "iter_predictions": "prediction",
+    "Prediction": "prediction",
+    "Predictions": "prediction",
+    "Preprocessing": "preprocessing",
+    "read_image": "images",
+    "find_images": "images",
+    "Cells": "datasets",
+    "read_data": "datasets",
+    "read_cnmc": "datasets",
+    "read_folders": "datasets",
+    "read_csv": "datasets",
+    "Split": "splits",
+    "split_by_subject": "splits",
+    "kfold_by_subject": "splits",
+    "check_split": "splits",
+    "save_manifest": "splits",
+    "load_manifest": "splits",
+    "verify": "verification",
+    "CellAugmentation": "augmentation",
+    "Recipe": "recipes",
+    "train": "training",
+    "cross_validate": "training",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+if TYPE_CHECKING:
+    from leukaemia_zoo.architectures import build_model
+    from leukaemia_zoo.attention import AttentionBlock, attention_maps
+    from leukaemia_zoo.augmentation import CellAugmentation
+    from leukaemia_zoo.datasets import Cells, read_cnmc, read_csv, read_data, read_folders
+    from leukaemia_zoo.images import find_images, read_image
+    from leukaemia_zoo.loading import load_model, save_model
+    from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions, predict
+    from leukaemia_zoo.preprocessing import Preprocessing
+    from leukaemia_zoo.recipes import Recipe
+    from leukaemia_zoo.registry import ModelConfig, list_models, model_info
+    from leukaemia_zoo.splits import (
+        Split,
+        check_split,
+        kfold_by_subject,
+        load_manifest,
+        save_manifest,
+        split_by_subject,
+    )
+    from leukaemia_zoo.training import cross_validate, train
+    from leukaemia_zoo.verification import verify
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,223 @@
+"""The six networks of the zoo as flat functional Keras graphs: no weights, no files.
+
+One contract for all: RGB images from 0 to 255 in, channels last; one probability per class out, in the order of the
+class names. What a network expects of its input (scaling, channel order, mean) is part of its graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import keras
+from keras import layers, ops
+
+from leukaemia_zoo.attention import AttentionBlock
+from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
+from leukaemia_zoo.layers import CellMask, CellStatistics
+from leukaemia_zoo.registry import ARCHITECTURES, close_matches
+
+Output = Literal["probabilities", "logits", "embeddings"]
+
+EMBEDDING_LAYER = "embedding"
+LOGITS_LAYER = "logits"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a builder needs to know, checked once in `build_model`."""
+
+    input_size: tuple[int, int]
+    head: str
+    dropout: float
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int = 2,
+    input_size: int | tuple[int, int] | None = None,
+    head: str | None = None,
+    dropout: float | None = None,
+    output: Output = "probabilities",
+) -> keras.Model:
+    """Build one of the six architectures with random weights.
+
+    Args:
+        name: ``"vgg16"``, ``"resnet50"``, ``"inception_v3"``, ``"xception"``, ``"cnn"`` or ``"cnn_attention"``.
+        num_classes: Number of classes. With 1 there is one sigmoid unit, the probability of the last class.
+        input_size: Height and width of the input, or one number for both; None for the architecture's own (180 for
+            ``cnn``, 100 for ``cnn_attention``, 224 or 299 for the published networks).
+        head: What follows the convolutions; None for the architecture's own.
+
+            * ``"flatten"``: every position of the last feature map into one dense layer, as in the original ``cnn``
+              and ``cnn_attention`` (their default).
+            * ``"texture"``: two more convolutions (64 and 128 channels), then mean and standard deviation of the
+              features of four depths over the cell and not over the black around it; no dense layer that could learn
+              positions. For ``cnn`` and ``cnn_attention``.
+            * ``"pooled"``: global average pooling, for the four published networks (their default).
+        dropout: Share of the embedding dropped in training; None for the architecture's own.
+        output: ``"probabilities"``, ``"logits"`` (before softmax or sigmoid) or ``"embeddings"`` (what the last dense
+            layer sees, float32).
+
+    Returns:
+        A functional ``keras.Model`` from float or integer images (batch, height, width, 3), RGB, 0 to 255, to
+        (batch, num_classes) float32, or (batch, features) for embeddings.
+
+    Raises:
+        UnknownNameError: If there is no such architecture, head or output.
+        ArchitectureError: If the input is too small or a number is out of its range.
+
+    Source:
+        VGG16 doi 10.48550/arXiv.1409.1556, ResNet50 doi 10.1109/CVPR.2016.90, Inception v3 doi 10.1109/CVPR.2016.308,
+        Xception doi 10.1109/CVPR.2017.195; ``cnn`` and ``cnn_attention`` from "Leukaemia Classification using DL".
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> lz.build_model("cnn_attention", num_classes=1).count_params()
+        192930
+    """
+    if name not in ARCHITECTURES:
+        raise UnknownNameError(f"There is no architecture '{name}'; {close_matches(name, ARCHITECTURES)}")
+    spec = ARCHITECTURES[name]
+    head = head or spec.heads[0]
+    if head not in spec.heads:
+        raise UnknownNameError(f"'{name}' has no head '{head}'; choose one of {', '.join(spec.heads)}.")
+    if output not in get_args(Output):
+        raise UnknownNameError(f"There is no output '{output}'; choose one of {', '.join(get_args(Output))}.")
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
+    dropout = spec.dropout if dropout is None else dropout
+    if not 0 <= dropout < 1:
+        raise ArchitectureError(f"dropout is {dropout!r}, but it is a share from 0 up to, not including, 1.")
+    size = _size(spec.input_size if input_size is None else input_size, name, spec.min_size)
+
+    inputs = keras.Input((*size, 3), name="images")
+    embedding = _BUILDERS[name](inputs, _Plan(size, head, dropout))
+    # float32 whatever the policy: a softmax in half precision loses the calibration.
+    logits = layers.Dense(num_classes, dtype="float32", name=LOGITS_LAYER)(embedding)
+    activation = "sigmoid" if num_classes == 1 else "softmax"
+    probabilities = layers.Activation(activation, dtype="float32", name="probabilities")(logits)
+    model = keras.Model(inputs, probabilities, name=name)
+    return with_output(model, output)
+
+
+def with_output(model: keras.Model, output: Output) -> keras.Model:
+    """The same network and the same weights with another output; see `build_model`.
+
+    Args:
+        model: A model that `build_model` made.
+        output: ``"probabilities"``, ``"logits"`` or ``"embeddings"``.
+
+    Returns:
+        ``model`` itself for its own output, else a model that shares its layers.
+    """
+    if output == "probabilities":
+        return model
+    layer = {"logits": LOGITS_LAYER, "embeddings": EMBEDDING_LAYER}[output]
+    return keras.Model(model.inputs, model.get_layer(layer).output, name=model.name)
+
+
+def _size(size: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    if min(height, width) < least:
+        raise ArchitectureError(f"'{name}' needs an input of at least {least}x{least} pixels, not {height}x{width}.")
+    return int(height), int(width)
+
+
+def _embedding(x: Any, dropout: float) -> Any:
+    """Name the features that the classifier sees, in float32, and drop some of them in training."""
+    x = layers.Activation("linear", dtype="float32", name=EMBEDDING_LAYER)(x)
+    return layers.Dropout(dropout, dtype="float32", name="dropout")(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The two small networks of the original system
+
+
+def _cnn(inputs: Any, plan: _Plan) -> Any:
+    x = layers.Rescaling(1 / 255, dtype="float32", name="scale")(inputs)
+    mask = CellMask(name="cell_mask")(inputs) if plan.head == "texture" else None
+    stages = []
+    for block, initializer in enumerate(("glorot_uniform", "he_uniform", "he_uniform"), start=1):
+        x = layers.Conv2D(32, 3, activation="relu", kernel_initializer=initializer, name=f"block{block}_conv")(x)
+        x = layers.MaxPooling2D(2, name=f"block{block}_pool")(x)
+        if mask is not None:
+            # Without padding a convolution loses one pixel at each edge: the mask must lose the same ones.
+            mask = layers.Cropping2D(1, dtype="float32", name=f"block{block}_mask_crop")(mask)
+            mask = layers.AveragePooling2D(2, dtype="float32", name=f"block{block}_mask")(mask)
+            stages.append((x, mask))
+    if plan.head == "texture":
+        return _texture_head(stages, plan)
+    x = layers.Flatten(name="flatten")(x)
+    return _embedding(layers.Dense(64, activation="relu", name="dense")(x), plan.dropout)
+
+
+def _cnn_attention(inputs: Any, plan: _Plan) -> Any:
+    x = layers.Rescaling(1 / 255, dtype="float32", name="scale")(inputs)
+    mask = CellMask(name="cell_mask")(inputs) if plan.head == "texture" else None
+    stages = []
+    for block, activation in enumerate(("elu", "elu", "relu"), start=1):
+        x = layers.Conv2D(32, 3, padding="same", activation=activation, name=f"block{block}_conv")(x)
+        x = layers.BatchNormalization(name=f"block{block}_norm")(x)
+        x = layers.MaxPooling2D(2, padding="same", name=f"block{block}_pool")(x)
+        if mask is not None:
+            mask = layers.AveragePooling2D(2, padding="same", dtype="float32", name=f"block{block}_mask")(mask)
+            stages.append((x, mask))
+    x = AttentionBlock(name="attention")(x)
+    if plan.head == "texture":
+        return _texture_head([*stages[:-1], (x, mask)], plan)
+    x = layers.Flatten(name="flatten")(x)
+    return _embedding(layers.Dense(32, activation="relu", name="dense")(x), plan.dropout)
+
+
+def _texture_head(stages: list[tuple[Any, Any]], plan: _Plan) -> Any:
+    """Statistics over the cell of blocks 2 and 3 and of two more convolutions at the same resolution."""
+    x, mask = stages[-1]
+    depths = stages[-2:]
+    for number, channels in enumerate((64, 128), start=1):
+        x = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"head{number}_conv")(x)
+        x = layers.BatchNormalization(name=f"head{number}_norm")(x)
+        x = layers.Activation("relu", name=f"head{number}_relu")(x)
+        depths.append((x, mask))
+    x = layers.Concatenate(dtype="float32", name="statistics")(
+        [CellStatistics(name=f"statistics{depth}")(x, mask) for depth, (x, mask) in enumerate(depths, start=1)]
+    )
+    # Channels differ in scale by orders of magnitude; the classifier and its weight decay want them alike.
+    return _embedding(layers.BatchNormalization(dtype="float32", name="statistics_norm")(x), plan.dropout)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The four published networks, from keras.applications
+
+
+def _published(application: Callable[..., keras.Model], scale: Callable[[Any], Any]) -> Callable[[Any, _Plan], Any]:
+    def build(inputs: Any, plan: _Plan) -> Any:
+        # With input_tensor the layers join this graph: no nested model, so that Grad-CAM and fine-tuning see each one.
+        backbone = application(include_top=False, weights=None, input_tensor=scale(inputs))
+        return _embedding(layers.GlobalAveragePooling2D(name="pool")(backbone.output), plan.dropout)
+
+    return build
+
+
+def _scale_to_one(inputs: Any) -> Any:
+    """-1 to 1, as Inception v3 and Xception were published."""
+    return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(inputs)
+
+
+def _scale_as_caffe(inputs: Any) -> Any:
+    """Blue, green, red, less the mean of ImageNet, as VGG16 and ResNet50 were published."""
+    return layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], dtype="float32", name="scale")(
+        ops.flip(inputs, axis=-1)
+    )
+
+
+_BUILDERS: dict[str, Callable[[Any, _Plan], Any]] = {
+    "vgg16": _published(keras.applications.VGG16, _scale_as_caffe),
+    "resnet50": _published(keras.applications.ResNet50, _scale_as_caffe),
+    "inception_v3": _published(keras.applications.InceptionV3, _scale_to_one),
+    "xception": _published(keras.applications.Xception, _scale_to_one),
+    "cnn": _cnn,
+    "cnn_attention": _cnn_attention,
+}

@@ -1,0 +1,329 @@
+"""Whether a probability can be taken at its word, and one temperature that mends it.
+
+Conventions, here and in `evaluation`: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K)
+with rows that sum to 1, or for two classes (N,), the probability of the last class. Of two classes the last is the
+positive one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leukaemia_zoo.errors import DataError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+"""The temperatures between which `fit_temperature` looks; networks are found at 0.5 to 5."""
+
+# Softmax in float16 misses a sum of 1 by up to this much; what misses it by more is not a probability.
+_SUM_TOLERANCE = 1e-3
+
+# A float32 sigmoid saturates at 1 about here, so that probabilities nearer to 0 or 1 carry no further information.
+_EPSILON = 1e-7
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
+    """Find the one temperature T that minimises the log loss of softmax(logits / T).
+
+    Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") changes how sure a network is and
+    nothing else: no cell changes its class and AUROC stays. Fit it on validation data of subjects that the network was
+    neither trained nor will be tested on.
+
+    Args:
+        logits: Finite numbers of shape (N, K), or of shape (N,) for two classes: the logit of the last class against
+            the first, what a sigmoid takes.
+        labels: Integers of shape (N,), 0 to K - 1; at least two classes must occur.
+        weights: Weight of each cell, shape (N,), not negative; None counts every cell once.
+
+    Returns:
+        T between `MIN_TEMPERATURE` and `MAX_TEMPERATURE`; above 1 the network was too sure. Where no T inside is best
+        the bound comes back: the lower one if every cell is right, the upper one if the logits are worse than chance.
+
+    Raises:
+        DataError: An array has another shape or range, only one class has cells with weight, or the logits of every
+            cell are equal among its classes, so that every T is as good.
+
+    Example:
+        >>> round(fit_temperature([4.0, 4.0, 4.0, -4.0], [1, 1, 0, 0]), 3)  # three of four right, so odds of 3
+        3.641
+    """
+    from scipy.optimize import minimize_scalar
+
+    scores = _checked_logits(logits)
+    truth = _checked_labels(labels, len(scores), scores.shape[1])
+    share = _checked_weights(weights, len(scores))
+    if len(np.unique(truth[share > 0])) < 2:
+        raise DataError("labels hold one class only, from which no temperature can be fitted: give cells of two.")
+    if not np.ptp(scores[share > 0], axis=1).any():
+        raise DataError("logits are equal for all classes in every cell: check that they come from a trained network.")
+    rows = np.arange(len(scores))
+
+    def loss(log_temperature: float) -> float:
+        return float(-(share * _log_softmax(scores / math.exp(log_temperature))[rows, truth]).sum())
+
+    # The log loss is convex in 1 / T, so it has one minimum in log T as well, where the steps suit every scale.
+    bounds = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    found = float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
+    # The bounded search stops just short of its bounds.
+    return math.exp(min((found, *bounds), key=loss))
+
+
+def apply_temperature(logits: npt.ArrayLike, temperature: float) -> FloatArray:
+    """Turn logits into probabilities, softmax(logits / temperature), without overflow.
+
+    Args:
+        logits: Finite numbers of shape (N, K), or of shape (N,) for two classes: the logit of the last class against
+            the first, what a sigmoid takes.
+        temperature: A number above 0; 1 leaves the network as it is.
+
+    Returns:
+        float64 probabilities in the shape of `logits`: rows that sum to 1, or the probability of the last class.
+
+    Raises:
+        DataError: The logits have another shape or are not finite, or the temperature is not above 0.
+
+    Example:
+        >>> apply_temperature([[0.0, 2.0], [0.0, -2000.0]], 2.0).round(3)
+        array([[0.269, 0.731],
+               [1.   , 0.   ]])
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise DataError(f"temperature is {temperature!r}: give a finite number above 0.")
+    probabilities = np.exp(_log_softmax(_checked_logits(logits) / temperature))
+    return probabilities[:, 1] if np.ndim(logits) == 1 else probabilities
+
+
+def reliability(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 15
+) -> list[dict[str, float | int | None]]:
+    """Compare what was promised with what was found, in bins of equal width.
+
+    For two classes a cell goes to the bin of its probability of the last class, and what is observed is how many cells
+    of the bin are of that class. For more classes it is the probability of the most probable class, and how often that
+    class was right.
+
+    Args:
+        labels: Integers of shape (N,), 0 to K - 1.
+        probabilities: Shape (N, K), or (N,) for two classes.
+        bins: Number of bins, at least 1. Bin i holds probabilities from i / bins up to, but not including,
+            (i + 1) / bins; the last one includes 1.
+
+    Returns:
+        One row a bin, in order: `low`, `high`, `confidence` (mean probability), `observed` (share of the cells) and
+        `count`. `confidence` and `observed` are None in an empty bin.
+
+    Raises:
+        DataError: There is no cell, an array has another shape or range, or `bins` is not a whole number above 0.
+
+    Example:
+        >>> for row in reliability([0, 1, 1], [0.2, 0.4, 0.9], bins=2):
+        ...     print(row["low"], row["high"], row["confidence"], row["observed"], row["count"])
+        0.0 0.5 0.30000000000000004 0.5 2
+        0.5 1.0 0.9 1.0 1
+    """
+    confidence, hits = confidence_and_hits(*checked_predictions(labels, probabilities))
+    index = bin_index(confidence, bins)
+    count = np.bincount(index, minlength=bins)
+    promised = np.bincount(index, confidence, bins)
+    observed = np.bincount(index, hits, bins)
+    return [
+        {
+            "low": i / bins,
+            "high": (i + 1) / bins,
+            "confidence": float(promised[i] / count[i]) if count[i] else None,
+            "observed": float(observed[i] / count[i]) if count[i] else None,
+            "count": int(count[i]),
+        }
+        for i in range(bins)
+    ]
+
+
+def expected_calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 15) -> float:
+    """Return the mean distance between promise and observation over the cells (ECE), from 0, the best, to 1.
+
+    It is the sum over the bins of `reliability` of |confidence - observed| x count / N. It is never quite 0 on a finite
+    number of cells, and depends on the number of bins: compare only values with the same `bins`.
+
+    Args:
+        labels: Integers of shape (N,), 0 to K - 1.
+        probabilities: Shape (N, K), or (N,) for two classes.
+        bins: Number of bins of equal width.
+
+    Raises:
+        DataError: There is no cell, an array has another shape or range, or `bins` is not a whole number above 0.
+
+    Example:
+        >>> round(expected_calibration_error([0, 1, 1], [0.2, 0.4, 0.9], bins=2), 4)  # (2 x 0.2 + 1 x 0.1) / 3
+        0.1667
+    """
+    confidence, hits = confidence_and_hits(*checked_predictions(labels, probabilities))
+    gaps = np.bincount(bin_index(confidence, bins), hits - confidence, bins)
+    return float(np.abs(gaps).sum() / len(hits))
+
+
+def calibration_slope_intercept(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[float, float]:
+    """Fit the label by logistic regression, unpenalised, on logit(P(last class)): two classes only.
+
+    A calibrated network has the slope 1 and the intercept 0. A slope below 1 means that its probabilities are too
+    extreme, an intercept above 0 that the last class is more frequent than they say (both are fitted together; the
+    "calibration in the large" of some reports fixes the slope at 1).
+
+    Args:
+        labels: Integers of shape (N,), 0 or 1.
+        probabilities: Shape (N, 2) or (N,). Values nearer than 1e-7 to 0 or 1 count as that near.
+
+    Returns:
+        Slope and intercept; NaN for both where there is no best fit: one class only, one probability only, or
+        probabilities that separate the classes without overlap.
+
+    Raises:
+        DataError: There is no cell, an array has another shape or range, or there are more than two classes.
+
+    Example:
+        >>> slope, intercept = calibration_slope_intercept([0, 0, 0, 1, 0, 1, 1, 1], [0.1] * 4 + [0.9] * 4)
+        >>> f"{slope:.3f}, {abs(intercept):.3f}"  # promised odds of 9 and found odds of 3: half the logit
+        '0.500, 0.000'
+    """
+    truth, table = checked_predictions(labels, probabilities)
+    if table.shape[1] != 2:
+        raise DataError(f"probabilities have {table.shape[1]} classes: slope and intercept are defined for two.")
+    promised = np.clip(table[:, 1], _EPSILON, 1 - _EPSILON)
+    logit = np.log(promised) - np.log1p(-promised)
+    negative, positive = logit[truth == 0], logit[truth == 1]
+    if not len(negative) or not len(positive):
+        return math.nan, math.nan
+    # Without overlap (a shared edge is none) steeper is always better, and equal logits leave the slope open.
+    if negative.max() <= positive.min() or positive.max() <= negative.min():
+        return math.nan, math.nan
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = logit.mean(), logit.std()  # standardised, so that the solver's steps suit any logits
+    model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(((logit - mean) / spread)[:, None], truth)
+    slope = float(model.coef_[0, 0] / spread)
+    return slope, float(model.intercept_[0] - slope * mean)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What `evaluation` uses as well
+
+
+def checked_predictions(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
+    """Check labels and probabilities and bring them into one form.
+
+    Args:
+        labels: Integers (or booleans) of shape (N,), 0 to K - 1.
+        probabilities: Shape (N, K) with rows that sum to 1, or (N,): the probability of the last of two classes.
+
+    Returns:
+        int64 labels of shape (N,) and float64 probabilities of shape (N, K).
+
+    Raises:
+        DataError: There is no cell, or an array has another shape, kind of number or range.
+
+    Example:
+        >>> checked_predictions([0, 1], [0.25, 0.5])[1]
+        array([[0.75, 0.25],
+               [0.5 , 0.5 ]])
+    """
+    table = _numbers(probabilities, "probabilities")
+    if table.ndim == 1:
+        table = np.stack([1 - table, table], axis=1)
+    if table.ndim != 2 or table.shape[1] < 2:
+        mend = "drop the last axis, probabilities[:, 0]" if table.shape[1:] == (1,) else "give (N, classes) or (N,)"
+        raise DataError(f"probabilities have the shape {table.shape}: {mend}.")
+    truth = _checked_labels(labels, len(table), table.shape[1])
+    wrong = np.flatnonzero(~((table >= 0) & (table <= 1)).all(axis=1))  # NaN is neither
+    if len(wrong):
+        raise DataError(f"probabilities[{wrong[0]}] is outside 0 to 1: give probabilities, not logits.")
+    sums = table.sum(axis=1)
+    wrong = np.flatnonzero(np.abs(sums - 1) > _SUM_TOLERANCE)
+    if len(wrong):
+        raise DataError(
+            f"probabilities[{wrong[0]}] sums to {sums[wrong[0]]:.4g}: each row must sum to 1 over the classes."
+        )
+    return truth, table
+
+
+def confidence_and_hits(labels: IntArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return what each cell was promised and what was found, both of shape (N,), for checked predictions.
+
+    For two classes P(last class) and whether the cell is of it; for more the highest probability and whether its class
+    is right.
+    """
+    if probabilities.shape[1] == 2:
+        return probabilities[:, 1], (labels == 1).astype(np.float64)
+    return probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(np.float64)
+
+
+def bin_index(confidence: FloatArray, bins: int) -> IntArray:
+    """Return the index of the bin of equal width, 0 to `bins` - 1, of each value from 0 to 1.
+
+    Raises:
+        DataError: `bins` is not a whole number above 0.
+    """
+    if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
+        raise DataError(f"bins is {bins!r}: give a whole number above 0.")
+    return np.minimum((confidence * bins).astype(np.int64), bins - 1)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def _numbers(values: Any, name: str) -> FloatArray:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:  # ragged lists
+        raise DataError(f"{name} cannot become an array: give numbers of one shape.") from error
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{name} have the dtype {array.dtype}: give numbers.")
+    if not array.size:
+        raise DataError(f"{name} are empty: give at least one cell.")
+    return array.astype(np.float64)
+
+
+def _checked_labels(labels: Any, cells: int, classes: int) -> IntArray:
+    array = np.asarray(labels)
+    if array.shape != (cells,):
+        raise DataError(f"labels have the shape {array.shape}: give one label for each of the {cells} cells.")
+    if array.dtype.kind not in "iub":
+        raise DataError(f"labels have the dtype {array.dtype}: give whole numbers from 0 to {classes - 1}.")
+    wrong = np.flatnonzero((array < 0) | (array >= classes))
+    if len(wrong):
+        raise DataError(f"labels[{wrong[0]}] is {array[wrong[0]]}: give whole numbers from 0 to {classes - 1}.")
+    return array.astype(np.int64)
+
+
+def _checked_weights(weights: Any, cells: int) -> FloatArray:
+    if weights is None:
+        return np.full(cells, 1 / cells)
+    array = _numbers(weights, "weights")
+    if array.shape != (cells,):
+        raise DataError(f"weights have the shape {array.shape}: give one weight for each of the {cells} cells.")
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() > 0):
+        raise DataError("weights hold a negative or non-finite number, or zeros only: give numbers from 0 on.")
+    return array / array.sum()
+
+
+def _checked_logits(logits: Any) -> FloatArray:
+    scores = _numbers(logits, "logits")
+    if scores.ndim == 1:
+        scores = np.stack([np.zeros_like(scores), scores], axis=1)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        mend = "drop the last axis, logits[:, 0]" if scores.shape[1:] == (1,) else "give (N, classes) or (N,)"
+        raise DataError(f"logits have the shape {scores.shape}: {mend}.")
+    wrong = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(wrong):
+        raise DataError(f"logits[{wrong[0]}] is not finite: check the image and the network that gave it.")
+    return scores
+
+
+def _log_softmax(scores: FloatArray) -> FloatArray:
+    shifted = scores - scores.max(axis=1, keepdims=True)  # the largest becomes 0, so that no exponential overflows
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -1,0 +1,389 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from leukaemia_zoo import __version__
+from leukaemia_zoo.errors import DataError, ImageError, LeukaemiaZooError
+
+if TYPE_CHECKING:
+    from leukaemia_zoo.prediction import Prediction, SubjectTally
+    from leukaemia_zoo.registry import ModelInfo
+
+DEFAULT_MODEL = "cnn_attention"
+_TABLE_ROWS = 50
+"""Cells printed in full; of more only the summaries are printed, since the files hold them all."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``leukaemia-zoo`` and return its exit status: 0, 1 if some inputs failed, 2 for a mistake in the call."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    # TensorFlow tells its build flags on every start; what a user of a command needs is its result.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return options.run(options)
+    except LeukaemiaZooError as error:
+        print(f"leukaemia-zoo: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"leukaemia-zoo: error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("leukaemia-zoo: stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="leukaemia-zoo",
+        description="Pretrained networks that tell leukaemic (all) from normal (hem) white blood cells in single-cell "
+        "images. For research only, not a diagnosis.",
+    )
+    parser.add_argument("--version", action="version", version=f"leukaemia-zoo {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="classify the cells in files and folders")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="image file or folder of images")
+    predict.add_argument(
+        "--model", default=DEFAULT_MODEL, help="name in the zoo or folder of a saved model (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write one row a file: path, subject, label, p_<class>, error"
+    )
+    predict.add_argument("--json", type=Path, metavar="FILE", help="write the same as a list of records")
+    predict.add_argument(
+        "--subjects",
+        type=Path,
+        metavar="FILE",
+        help="CSV with the columns path and subject, for files not named as in C-NMC",
+    )
+    predict.add_argument(
+        "--batch-size", type=_positive, default=32, metavar="N", help="images at once (default: %(default)s)"
+    )
+    predict.add_argument("--quiet", action="store_true", help="print no table")
+    predict.set_defaults(run=_predict)
+
+    train = commands.add_parser("train", help="train a network on single-cell images, by subject")
+    train.add_argument("name", help="architecture, such as cnn or cnn_attention")
+    train.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
+    )
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model and its record")
+    train.add_argument(
+        "--teacher",
+        metavar="FILE",
+        default="imagenet",
+        help="ImageNet weights of MobileNet whose features are distilled: a file, 'imagenet' to download Keras' own, or 'none' (default: %(default)s)",
+    )
+    train.add_argument(
+        "--unlabelled", type=Path, metavar="DIR", help="further cell images for the distillation, without labels"
+    )
+    train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own")
+    train.add_argument("--split", type=Path, metavar="FILE", help="split manifest with the parts train and validation")
+    train.add_argument("--cross-validate", type=_positive, metavar="K", help="K folds by subject instead of one model")
+    train.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the split and the training (default: %(default)s)"
+    )
+    train.add_argument("--restart", action="store_true", help="begin anew where an interrupted run could be resumed")
+    train.set_defaults(run=_train)
+
+    verify = commands.add_parser("verify", help="compare a C-NMC download with the official list of sha256 hashes")
+    verify.add_argument("folder", type=Path, metavar="DIR")
+    verify.set_defaults(run=_verify)
+
+    names = commands.add_parser("list", help="list the architectures and their pretrained weights")
+    names.add_argument("pattern", nargs="?", default="*", help="shell-style pattern such as 'cnn*'")
+    names.add_argument("--pretrained", action="store_true", help="only what has a pretrained weight")
+    names.add_argument("--json", action="store_true", help="print JSON")
+    names.set_defaults(run=_list)
+
+    info = commands.add_parser("info", help="tell what is known of a model: classes, data, figures, licence")
+    info.add_argument("name")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# predict
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from leukaemia_zoo.images import find_images
+
+    paths, skipped = find_images(options.paths)
+    if not paths:
+        raise ImageError(f"There are no images in {', '.join(options.paths)}.")
+    subjects = _subject_of_path(options.subjects) if options.subjects else {}
+
+    # From here on the backend is needed: mistakes in the call were told before its seconds.
+    from leukaemia_zoo.loading import load_model
+    from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally, iter_predictions
+
+    model = load_model(options.model)
+    owners = (_look_up(subjects, path) for path in paths) if subjects else None
+    found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
+    tally, table, failed = SubjectTally(), not options.quiet and len(paths) <= _TABLE_ROWS, 0
+    counts = dict.fromkeys(model.zoo.class_names, 0)
+    with contextlib.ExitStack() as stack:
+        write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
+        write_json = stack.enter_context(_json_writer(options.json))
+        if table:
+            print(_heading(paths, model.zoo.class_names))
+        for prediction in _progress(found, len(paths), "cells", quiet=table):
+            write_csv(prediction.to_record())
+            write_json(prediction.to_record())
+            tally.add(prediction)
+            if prediction.error is None:
+                counts[prediction.label] += 1
+            else:
+                failed += 1
+                print(f"not read: {prediction.error}", file=sys.stderr)
+            if table:
+                print(_row(prediction, _path_width(paths)))
+    if not options.quiet:
+        _print_summary(model.zoo.weight or options.model, counts, failed, len(skipped), tally)
+        print(NOT_A_DIAGNOSIS)
+    return 1 if failed else 0
+
+
+def _subject_of_path(file: Path) -> dict[str, str]:
+    """Subjects by the path, and by the bare file name, in a CSV."""
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows or not {"path", "subject"} <= set(rows[0]):
+        raise DataError(f"{file} needs a header with the columns path and subject, and one row a file.")
+    by_name: dict[str, str] = {}
+    for row in rows:
+        by_name[os.path.normpath(row["path"])] = row["subject"]
+        by_name.setdefault(Path(row["path"]).name, row["subject"])
+    return by_name
+
+
+def _look_up(subjects: dict[str, str], path: Path) -> str | None:
+    return subjects.get(os.path.normpath(path), subjects.get(path.name)) or None
+
+
+@contextlib.contextmanager
+def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any]:
+    if path is None:
+        yield lambda record: None
+        return
+    from leukaemia_zoo.files import replacing
+
+    columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names), "error"]
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        yield lambda record: writer.writerow({key: _rounded(value, 6) for key, value in record.items()})
+
+
+@contextlib.contextmanager
+def _json_writer(path: Path | None) -> Iterator[Any]:
+    """Write a JSON list record by record, so that it never stands in memory whole."""
+    if path is None:
+        yield lambda record: None
+        return
+    from leukaemia_zoo.files import replacing
+
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        separator = "[\n"
+
+        def write(record: dict[str, Any]) -> None:
+            nonlocal separator
+            file.write(
+                separator + json.dumps({key: _rounded(value, 6) for key, value in record.items()}, ensure_ascii=False)
+            )
+            separator = ",\n"
+
+        yield write
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    return round(value, digits) if isinstance(value, float) else value
+
+
+def _path_width(paths: Sequence[Path]) -> int:
+    return min(60, max(len(str(path)) for path in paths))
+
+
+def _heading(paths: Sequence[Path], class_names: tuple[str, ...]) -> str:
+    columns = "  ".join(f"{'p_' + name:>7}" for name in class_names)
+    return f"{'path':<{_path_width(paths)}}  {'subject':<8}  {'label':<6}  {columns}"
+
+
+def _row(prediction: Prediction, width: int) -> str:
+    path = prediction.path if len(prediction.path) <= width else "…" + prediction.path[1 - width :]
+    start = f"{path:<{width}}  {prediction.subject or '-':<8}  "
+    if prediction.probabilities is None:
+        return f"{start}{'-':<6}  not read"
+    return f"{start}{prediction.label:<6}  " + "  ".join(f"{p:7.3f}" for p in prediction.probabilities)
+
+
+def _print_summary(model: str, counts: dict[str, int], failed: int, skipped: int, tally: SubjectTally) -> None:
+    summaries = tally.summaries()
+    if summaries:
+        names = summaries[0].class_names
+        heading = "  ".join([*(f"{'n_' + name:>7}" for name in names), *(f"{'mean p_' + name:>11}" for name in names)])
+        print(f"\n{'subject':<10}  {'cells':>6}  {heading}")
+        for row in summaries:
+            values = [*(f"{count:7d}" for count in row.counts), *(f"{p:11.3f}" for p in row.mean_probabilities)]
+            print(f"{row.subject:<10}  {row.cells:6d}  {'  '.join(values)}")
+    parts = [f"{count} {name}" for name, count in counts.items()]
+    parts += [f"{failed} not read"] if failed else []
+    parts += [f"{skipped} files that are no images passed over"] if skipped else []
+    print(f"\n{sum(counts.values()) + failed} files by {model}: {', '.join(parts)}.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# train, verify
+
+
+def _train(options: argparse.Namespace) -> int:
+    from leukaemia_zoo.datasets import read_data
+    from leukaemia_zoo.recipes import recipe_for
+
+    recipe = recipe_for(options.name, options.recipe)
+    cells = read_data(options.data)
+    print(cells.describe())
+
+    from leukaemia_zoo.training import cross_validate, train
+
+    settings: dict[str, Any] = {
+        "recipe": recipe,
+        "teacher": None if options.teacher == "none" else options.teacher,
+        "unlabelled": options.unlabelled,
+        "seed": options.seed,
+        "restart": options.restart,
+        "report": print,
+    }
+    if options.cross_validate:
+        cross_validate(options.name, cells, options.out, folds=options.cross_validate, **settings)
+    else:
+        train(options.name, cells, options.out, split=options.split, **settings)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from leukaemia_zoo.verification import verify
+
+    with _progress_bar("files") as step:
+        report = verify(options.folder, progress=step)
+    print(report.describe())
+    return 0 if report.ok else 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# list, info
+
+
+def _list(options: argparse.Namespace) -> int:
+    from leukaemia_zoo.registry import list_models, model_info
+
+    infos = [model_info(name) for name in list_models(options.pattern)]
+    if options.pretrained:
+        infos = [info for info in infos if info.weight]
+    if options.json:
+        print(json.dumps([info.to_dict() for info in infos], indent=2))
+        return 0
+    print(f"{'architecture':<14}  {'pretrained':<20}  {'input':<9}  {'parameters':>11}  what it is")
+    for info in infos:
+        spec = info.architecture
+        height, width = info.weight.config.preprocessing.input_size if info.weight else spec.input_size
+        parameters = info.weight.parameters if info.weight else spec.parameters
+        print(
+            f"{spec.name:<14}  {info.weight.name if info.weight else 'no weights':<20}  {f'{height}x{width}':<9}  "
+            f"{parameters:>11,}  {spec.title}"
+        )
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from leukaemia_zoo.registry import model_info
+
+    info = model_info(options.name)
+    if options.json:
+        print(json.dumps(info.to_dict(), indent=2))
+    else:
+        print("\n".join(_about(info)))
+    return 0
+
+
+def _about(info: ModelInfo) -> Iterator[str]:
+    spec, weight = info.architecture, info.weight
+    yield f"{info.name}: {spec.title}"
+    yield f"  network    {spec.source}"
+    if weight is None:
+        yield f"  input      {spec.input_size[0]}x{spec.input_size[1]} RGB, 0 to 255; {spec.parameters:,} parameters"
+        yield "  weights    none yet: load_model(..., weights=None) gives random ones"
+        return
+    config = weight.config
+    height, width = config.preprocessing.input_size
+    yield f"  input      {height}x{width} RGB, 0 to 255; {weight.parameters:,} parameters; head '{config.head}'"
+    yield f"  classes    {', '.join(config.class_names)}"
+    yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
+    yield f"  licence    {weight.licence}"
+    for source in weight.data:
+        yield f"  data       {source['name']} ({source['licence']}); {source['source']}"
+    for part in ("train", "validation"):
+        if part in weight.training:
+            counts = weight.training[part]
+            yield f"  {part:<10} " + ", ".join(
+                f"{name}: {count['cells']:,} cells of {count['subjects']} subjects" for name, count in counts.items()
+            )
+    for name, measured in weight.metrics.items():
+        yield f"  measured   {name}: {measured['on']}"
+        for metric, value in measured["values"].items():
+            interval = f" ({value['low']:.3f} to {value['high']:.3f})" if "low" in value else ""
+            yield f"             {metric:<18} {value['value']:.3f}{interval}"
+    yield f"  use        {weight.intended_use}"
+    yield f"  cite       {weight.citation}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# progress
+
+
+def _progress(items: Iterable[Any], total: int, unit: str, quiet: bool) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    # A terminal sees the bar from half a second on; files and pipes never do.
+    return tqdm(items, total=total, unit=f" {unit}", delay=0.5, disable=True if quiet else None, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _progress_bar(unit: str, file: TextIO | None = None) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", delay=0.5, disable=None, file=file or sys.stderr) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield step
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""What is known about the C-NMC 2019 files: their names, the subjects that are one person, the official list.
+
+Facts only; `datasets` reads cells with them and `verification` compares a download with the official list.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from leukaemia_zoo.images import IMAGE_SUFFIXES
+
+#: Class names in the order of the labels: `hem` (normal) is 0, `all` (leukaemic) is 1, so P(all) is the last column.
+CNMC_CLASSES = ("hem", "all")
+
+#: Folders of the two test sets, whose images have numbers for names, and the label file of the first.
+PRELIMINARY_FOLDER = "C-NMC_test_prelim_phase_data"
+PRELIMINARY_LABELS = "C-NMC_test_prelim_phase_data_labels.csv"
+FINAL_FOLDER = "C-NMC_test_final_phase_data"
+
+#: Subject numbers that stand for one person, each with the name kept: the lowest number of its group.
+#:
+#: Evidence: 106 pairs of official files are byte-identical (equal SHA-256 in the packaged list). Between subjects:
+#: 20 = 21 (71 cells), 51 = 78 (11), 51 = 75 (10), H2 = H4 (3), H2 = H5 (2), H2 = H6 (1), H3 = H10 (1). One cell cannot
+#: come from two people, and 94 of these pairs lie in two different official folds.
+MERGED_SUBJECTS: Mapping[str, str] = MappingProxyType(
+    {"21": "20", "75": "51", "78": "51", "H4": "H2", "H5": "H2", "H6": "H2", "H10": "H3"}
+)
+
+_NAME = re.compile(r"UID_(H?\d+)_(\d+)_(\d+)_(all|hem)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class CnmcName:
+    """The parts of a C-NMC file name `UID_<subject>_<image>_<cell>_<all|hem>`; the subject is not yet merged."""
+
+    subject: str
+    image: int
+    cell: int
+    label: str
+
+
+def parse_cnmc_name(name: str | Path) -> CnmcName | None:
+    """Read a C-NMC file name, in any case and any image format, or return None for every other name.
+
+    36 official files write the H of a healthy subject in lower case; it comes back as a capital. `H1` is not `1`.
+
+    >>> parse_cnmc_name("UID_h3_10_1_hem.bmp")
+    CnmcName(subject='H3', image=10, cell=1, label='hem')
+    """
+    path = Path(name)
+    match = _NAME.fullmatch(path.stem)
+    if match is None or path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    subject, image, cell, label = match.groups()
+    return CnmcName(subject.upper(), int(image), int(cell), label.lower())
+
+
+def canonical_subject(subject: str) -> str:
+    """Return the one name of a C-NMC subject that the data set lists under several (`MERGED_SUBJECTS`).
+
+    >>> canonical_subject("h10"), canonical_subject("21"), canonical_subject("H1")
+    ('H3', '20', 'H1')
+    """
+    name = subject.strip().upper()
+    return MERGED_SUBJECTS.get(name, name)
+
+
+def subject_from_name(path: str | Path) -> str | None:
+    """Return the merged subject that a C-NMC file name gives, or None if it is no C-NMC name.
+
+    >>> subject_from_name("cells/UID_78_17_1_all.webp")
+    '51'
+    """
+    name = parse_cnmc_name(path)
+    return None if name is None else canonical_subject(name.subject)
+
+
+@dataclass(frozen=True)
+class OfficialFiles:
+    """Every file of the complete C-NMC 2019 download: 15,114 images and the label file of the preliminary set.
+
+    Attributes:
+        paths: Official paths such as `training_data/fold_0/all/UID_11_10_1_all.bmp`, sorted.
+        digests: SHA-256 of each file, uint8 of shape (n, 32).
+        sizes: Size of each file in bytes, uint32 of shape (n,).
+    """
+
+    paths: tuple[str, ...]
+    digests: np.ndarray
+    sizes: np.ndarray
+
+
+@cache
+def official_files() -> OfficialFiles:
+    """Load the packaged list (made by `tools/pack_official_hashes.py`) once."""
+    packed = files("leukaemia_zoo").joinpath("data/cnmc_official.npz").read_bytes()
+    with np.load(BytesIO(packed), allow_pickle=False) as arrays:
+        return OfficialFiles(tuple(arrays["paths"].tobytes().decode().split("\n")), arrays["digests"], arrays["sizes"])
+
+
+@cache
+def official_duplicates() -> tuple[tuple[str, ...], ...]:
+    """Return the groups of official paths whose files are byte-identical: 106 pairs, 104 of them for training."""
+    listed = official_files()
+    groups: dict[bytes, list[str]] = defaultdict(list)
+    for path, digest in zip(listed.paths, listed.digests, strict=True):
+        groups[digest.tobytes()].append(path)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def first_copy(official_path: str) -> str:
+    """Return the first official path with the same bytes: the path itself unless it is a second copy."""
+    return _first_copies().get(official_path, official_path)
+
+
+def official_row(path: str | Path) -> int | None:
+    """Return the row of a file in `official_files()`, or None if its name is not an official one.
+
+    Training cells are known by their names, which are unique; the numbered test images by name and folder. The file
+    format, letter case and the folders above make no difference, so converted copies are found too.
+
+    >>> official_files().paths[official_row("anywhere/UID_H3_10_1_hem.PNG")]
+    'training_data/fold_2/hem/UID_h3_10_1_hem.bmp'
+    """
+    path = Path(path)
+    is_listed_kind = path.suffix.lower() in IMAGE_SUFFIXES or path.name.lower() == PRELIMINARY_LABELS.lower()
+    return _official_rows().get(_official_key(path)) if is_listed_kind else None
+
+
+@cache
+def _first_copies() -> dict[str, str]:
+    return {path: group[0] for group in official_duplicates() for path in group[1:]}
+
+
+@cache
+def _official_rows() -> dict[str, int]:
+    return {_official_key(Path(path)): row for row, path in enumerate(official_files().paths)}
+
+
+def _official_key(path: Path) -> str:
+    numbered = path.stem.isdecimal()
+    return (f"{path.parent.name}/{path.stem}" if numbered else path.stem).lower()

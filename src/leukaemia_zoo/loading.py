@@ -1,0 +1,228 @@
+"""From a name or a folder to a network that is ready, and back.
+
+A saved model is a folder with ``config.json`` (plain data: see `WeightSpec`) and one safetensors file. Loading checks
+the file's sha256, then builds the network from our own code, then compares all tensors, and only then assigns them.
+Nothing that is loaded can run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from leukaemia_zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
+from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, WeightsError
+from leukaemia_zoo.files import write_json
+from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, model_info, packaged_file
+from leukaemia_zoo.weights_io import check_integrity, head_tensors, load_tensors, save_tensors, sha256_of
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] = "cnn_attention",
+    weights: Literal["default"] | str | os.PathLike[str] | None = "default",
+    num_classes: int | None = None,
+    *,
+    class_names: tuple[str, ...] | list[str] | None = None,
+    output: Output = "probabilities",
+) -> keras.Model:
+    """Load a network of the zoo, or one that `save_model` or training left in a folder.
+
+    Args:
+        name_or_path: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), or a folder with a saved model.
+        weights: ``"default"`` for the pretrained weight that the name means; None for the architecture as published,
+            with random weights; or a folder or ``.safetensors`` file that `save_model` wrote.
+        num_classes: Number of classes; None for the weight's own (2 where there is no weight). With 1 there is one
+            sigmoid unit, P(last class); of a two-class weight it gives exactly the second of the two probabilities.
+            Any other number than the weight's replaces the last layer by a new one, with a warning: train it.
+        class_names: Names of the classes, in the order of the probabilities, for a replaced or a random head.
+        output: ``"probabilities"``, ``"logits"`` or ``"embeddings"``.
+
+    Returns:
+        An ordinary ``keras.Model`` from images (batch, height, width, 3), RGB, 0 to 255, to float32 (batch, classes).
+        Its ``zoo`` attribute, a `ModelConfig`, holds classes and preprocessing.
+
+    Raises:
+        UnknownNameError: If there is no such name; the message lists close matches.
+        WeightsError: If there is no weight, or the folder holds no model.
+        IntegrityError: If the file is not the one that was saved.
+        TensorMismatchError: If its tensors do not fit the network.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> model = lz.load_model("cnn_attention.cnmc")
+        >>> model.zoo.class_names, model.output_shape
+        (('hem', 'all'), (None, 2))
+    """
+    spec, file = _find(os.fspath(name_or_path), weights)
+    if spec is None:
+        config = _random_config(model_info(os.fspath(name_or_path)).architecture.name, num_classes, class_names)
+        model = _build(config, num_classes or 2)
+    else:
+        assert file is not None
+        check_integrity(file, spec.sha256, spec.size)
+        config = spec.config
+        own = len(config.class_names)
+        if num_classes in (None, own):
+            model = _build(config, own)
+            load_tensors(model, file)
+        else:
+            assert num_classes is not None
+            model = _build(config, num_classes)
+            load_tensors(model, file, without_head=True)
+            if num_classes == 1 and own == 2:
+                _fold_head(model, file)
+            else:
+                names = tuple(class_names or _numbered(num_classes))
+                config = dataclasses.replace(config, class_names=names, temperature=1.0)
+                warnings.warn(
+                    f"The last layer of '{spec.name}' ({own} classes) was replaced by a new one with random weights "
+                    f"for {num_classes}: train it before use.",
+                    stacklevel=2,
+                )
+    if class_names is not None and tuple(class_names) != config.class_names:
+        raise ArchitectureError(
+            f"The classes are {list(config.class_names)}, not {list(class_names)}: class_names can name only the "
+            "classes of a replaced or random head."
+        )
+    model = with_output(model, output)
+    model.zoo = config
+    return model
+
+
+def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool = False, **about: Any) -> WeightSpec:
+    """Save a network of the zoo into a folder that `load_model` and ``leukaemia-zoo predict --model`` take.
+
+    Args:
+        model: A network from `load_model`, trained further or not, with output ``"probabilities"``.
+        folder: Where to write ``config.json`` and ``model.safetensors``; made where it is missing.
+        half: Store kernels as float16.
+        **about: Further fields of `WeightSpec`: name, licence, citation, data, training, metrics, intended_use.
+
+    Returns:
+        The row that was written as ``config.json``.
+
+    Raises:
+        ArchitectureError: If the model does not come from this zoo.
+    """
+    config = config_of(model)
+    folder = Path(folder)
+    file = folder / WEIGHTS_FILE
+    save_tensors(model, file, config=config.to_dict(), half=half)
+    spec = WeightSpec(
+        name=about.pop("name", config.weight or f"{config.architecture}.custom"),
+        config=config,
+        file=WEIGHTS_FILE,
+        sha256=sha256_of(file),
+        size=file.stat().st_size,
+        parameters=model.count_params(),
+        licence=about.pop("licence", "not stated"),
+        citation=about.pop("citation", "not stated"),
+        **about,
+    )
+    write_json(folder / CONFIG_FILE, spec.to_dict())
+    return spec
+
+
+def config_of(model: keras.Model) -> ModelConfig:
+    """The `ModelConfig` that travels with a network of the zoo.
+
+    Raises:
+        ArchitectureError: If it has none.
+    """
+    config = getattr(model, "zoo", None)
+    if not isinstance(config, ModelConfig):
+        raise ArchitectureError(
+            f"The model '{model.name}' does not carry its classes and preprocessing: load it with load_model, or set "
+            "model.zoo to a ModelConfig."
+        )
+    return config
+
+
+def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
+    """Row and weight file of a saved model, checked for form but not yet for integrity."""
+    path = Path(folder) / CONFIG_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"The folder {folder} holds no saved model: there is no {CONFIG_FILE} in it.") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); save the model again.") from None
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} is not the description of a model; save the model again.")
+    spec = WeightSpec.from_dict(data)
+    return spec, Path(folder) / spec.file
+
+
+def _find(name: str, weights: Any) -> tuple[WeightSpec | None, Path | None]:
+    """The row and the file that the caller means; (None, None) for random weights."""
+    if weights is None:
+        return None, None
+    if weights != "default":
+        return _from_path(Path(weights), name)
+    if name not in ARCHITECTURES and (Path(name).is_dir() or any(sep in name for sep in (os.sep, "/"))):
+        if not Path(name).is_dir():
+            raise WeightsError(f"There is no folder {name} with a saved model.")
+        return read_saved(name)
+    info = model_info(name)
+    if info.weight is None:
+        raise WeightsError(
+            f"There is no pretrained weight for '{name}' yet: give weights=None for the network with random weights, "
+            "or the path of a weight of your own."
+        )
+    return info.weight, packaged_file(info.weight)
+
+
+def _from_path(path: Path, name: str) -> tuple[WeightSpec, Path]:
+    """A weight that the caller names by path, for the architecture that the caller names."""
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise WeightsError(f"There is no weight at {path}.")
+    spec, file = read_saved(folder)
+    if path.is_file() and path != file:
+        raise WeightsError(f"{folder / CONFIG_FILE} describes {file.name}, not {path.name}.")
+    expected = model_info(name).architecture.name
+    if spec.config.architecture != expected:
+        raise TensorMismatchError(f"{path} is a weight of '{spec.config.architecture}', not of '{expected}'.")
+    return spec, file
+
+
+def _random_config(architecture: str, num_classes: int | None, class_names: Any) -> ModelConfig:
+    spec = ARCHITECTURES[architecture]
+    count = num_classes or 2
+    # One unit is the second of two classes.
+    names = tuple(class_names or (("hem", "all") if count <= 2 else _numbered(count)))
+    if len(names) != max(count, 2):
+        raise ArchitectureError(f"There are {len(names)} class names for {max(count, 2)} classes.")
+    return ModelConfig(architecture, names, spec.heads[0], Preprocessing(spec.input_size), spec.dropout)
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"class_{number}" for number in range(count))
+
+
+def _build(config: ModelConfig, num_classes: int) -> keras.Model:
+    return build_model(
+        config.architecture,
+        num_classes=num_classes,
+        input_size=config.preprocessing.input_size,
+        head=config.head,
+        dropout=config.dropout,
+    )
+
+
+def _fold_head(model: keras.Model, file: Path) -> None:
+    """Turn a softmax over two classes into one sigmoid unit: softmax(z)[1] is sigmoid(z[1] - z[0])."""
+    kernel, bias = head_tensors(file)
+    layer = model.get_layer(LOGITS_LAYER)
+    layer.set_weights([kernel[:, 1:] - kernel[:, :1], np.asarray(bias[1:] - bias[:1])])

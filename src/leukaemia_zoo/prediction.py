@@ -1,0 +1,283 @@
+"""From images to a verdict for each cell and each subject."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from leukaemia_zoo.cnmc import subject_from_name
+from leukaemia_zoo.errors import ImageError
+from leukaemia_zoo.images import as_image, read_image
+from leukaemia_zoo.loading import config_of
+from leukaemia_zoo.registry import ModelConfig
+
+NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says of one cell.
+
+    Attributes:
+        path: The file, or ``images[3]`` for an element of an array.
+        subject: Whose cell it is, where that is known.
+        label: The class with the highest probability; None after an error.
+        probabilities: One per class in the order of ``class_names``, summing to 1; None after an error.
+        class_names: The classes.
+        error: Why there is no verdict, or None.
+    """
+
+    path: str
+    subject: str | None
+    label: str | None
+    probabilities: tuple[float, ...] | None
+    class_names: tuple[str, ...]
+    error: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """Flat dict: path, subject, label, ``p_<class>`` for each class, error."""
+        values = self.probabilities or (None,) * len(self.class_names)
+        return {
+            "path": self.path,
+            "subject": self.subject,
+            "label": self.label,
+            **{f"p_{name}": value for name, value in zip(self.class_names, values, strict=True)},
+            "error": self.error,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class SubjectSummary:
+    """What a model says of the cells of one subject.
+
+    Attributes:
+        subject: The subject.
+        cells: Number of cells with a verdict.
+        counts: Cells of each label, in the order of the classes.
+        mean_probabilities: Mean over the cells of each class's probability, in the order of the classes.
+        class_names: The classes.
+    """
+
+    subject: str
+    cells: int
+    counts: tuple[int, ...]
+    mean_probabilities: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    def to_record(self) -> dict[str, Any]:
+        """Flat dict: subject, cells, ``n_<class>`` and ``mean_p_<class>`` for each class."""
+        return {
+            "subject": self.subject,
+            "cells": self.cells,
+            **{f"n_{name}": count for name, count in zip(self.class_names, self.counts, strict=True)},
+            **{f"mean_p_{name}": p for name, p in zip(self.class_names, self.mean_probabilities, strict=True)},
+        }
+
+
+class SubjectTally:
+    """Running sums per subject, so that a summary of a million cells needs the memory of its subjects."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._counts: dict[str, np.ndarray] = {}
+        self._class_names: tuple[str, ...] = ()
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one cell; one without a verdict or a subject is passed over."""
+        if prediction.subject is None or prediction.probabilities is None:
+            return
+        self._class_names = prediction.class_names
+        zeros = np.zeros(len(prediction.class_names))
+        self._sums[prediction.subject] = self._sums.get(prediction.subject, zeros) + prediction.probabilities
+        counts = self._counts.setdefault(prediction.subject, zeros.astype(int))
+        counts[prediction.class_names.index(prediction.label or "")] += 1
+
+    def summaries(self) -> list[SubjectSummary]:
+        """One summary a subject, sorted by subject."""
+        return [
+            SubjectSummary(
+                subject,
+                int(self._counts[subject].sum()),
+                tuple(self._counts[subject].tolist()),
+                tuple((total / self._counts[subject].sum()).tolist()),
+                self._class_names,
+            )
+            for subject, total in sorted(self._sums.items())
+        ]
+
+
+class Predictions(Sequence[Prediction]):
+    """The verdicts on a list of cells, in its order.
+
+    Example:
+        >>> import numpy as np, leukaemia_zoo as lz
+        >>> predictions = lz.predict(lz.load_model("cnn_attention"), np.zeros((2, 450, 450, 3), "uint8"))
+        >>> len(predictions), predictions.probabilities.shape
+        (2, (2, 2))
+    """
+
+    def __init__(self, items: Iterable[Prediction], class_names: tuple[str, ...]) -> None:
+        self._items = list(items)
+        self.class_names = class_names
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Float64 array (cells, classes); NaN in the rows of errors."""
+        nothing = (np.nan,) * len(self.class_names)
+        return np.array([item.probabilities or nothing for item in self._items]).reshape(-1, len(self.class_names))
+
+    @property
+    def errors(self) -> list[Prediction]:
+        """The cells without a verdict."""
+        return [item for item in self._items if item.error is not None]
+
+    def by_subject(self) -> list[SubjectSummary]:
+        """One summary a subject, sorted by subject; empty where no subject is known."""
+        tally = SubjectTally()
+        for item in self._items:
+            tally.add(item)
+        return tally.summaries()
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One flat dict a cell: what a data frame or a CSV file takes."""
+        return [item.to_record() for item in self._items]
+
+
+def predict(
+    model: keras.Model,
+    images: Any,
+    *,
+    subjects: Sequence[str | None] | None = None,
+    batch_size: int = 32,
+    errors: Literal["raise", "report"] | None = None,
+) -> Predictions:
+    """Predict the class of cells from files or arrays.
+
+    Args:
+        model: A network from `load_model`, with probabilities as output.
+        images: One path or a sequence of paths; or one frame (height, width, 3), a batch (N, height, width, 3) or a
+            sequence of frames of any sizes: RGB, 0 to 255, uint8 or float. Frames are cropped and resized as the
+            weight's own preprocessing says, so give whole frames, not the network's input size.
+        subjects: Subject of each image; None takes it from C-NMC file names.
+        batch_size: Images computed at once.
+        errors: What happens with an image that cannot be read: ``"raise"``, or ``"report"`` in the ``error`` of its
+            prediction and go on. None reports for files and raises for arrays, where it is a mistake in the program.
+
+    Returns:
+        `Predictions`, in the order of the images.
+
+    Raises:
+        ImageError: For a bad image, with ``errors="raise"``.
+
+    Example:
+        >>> import numpy as np, leukaemia_zoo as lz
+        >>> frame = np.zeros((450, 450, 3), "uint8")
+        >>> frame[150:300, 150:300] = (90, 40, 110)
+        >>> lz.predict(lz.load_model("cnn_attention"), frame)[0].label in ("hem", "all")
+        True
+    """
+    items, are_files = _as_items(images)
+    report = are_files if errors is None else errors == "report"
+    if subjects is not None and len(subjects) != len(items):
+        raise ImageError(f"There are {len(subjects)} subjects for {len(items)} images; give one each.")
+    found = iter_predictions(model, items, subjects=subjects, batch_size=batch_size, raise_errors=not report)
+    return Predictions(found, config_of(model).class_names)
+
+
+def iter_predictions(
+    model: keras.Model,
+    items: Iterable[Any],
+    *,
+    subjects: Iterable[str | None] | None = None,
+    batch_size: int = 32,
+    raise_errors: bool = False,
+) -> Iterator[Prediction]:
+    """Predict one cell after the other, with the memory of two batches however many there are.
+
+    Args:
+        model: A network from `load_model`.
+        items: Paths, or frames as arrays.
+        subjects: Subject of each; None takes it from C-NMC file names.
+        batch_size: Images computed at once.
+        raise_errors: Raise at the first bad image instead of reporting it in its prediction.
+
+    Yields:
+        One `Prediction` an item, in order.
+    """
+    config = config_of(model)
+    named = ((item, _name(item, number)) for number, item in enumerate(items))
+    owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
+    rows = zip(named, owners, strict=False)
+
+    def prepare(row: tuple[tuple[Any, str], str | None]) -> tuple[str, str | None, np.ndarray | ImageError]:
+        (item, name), subject = row
+        is_file = isinstance(item, str | os.PathLike)
+        if subject is None and is_file:
+            subject = subject_from_name(Path(item))
+        try:
+            frame = read_image(item) if is_file else as_image(item, name=name)
+            return name, subject, config.preprocessing(frame)
+        except ImageError as error:
+            if raise_errors:
+                raise
+            return name, subject, error
+
+    # Reading the next batch overlaps with computing this one.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        pending = _submit(pool, prepare, rows, batch_size)
+        while pending:
+            following = _submit(pool, prepare, rows, batch_size)
+            yield from _verdicts(model, config, [future.result() for future in pending])
+            pending = following
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[Any], Any], rows: Iterator[Any], count: int) -> list[Any]:
+    return [pool.submit(work, row) for row in itertools.islice(rows, count)]
+
+
+def _verdicts(
+    model: keras.Model, config: ModelConfig, batch: list[tuple[str, str | None, np.ndarray | ImageError]]
+) -> Iterator[Prediction]:
+    good = [pixels for _, _, pixels in batch if isinstance(pixels, np.ndarray)]
+    probabilities = iter(_probabilities(model, np.stack(good)) if good else ())
+    for name, subject, pixels in batch:
+        if isinstance(pixels, ImageError):
+            yield Prediction(name, subject, None, None, config.class_names, str(pixels))
+            continue
+        values = next(probabilities)
+        label = config.class_names[int(np.argmax(values))]
+        yield Prediction(name, subject, label, tuple(values.tolist()), config.class_names)
+
+
+def _probabilities(model: keras.Model, batch: np.ndarray) -> np.ndarray:
+    """(N, classes) float64 in the order of the classes, also from a single sigmoid unit."""
+    output = np.asarray(model.predict_on_batch(batch.astype(np.float32)), dtype=np.float64)
+    return np.concatenate([1.0 - output, output], axis=1) if output.shape[1] == 1 else output
+
+
+def _as_items(images: Any) -> tuple[Sequence[Any], bool]:
+    """The images one by one, and whether they are files."""
+    if isinstance(images, str | os.PathLike):
+        return [images], True
+    if hasattr(images, "ndim"):
+        return ([images] if images.ndim < 4 else images), False
+    items = list(images)
+    return items, bool(items) and all(isinstance(item, str | os.PathLike) for item in items)
+
+
+def _name(item: Any, number: int) -> str:
+    return os.fspath(item) if isinstance(item, str | os.PathLike) else f"images[{number}]"

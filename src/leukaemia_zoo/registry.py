@@ -1,0 +1,341 @@
+"""What is in the zoo: architectures and their pretrained weights, as data.
+
+One row a weight lives in ``weights.json`` beside this file; code, command line and documentation all read it, so that
+nothing about a weight stands anywhere else. Nothing here imports Keras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from leukaemia_zoo.errors import UnknownNameError, WeightsError
+from leukaemia_zoo.preprocessing import Preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """One architecture.
+
+    Attributes:
+        name: How it is called.
+        title: One line about it.
+        input_size: (height, width) that it was published with.
+        min_size: The fewest pixels a side that its strides leave something of.
+        parameters: Weights of the original: for ``cnn`` and ``cnn_attention`` with one sigmoid unit, for the published
+            networks without their top.
+        heads: The heads it can be built with, its own first.
+        dropout: Share of the embedding dropped in training.
+        source: Where it was published.
+        default_weight: What its bare name loads, or None if no weight exists.
+    """
+
+    name: str
+    title: str
+    input_size: tuple[int, int]
+    min_size: int
+    parameters: int
+    heads: tuple[str, ...]
+    dropout: float
+    source: str
+    default_weight: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What it takes to build a network and to feed it: travels with every loaded and saved model, as ``model.zoo``.
+
+    Attributes:
+        architecture: Name of the network.
+        class_names: Classes in the order of the probabilities.
+        head: Head of the network; see `build_model`.
+        preprocessing: From an image file to the input; holds the input size.
+        dropout: Share of the embedding dropped in training.
+        temperature: By which the logits were divided to calibrate them. The division is already inside the weights of
+            the last layer; multiply logits by it to get the uncalibrated ones.
+        weight: Name of the pretrained weight inside, or None.
+    """
+
+    architecture: str
+    class_names: tuple[str, ...]
+    head: str
+    preprocessing: Preprocessing
+    dropout: float = 0.0
+    temperature: float = 1.0
+    weight: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        data = dataclasses.asdict(self)
+        return {**data, "class_names": list(self.class_names), "preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """The configuration from plain data.
+
+        Raises:
+            WeightsError: If a key is missing or unknown, or a value is not of its kind: what is loaded from a file is
+                checked against the architectures of this package and can name no other class or function.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown, missing = set(data) - known, {"architecture", "class_names", "head", "preprocessing"} - set(data)
+        if unknown or missing:
+            raise WeightsError(
+                f"A model configuration has {', '.join(sorted(known))}, but this one "
+                + " and ".join(
+                    f"{verb} {', '.join(sorted(map(str, keys)))}"
+                    for verb, keys in (("lacks", missing), ("also has", unknown))
+                    if keys
+                )
+                + "; save the model again with save_model."
+            )
+        architecture, head, classes = data["architecture"], data["head"], data["class_names"]
+        if architecture not in ARCHITECTURES:
+            raise WeightsError(
+                f"This package has no architecture {architecture!r}; {close_matches(str(architecture), ARCHITECTURES)}"
+            )
+        if head not in ARCHITECTURES[architecture].heads:
+            raise WeightsError(f"The architecture {architecture!r} has no head {head!r}.")
+        if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
+            raise WeightsError(f"class_names must be a list of names, not {classes!r}.")
+        numbers = {key: data[key] for key in ("dropout", "temperature") if key in data}
+        for key, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise WeightsError(f"{key} must be a number, not {value!r}.")
+        return cls(
+            architecture=architecture,
+            class_names=tuple(classes),
+            head=head,
+            preprocessing=Preprocessing.from_dict(data["preprocessing"]),
+            weight=data.get("weight"),
+            **numbers,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSpec:
+    """One pretrained weight: a row of ``weights.json``, or the ``config.json`` of a saved model.
+
+    Attributes:
+        name: ``architecture.dataset``.
+        config: How to build and feed the network.
+        file: Name of the safetensors file.
+        sha256: Of the file.
+        size: Of the file, in bytes.
+        parameters: Number of weights in the network.
+        licence: Of the weight.
+        citation: What to cite when using it.
+        data: What it was trained on: name, source and licence of each data set.
+        training: Subjects and cells of the training and validation parts, and the hash of the split manifest.
+        metrics: Measured figures, each with what it was measured on.
+        intended_use: What it is for, and its limits.
+    """
+
+    name: str
+    config: ModelConfig
+    file: str
+    sha256: str
+    size: int
+    parameters: int
+    licence: str
+    citation: str
+    data: tuple[Mapping[str, Any], ...] = ()
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    intended_use: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {**dataclasses.asdict(self), "config": self.config.to_dict(), "data": [dict(row) for row in self.data]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> WeightSpec:
+        """The row from plain data.
+
+        Raises:
+            WeightsError: If a key is missing or unknown or the file name is more than a name.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        required = {"name", "config", "file", "sha256", "size", "parameters", "licence", "citation"}
+        if set(data) - known or required - set(data):
+            wrong = ", ".join(sorted(map(str, (set(data) - known) | (required - set(data)))))
+            raise WeightsError(f"A row about a weight has missing or unknown keys ({wrong}); save the model again.")
+        file = data["file"]
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise WeightsError(f"A weight file is the name of a .safetensors file in the same folder, not {file!r}.")
+        return cls(**{**data, "config": ModelConfig.from_dict(data["config"]), "data": tuple(data.get("data", ()))})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """An architecture and, where one is meant and exists, a weight of it.
+
+    Attributes:
+        architecture: The network.
+        weight: The weight, or None.
+    """
+
+    architecture: ModelSpec
+    weight: WeightSpec | None
+
+    @property
+    def name(self) -> str:
+        """Name of the weight, or of the architecture where there is no weight."""
+        return self.weight.name if self.weight else self.architecture.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "name": self.name,
+            "architecture": dataclasses.asdict(self.architecture),
+            "weight": self.weight.to_dict() if self.weight else None,
+        }
+
+
+_ORIGINAL = 'the system "Leukaemia Classification using DL", which this zoo starts from'
+
+_ARCHITECTURES = (
+    ModelSpec(
+        name="vgg16",
+        title="VGG16, 13 convolutions in five blocks",
+        input_size=(224, 224),
+        min_size=32,
+        parameters=14_714_688,
+        heads=("pooled",),
+        dropout=0.5,
+        source="Simonyan and Zisserman 2015, doi 10.48550/arXiv.1409.1556",
+    ),
+    ModelSpec(
+        name="resnet50",
+        title="ResNet50, residual bottlenecks",
+        input_size=(224, 224),
+        min_size=32,
+        parameters=23_587_712,
+        heads=("pooled",),
+        dropout=0.5,
+        source="He et al. 2016, doi 10.1109/CVPR.2016.90",
+    ),
+    ModelSpec(
+        name="inception_v3",
+        title="Inception v3, parallel convolutions",
+        input_size=(299, 299),
+        min_size=75,
+        parameters=21_802_784,
+        heads=("pooled",),
+        dropout=0.5,
+        source="Szegedy et al. 2016, doi 10.1109/CVPR.2016.308",
+    ),
+    ModelSpec(
+        name="xception",
+        title="Xception, separable convolutions",
+        input_size=(299, 299),
+        min_size=71,
+        parameters=20_861_480,
+        heads=("pooled",),
+        dropout=0.5,
+        source="Chollet 2017, doi 10.1109/CVPR.2017.195",
+    ),
+    ModelSpec(
+        name="cnn",
+        title="Three convolutions of 32 channels",
+        input_size=(180, 180),
+        min_size=22,
+        parameters=838_721,
+        heads=("flatten", "texture"),
+        dropout=0.5,
+        source=_ORIGINAL,
+        default_weight="cnn.cnmc",
+    ),
+    ModelSpec(
+        name="cnn_attention",
+        title="Three convolutions of 32 channels with BatchNorm and a spatial attention gate",
+        input_size=(100, 100),
+        min_size=8,
+        parameters=192_930,
+        heads=("flatten", "texture"),
+        dropout=0.0,
+        source=_ORIGINAL,
+        default_weight="cnn_attention.cnmc",
+    ),
+)
+
+ARCHITECTURES: Mapping[str, ModelSpec] = {spec.name: spec for spec in _ARCHITECTURES}
+"""The six architectures by name."""
+
+
+@functools.cache
+def weights() -> Mapping[str, WeightSpec]:
+    """Every pretrained weight by name, from ``weights.json``."""
+    rows = json.loads((resources.files("leukaemia_zoo") / "weights.json").read_text(encoding="utf-8"))
+    return {spec.name: spec for spec in map(WeightSpec.from_dict, rows)}
+
+
+def packaged_file(spec: WeightSpec) -> Path:
+    """Where the file of a weight lies in the installed package."""
+    return Path(str(resources.files("leukaemia_zoo"))) / "weights" / spec.file
+
+
+def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
+    """Names in the zoo.
+
+    Args:
+        pattern: Shell-style pattern, such as ``"cnn*"`` or ``"*.cnmc"``.
+        pretrained: True for the weights that exist (``architecture.dataset``), False for the architectures that have
+            none, None for all architectures.
+
+    Returns:
+        Sorted names; each is one that `load_model` takes.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> lz.list_models("cnn*")
+        ['cnn', 'cnn_attention']
+        >>> lz.list_models("cnn*", pretrained=True)
+        ['cnn.cnmc', 'cnn_attention.cnmc']
+    """
+    if pretrained:
+        names: Iterable[str] = weights()
+    elif pretrained is False:
+        trained = {weight.config.architecture for weight in weights().values()}
+        names = set(ARCHITECTURES) - trained
+    else:
+        names = ARCHITECTURES
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def model_info(name: str) -> ModelInfo:
+    """What is known of an architecture or a weight.
+
+    Args:
+        name: An architecture (then with its default weight, if it has one) or a weight, ``architecture.dataset``.
+
+    Raises:
+        UnknownNameError: If there is none of that name; the message lists close matches.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> lz.model_info("cnn").weight.config.class_names
+        ('hem', 'all')
+    """
+    if name in ARCHITECTURES:
+        spec = ARCHITECTURES[name]
+        return ModelInfo(spec, weights().get(spec.default_weight or ""))
+    if name in weights():
+        return ModelInfo(ARCHITECTURES[weights()[name].config.architecture], weights()[name])
+    raise UnknownNameError(
+        f"There is no model '{name}' in the zoo; {close_matches(name, [*ARCHITECTURES, *weights()])}"
+    )
+
+
+def close_matches(name: str, names: Iterable[str]) -> str:
+    """The part of an error that helps: "did you mean ...?" or all the names there are."""
+    names = sorted(names)
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

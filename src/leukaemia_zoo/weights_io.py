@@ -1,0 +1,200 @@
+"""Tensors of a network in and out of safetensors files, under stable names of our own.
+
+A safetensors file holds named arrays and a JSON header, nothing else: reading one cannot run code. Names, shapes and
+dtypes of all tensors are compared with the network's before the first one is assigned, so that a wrong file leaves the
+network as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError
+from leukaemia_zoo.files import replacing
+
+HEAD_LAYER = "logits"
+"""The layer that is made anew when the classes change."""
+
+_ALLOWED_DTYPES = {"F16": np.float16, "F32": np.float32}
+_CONFIG_KEY = "leukaemia_zoo"
+
+
+def named_variables(model: Any) -> dict[str, Any]:
+    """Every weight of a network by its stable name, ``layer/variable``.
+
+    Keras numbers the layers that nobody named from a global counter (``conv2d_94`` in one process is ``conv2d_188`` in
+    the next); such layers are numbered here from zero in the order of the graph instead. States of random generators
+    and optimizers are no weights and are left out.
+
+    Args:
+        model: A built Keras model.
+
+    Returns:
+        Dict from name to ``keras.Variable``, in the order of the graph.
+    """
+    counts: dict[str, int] = {}
+    variables: dict[str, Any] = {}
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        name = layer.name
+        base = _snake_case(type(layer).__name__)
+        if re.fullmatch(rf"{base}(_\d+)?", name):
+            counts[base] = counts.get(base, -1) + 1
+            name = f"{base}_{counts[base]}"
+        for variable in layer.weights:
+            variables[f"{name}/{variable.path.rsplit('/', 1)[-1]}"] = variable
+    return variables
+
+
+def _snake_case(name: str) -> str:
+    """The stem that Keras names layers of a class by: Conv2D -> conv2d, BatchNormalization -> batch_normalization."""
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
+
+
+def save_tensors(model: Any, path: str | Path, config: dict[str, Any] | None = None, half: bool = False) -> None:
+    """Write the weights of a network to a safetensors file, beside it first and then renamed.
+
+    Args:
+        model: A built Keras model.
+        path: The file to write.
+        config: Plain data to keep in the header, such as the architecture and the classes.
+        half: Store kernels as float16; vectors (biases, BatchNorm statistics), which are small and whose range matters,
+            stay float32.
+    """
+    from safetensors.numpy import save
+
+    tensors = {}
+    for name, variable in named_variables(model).items():
+        value = np.asarray(_to_numpy(variable), dtype=np.float32)
+        tensors[name] = np.ascontiguousarray(value.astype(np.float16) if half and value.ndim > 1 else value)
+    metadata = {_CONFIG_KEY: json.dumps(config, sort_keys=True)} if config is not None else None
+    with replacing(path) as beside:
+        beside.write_bytes(save(tensors, metadata=metadata))
+
+
+def read_config(path: str | Path) -> dict[str, Any] | None:
+    """The plain data that ``save_tensors`` kept in the header of a file, or None where there is none."""
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_CONFIG_KEY)
+    if text is None:
+        return None
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"The header of {path} is not what this package writes ({error}).") from None
+    if not isinstance(config, dict):
+        raise WeightsError(f"The header of {path} is not what this package writes (no object).")
+    return config
+
+
+def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> None:
+    """Assign the tensors of a safetensors file to a network, all or none.
+
+    Args:
+        model: A built Keras model.
+        path: A file that ``save_tensors`` wrote.
+        without_head: Leave the layer ``logits`` as it is: for a network with other classes.
+
+    Raises:
+        WeightsError: If the file is not there or is no safetensors file.
+        TensorMismatchError: If a tensor is missing or left over, or has another shape or an unknown dtype.
+    """
+    variables = named_variables(model)
+    with _opened(path) as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if without_head:
+            variables = {n: v for n, v in variables.items() if not _in_head(n)}
+            found = {n: s for n, s in found.items() if not _in_head(n)}
+        problems = [f"'{name}' is missing" for name in variables if name not in found]
+        problems += [f"'{name}' does not belong" for name in found if name not in variables]
+        for name in variables.keys() & found.keys():
+            shape, expected = tuple(found[name].get_shape()), tuple(variables[name].shape)
+            if shape != expected:
+                problems.append(f"'{name}' has the shape {shape}, not {expected}")
+            elif found[name].get_dtype() not in _ALLOWED_DTYPES:
+                problems.append(f"'{name}' has the dtype {found[name].get_dtype()}, not one of {list(_ALLOWED_DTYPES)}")
+        if problems:
+            raise TensorMismatchError(
+                f"The tensors in {path} are not those of the network '{model.name}': {_shorten(sorted(problems))}; "
+                "load the file with the architecture and options that it was saved with."
+            )
+        values = {name: file.get_tensor(name) for name in variables}
+    bad = [name for name, value in values.items() if not np.isfinite(value).all()]
+    if bad:
+        raise WeightsError(f"{path} holds numbers that are not finite, in {_shorten(bad)}; train or fetch it again.")
+    for name, variable in variables.items():
+        variable.assign(values[name].astype(np.float32))
+
+
+def head_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (features, classes) and bias (classes,) of the head in a file, float32."""
+    with _opened(path) as file:
+        try:
+            kernel, bias = file.get_tensor(f"{HEAD_LAYER}/kernel"), file.get_tensor(f"{HEAD_LAYER}/bias")
+        except Exception as error:
+            raise TensorMismatchError(f"{path} holds no head '{HEAD_LAYER}' ({error}).") from None
+    return kernel.astype(np.float32), bias.astype(np.float32)
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file's bytes, as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_integrity(path: str | Path, sha256: str, size: int | None = None) -> None:
+    """Raise unless a file has the promised size and sha256.
+
+    Raises:
+        IntegrityError: If it has not; the message holds both hashes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weight file {path}.")
+    found = path.stat().st_size
+    if size is not None and found != size:
+        raise IntegrityError(
+            f"{path} has {found:,} bytes, not the {size:,} promised: it is cut off or not this weight."
+        )
+    digest = sha256_of(path)
+    if digest != sha256:
+        raise IntegrityError(
+            f"{path} is damaged or not this weight: its sha256 is {digest}, not the promised {sha256}; "
+            "remove it and install or fetch it again."
+        )
+
+
+def _in_head(name: str) -> bool:
+    return name.split("/", 1)[0] == HEAD_LAYER
+
+
+def _to_numpy(variable: Any) -> np.ndarray:
+    from keras import ops
+
+    return ops.convert_to_numpy(variable.value)
+
+
+def _opened(path: str | Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weight file {path}.")
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is no safetensors file, or it is cut off ({error}).") from None
+
+
+def _shorten(items: Iterable[str], most: int = 5) -> str:
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -1,0 +1,518 @@
+import csv
+import doctest
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukaemia_zoo import cnmc, datasets
+from leukaemia_zoo.cnmc import official_duplicates, official_files, official_row
+from leukaemia_zoo.datasets import (
+    CNMC_CLASSES,
+    MERGED_SUBJECTS,
+    Cells,
+    canonical_subject,
+    duplicate_cells,
+    parse_cnmc_name,
+    pixel_sha256,
+    read_cnmc,
+    read_csv,
+    read_data,
+    read_folders,
+    subject_from_name,
+)
+from leukaemia_zoo.errors import DataError
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def needs(folder: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not (DATA / folder).exists(), reason=f"the real images of {folder} are not on this machine"
+    )
+
+
+def paint(path: Path, value: int = 0) -> Path:
+    """Write a tiny image; the value, below 256, decides its pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((18, 16, 3), value, np.uint8)
+    pixels[0, 0] = (10, 20, 30)
+    options = {"lossless": True} if path.suffix.lower() == ".webp" else {}
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def write_csv(path: Path, *lines: str, encoding: str = "utf-8") -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+def names(cells: Cells) -> list[str]:
+    return [path.name for path in cells.paths]
+
+
+# --- names and the official list ---
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "label"),
+    [
+        ("UID_11_10_1_all.bmp", "11", "all"),
+        ("UID_h12_3_4_hem.bmp", "H12", "hem"),
+        ("uid_H1_3_4_HEM.PNG", "H1", "hem"),
+        ("some/where/UID_1_3_4_all.webp", "1", "all"),
+    ],
+)
+def test_names_are_read_in_any_case_and_format(name: str, subject: str, label: str) -> None:
+    parsed = parse_cnmc_name(name)
+    assert parsed is not None
+    assert (parsed.subject, parsed.label) == (subject, label)
+
+
+@pytest.mark.parametrize(
+    "name", ["1.bmp", "UID_1_2_3_all.txt", "UID_1_2_3_all", "UID_1_2_3_all_aug.bmp", "UID_X_2_3_all.bmp"]
+)
+def test_other_names_are_no_cnmc_names(name: str) -> None:
+    assert parse_cnmc_name(name) is None
+    assert subject_from_name(name) is None
+
+
+def test_healthy_subject_is_not_the_patient_of_the_same_number() -> None:
+    assert canonical_subject("h1") == "H1" != canonical_subject("1")
+    assert canonical_subject("H20") == "H20"
+
+
+def test_merged_subjects_are_exactly_those_that_the_official_list_proves() -> None:
+    """Groups of subjects joined by byte-identical cells, each named by its lowest number."""
+    group_of: dict[str, set[str]] = {}
+    for pair in official_duplicates():
+        parsed = [parse_cnmc_name(path) for path in pair]
+        joined: set[str] = set()
+        for name in parsed:
+            if name is not None:
+                joined |= group_of.get(name.subject, {name.subject})
+        for subject in joined:
+            group_of[subject] = joined
+    proven = {}
+    for group in group_of.values():
+        first, *others = sorted(group, key=lambda subject: int(subject.lstrip("H")))
+        proven.update(dict.fromkeys(others, first))
+    assert dict(MERGED_SUBJECTS) == proven
+
+
+def test_official_list_is_complete() -> None:
+    listed = official_files()
+    assert len(listed.paths) == 15_115
+    assert listed.digests.shape == (15_115, 32)
+    assert listed.digests.dtype == np.uint8
+    assert len(official_duplicates()) == 106
+    in_training = [Path(path).name for path in listed.paths if path.startswith("training_data")]
+    assert len(in_training) == 10_661
+    assert sum(name.startswith("UID_h") for name in in_training) == 36
+    folds: dict[str, set[str]] = defaultdict(set)
+    for row, path in enumerate(listed.paths):
+        assert official_row(path) == row
+        if path.startswith("training_data"):
+            folds[subject_from_name(path) or ""].add(path.split("/")[1])
+    assert {subject for subject, where in folds.items() if len(where) > 1} == {"20", "51", "H2", "H3"}
+
+
+@needs("cnmc/official_sha256.csv")
+def test_official_list_is_the_published_one() -> None:
+    with (DATA / "cnmc" / "official_sha256.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    listed = official_files()
+    packed = {
+        path: (digest.tobytes().hex(), int(size))
+        for path, digest, size in zip(listed.paths, listed.digests, listed.sizes, strict=True)
+    }
+    assert packed == {row["path"]: (row["sha256"], int(row["bytes"])) for row in rows}
+
+
+# --- the table ---
+
+
+def test_cells_refuse_columns_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="one length"):
+        Cells((Path("a"),), np.array([0, 1]), ("x",), CNMC_CLASSES, ("",), "csv")
+    with pytest.raises(DataError, match="between 0 and 1"):
+        Cells((Path("a"),), np.array([2]), ("x",), CNMC_CLASSES, ("",), "csv")
+    with pytest.raises(DataError, match="whole numbers"):
+        Cells((Path("a"),), np.array([0.5]), ("x",), CNMC_CLASSES, ("",), "csv")
+
+
+def test_subset_summary_and_description() -> None:
+    cells = Cells(
+        tuple(Path(f"{name}.png") for name in "abc"),
+        np.array([0, 1, 1], np.int8),
+        ("H1", "7", None),
+        CNMC_CLASSES,
+        ("fold_0", "fold_0", "fold_1"),
+        "c-nmc",
+        ("A note.",),
+    )
+    assert cells.labels.dtype == np.int64
+    part = cells.subset(np.array([2, 0]))
+    assert names(part) == ["c.png", "a.png"]
+    assert part.subjects == (None, "H1")
+    assert part.labels.tolist() == [1, 0]
+    assert len(cells.subset([])) == 0
+    assert cells.summary() == {
+        "source": "c-nmc",
+        "cells": 3,
+        "subjects": 2,
+        "cells_without_subject": 1,
+        "classes": {"hem": {"cells": 1, "subjects": 1}, "all": {"cells": 2, "subjects": 1}},
+        "groups": {"fold_0": 2, "fold_1": 1},
+    }
+    for text in ("3 cells of 2 known subjects", "all: 2 cells of 1", "1 cells without a subject", "A note."):
+        assert text in cells.describe()
+
+
+# --- C-NMC ---
+
+
+@pytest.mark.parametrize(
+    ("layout", "group"),
+    [
+        ("C-NMC_Leukemia/training_data/fold_0", "fold_0"),
+        ("training_data/fold_0", "fold_0"),
+        ("Fold_2", "fold_2"),
+        ("deep/er/still", ""),
+        (".", ""),
+    ],
+)
+def test_cnmc_is_found_at_any_nesting(tmp_path: Path, layout: str, group: str) -> None:
+    paint(tmp_path / layout / "hem" / "UID_h901_1_1_hem.BMP")
+    paint(tmp_path / layout / "all" / "UID_902_1_1_all.png")
+    for cells in (read_cnmc(tmp_path), read_data(tmp_path)):
+        assert cells.source == "c-nmc"
+        assert cells.class_names == ("hem", "all")
+        assert dict(zip(cells.subjects, cells.labels.tolist(), strict=True)) == {"H901": 0, "902": 1}
+        assert set(cells.groups) == {group}
+
+
+def test_one_fold_or_one_class_of_it_keeps_its_fold(tmp_path: Path) -> None:
+    paint(tmp_path / "fold_1" / "all" / "UID_902_1_1_all.png")
+    assert read_cnmc(tmp_path / "fold_1").groups == ("fold_1",)
+    assert read_cnmc(tmp_path / "fold_1" / "all").groups == ("fold_1",)
+
+
+def test_loose_cells_with_official_names_keep_their_fold(tmp_path: Path) -> None:
+    paint(tmp_path / "UID_11_10_1_all.png")
+    paint(tmp_path / "UID_h3_10_1_hem.png")
+    cells = read_data(tmp_path)
+    assert cells.groups == ("fold_0", "fold_2")
+    assert cells.labels.tolist() == [1, 0]
+
+
+def test_name_and_folder_must_agree(tmp_path: Path) -> None:
+    paint(tmp_path / "fold_0" / "hem" / "UID_902_1_1_all.png")
+    with pytest.raises(DataError, match=r"UID_902_1_1_all\.png is named 'all' but lies in the folder 'hem'"):
+        read_cnmc(tmp_path)
+
+
+def test_one_copy_of_each_official_duplicate_is_kept(tmp_path: Path) -> None:
+    """UID_H10_23_1 is UID_h3_23_1, UID_20 = UID_21; known by name, so converted copies count, whatever their pixels."""
+    first = paint(tmp_path / "fold_1" / "hem" / "UID_H10_23_1_hem.webp", 1)
+    second = paint(tmp_path / "fold_2" / "hem" / "UID_h3_23_1_hem.webp", 2)
+    kept = read_cnmc(tmp_path)
+    assert kept.paths == (first,)
+    assert kept.subjects == ("H3",)
+    assert any("1 second copies" in note for note in kept.notes)
+    assert any("H10 = H3" in note for note in kept.notes)
+    assert read_cnmc(tmp_path, keep_duplicates=True).paths == (first, second)
+    assert read_cnmc(tmp_path / "fold_2").paths == (second,), "the only copy there is stays"
+
+
+def test_one_cell_in_two_formats_is_kept_once(tmp_path: Path) -> None:
+    paint(tmp_path / "UID_902_1_1_all.bmp")
+    paint(tmp_path / "UID_902_1_1_all.webp")
+    assert names(read_cnmc(tmp_path)) == ["UID_902_1_1_all.bmp"]
+
+
+def preliminary(root: Path, *rows: str) -> Path:
+    folder = root / "validation_data" / cnmc.PRELIMINARY_FOLDER
+    for number in (1, 2):
+        paint(folder / f"{number}.bmp", number)
+    write_csv(folder.parent / cnmc.PRELIMINARY_LABELS, "Patient_ID,new_names,labels", *rows)
+    return root
+
+
+GOOD_ROWS = ("UID_57_29_1_all.bmp,1.bmp,1", "UID_h25_22_2_hem.bmp,2.bmp,0")
+
+
+def test_preliminary_set_comes_with_its_labels(tmp_path: Path) -> None:
+    root = preliminary(tmp_path, *GOOD_ROWS)
+    for start in (root, root / "validation_data", root / "validation_data" / cnmc.PRELIMINARY_FOLDER):
+        cells = read_data(start)
+        assert cells.groups == ("preliminary", "preliminary")
+        found = dict(zip(names(cells), zip(cells.subjects, cells.labels.tolist(), strict=True), strict=True))
+        assert found == {"1.bmp": ("57", 1), "2.bmp": ("H25", 0)}
+
+
+def test_preliminary_set_is_left_out_without_labels_and_the_final_set_always(tmp_path: Path) -> None:
+    root = preliminary(tmp_path, *GOOD_ROWS)
+    (root / "validation_data" / cnmc.PRELIMINARY_LABELS).unlink()
+    paint(root / "testing_data" / cnmc.FINAL_FOLDER / "7.bmp")
+    with pytest.raises(DataError, match="No C-NMC cells"):
+        read_cnmc(root)
+    paint(root / "training_data" / "fold_0" / "all" / "UID_902_1_1_all.bmp")
+    cells = read_cnmc(root)
+    assert names(cells) == ["UID_902_1_1_all.bmp"]
+    assert any("2 preliminary images left out" in note for note in cells.notes)
+    assert any("1 images of the final test set" in note for note in cells.notes)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("UID_57_29_1_all.bmp,1.bmp,0", "UID_h25_22_2_hem.bmp,2.bmp,0"),
+        ("patient 57,1.bmp,1", "UID_h25_22_2_hem.bmp,2.bmp,0"),
+    ],
+)
+def test_bad_preliminary_labels_name_their_row(tmp_path: Path, rows: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="Row 2 of"):
+        read_cnmc(preliminary(tmp_path, *rows))
+
+
+def test_preliminary_image_without_label_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2\.bmp has no row"):
+        read_cnmc(preliminary(tmp_path, GOOD_ROWS[0]))
+
+
+def test_the_whole_official_training_set(tmp_path: Path) -> None:
+    """Every official name on disk: 10,661 files are 10,557 cells of 47 - 3 leukaemic and 26 - 4 healthy subjects."""
+    for path in official_files().paths:
+        if path.startswith("training_data"):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+    cells = read_cnmc(tmp_path)
+    assert len(cells) == 10_661 - 104
+    subjects = {name: counts["subjects"] for name, counts in cells.summary()["classes"].items()}
+    assert subjects == {"hem": 22, "all": 44}
+    assert len(read_cnmc(tmp_path, keep_duplicates=True)) == 10_661
+
+
+@needs("cnmc")
+def test_real_cnmc_cells() -> None:
+    cells = read_data(DATA / "cnmc")
+    assert cells.summary() == {
+        "source": "c-nmc",
+        "cells": 7_861,
+        "subjects": 60,
+        "cells_without_subject": 0,
+        "classes": {"hem": {"cells": 2_613, "subjects": 21}, "all": {"cells": 5_248, "subjects": 39}},
+        "groups": {"fold_0": 3_527, "fold_1": 3_576, "fold_2": 758},
+    }
+    assert not any("second copies" in note for note in cells.notes)
+    assert len(read_cnmc(DATA / "cnmc", keep_duplicates=True)) == 7_861
+    assert not any(official_row(path) is None for path in cells.paths)
+
+
+@needs("cnmc_original")
+@needs("cnmc")
+def test_real_original_files_are_read_like_their_converted_copies() -> None:
+    original, converted = read_data(DATA / "cnmc_original"), read_data(DATA / "cnmc")
+    assert {path.suffix for path in original.paths} == {".bmp"}
+
+    def facts(cells: Cells) -> dict[str, tuple[str | None, int, str]]:
+        rows = zip(cells.paths, cells.subjects, cells.labels.tolist(), cells.groups, strict=True)
+        return {path.stem: (subject, label, group) for path, subject, label, group in rows}
+
+    assert facts(original).items() <= facts(converted).items()
+    assert duplicate_cells(original) == []
+
+
+# --- class folders ---
+
+
+def test_class_folders_are_sorted_as_people_do(tmp_path: Path) -> None:
+    for number, folder in enumerate(("stage10", "Stage2", "blast")):
+        paint(tmp_path / folder / "patient 1" / f"{number}.jpg")
+    (tmp_path / "stage10" / ".hidden.png").write_bytes(b"")
+    (tmp_path / "stage10" / "Thumbs.db").write_bytes(b"")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "empty").mkdir()
+    paint(tmp_path / "loose.png")
+    cells = read_data(tmp_path)
+    assert cells.source == "folders"
+    assert cells.class_names == ("blast", "Stage2", "stage10")
+    assert sorted(zip(names(cells), cells.labels.tolist(), strict=True)) == [("0.jpg", 2), ("1.jpg", 1), ("2.jpg", 0)]
+    assert set(cells.subjects) == {None}
+    assert any("2 hidden files" in note for note in cells.notes)
+    assert any("1 images outside" in note for note in cells.notes)
+
+
+def test_hem_and_all_folders_keep_the_order_of_the_classes(tmp_path: Path) -> None:
+    paint(tmp_path / "ALL" / "x.png")
+    paint(tmp_path / "HEM" / "y.png")
+    cells = read_data(tmp_path)
+    assert cells.source == "folders"
+    assert cells.class_names == ("hem", "all")
+    assert dict(zip(names(cells), cells.labels.tolist(), strict=True)) == {"x.png": 1, "y.png": 0}
+
+
+def test_cnmc_names_in_other_class_folders_tell_the_subject(tmp_path: Path) -> None:
+    paint(tmp_path / "leukaemic" / "UID_21_1_1_all.png")
+    paint(tmp_path / "normal" / "mine.png")
+    cells = read_data(tmp_path)
+    assert cells.source == "folders"
+    assert dict(zip(names(cells), cells.subjects, strict=True)) == {"UID_21_1_1_all.png": "20", "mine.png": None}
+
+
+def test_linked_folders_are_followed_but_not_for_ever(tmp_path: Path) -> None:
+    paint(tmp_path / "store" / "x.png")
+    root = tmp_path / "root"
+    paint(root / "a" / "y.png")
+    try:
+        (root / "b").symlink_to(tmp_path / "store", target_is_directory=True)
+        (root / "a" / "loop").symlink_to(root, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links")
+    assert names(read_folders(root)) == ["y.png", "x.png"]
+
+
+def test_what_cannot_be_read_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        read_data(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="looked for C-NMC names"):
+        read_data(tmp_path)
+    paint(tmp_path / "only" / "x.png")
+    with pytest.raises(DataError, match="at least two, but 1 was found"):
+        read_data(tmp_path)
+    with pytest.raises(DataError, match="is a file but no CSV"):
+        read_data(tmp_path / "only" / "x.png")
+
+
+# --- CSV ---
+
+
+def test_csv_with_subjects(tmp_path: Path) -> None:
+    """Header in any case, a byte order mark, semicolons, spaces, absolute paths, and further columns."""
+    paint(tmp_path / "images" / "a.png")
+    absolute = paint(tmp_path / "b.png", 1)
+    table = write_csv(
+        tmp_path / "t.csv",
+        "Label; PATH ;remark;Subject",
+        "blast;images/a.png;;P1",
+        f"10;{absolute};x; P2",
+        encoding="utf-8-sig",
+    )
+    cells = read_data(table)
+    assert cells.source == "csv"
+    assert cells.class_names == ("10", "blast")
+    assert cells.labels.tolist() == [1, 0]
+    assert cells.subjects == ("P1", "P2")
+    assert cells.paths == (tmp_path / "images" / "a.png", absolute)
+
+
+def test_csv_paths_start_from_root(tmp_path: Path) -> None:
+    paint(tmp_path / "images" / "a.png")
+    (tmp_path / "tables").mkdir()
+    table = write_csv(tmp_path / "tables" / "t.csv", "path,label", "a.png,ALL")
+    cells = read_csv(table, root=tmp_path / "images")
+    assert cells.class_names == ("hem", "all")
+    assert cells.labels.tolist() == [1]
+    assert cells.subjects == (None,)
+
+
+def test_csv_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
+    for name in "abc":
+        paint(tmp_path / f"{name}.png")
+    cells = read_csv(write_csv(tmp_path / "t.csv", "path,label", "a.png,10", "b.png,9", "c.png,9"))
+    assert cells.class_names == ("9", "10")
+    assert cells.labels.tolist() == [1, 0, 0]
+
+
+def test_csv_merges_subjects_of_cnmc_only(tmp_path: Path) -> None:
+    for name in ("UID_21_1_1_all.png", "mine.png"):
+        paint(tmp_path / name)
+    given = write_csv(tmp_path / "t.csv", "path,label,subject", "UID_21_1_1_all.png,all,21", "mine.png,all,21")
+    assert read_csv(given).subjects == ("20", "21")
+    without = write_csv(tmp_path / "u.csv", "path,label", "UID_21_1_1_all.png,all", "mine.png,all")
+    assert read_csv(without).subjects == ("20", None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("path,label", "a.png,x", "gone.png,y"), "Row 3 .* does not exist"),
+        (("path,label", ",x"), "Row 2 .* does not exist"),
+        (("path,label", "a.png,x", "b.png,"), "Row 3 .* has no label"),
+        (("path,label,subject", "a.png,x,P1", "b.png,y,"), "Row 3 .* has no subject"),
+        (("path,label,subject", "a.png,x,", "b.png,y,P1"), "Row 2 .* has no subject"),
+        (("path,label", "a.png,x", "a.png,y"), "Row 3 .* again after row 2"),
+        (("path,label", "a.png,Blast", "b.png,blast"), "one spelling"),
+        (("file,label", "a.png,x"), "lacks the column path"),
+        (("path,label",), "no rows"),
+        (("",), "lacks the column path and label"),
+        (("Patient_ID,new_names,labels", "UID_1_1_1_all.bmp,1.bmp,1"), "C-NMC's own label file"),
+    ],
+)
+def test_bad_csv_names_row_and_fault(tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
+    for name in "ab":
+        paint(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match=message):
+        read_csv(write_csv(tmp_path / "t.csv", *lines))
+
+
+# --- identical images ---
+
+
+def test_identical_images_are_found_in_any_format_and_only_those(tmp_path: Path) -> None:
+    for folder, value in (("x", 7), ("y", 8)):
+        paint(tmp_path / folder / "cell.bmp", value)
+    same = paint(tmp_path / "y" / "other name.webp", 7)
+    paint(tmp_path / "y" / "nearly.webp", 9)
+    assert duplicate_cells(read_folders(tmp_path)) == [(tmp_path / "x" / "cell.bmp", same)]
+
+
+def test_pixel_hash_sees_the_shape_and_a_rewritten_file(tmp_path: Path) -> None:
+    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
+    Image.new("RGB", (24, 16)).save(wide)
+    Image.new("RGB", (16, 24)).save(high)
+    before = pixel_sha256(wide)
+    assert before != pixel_sha256(high)
+    Image.new("RGB", (40, 20), "white").save(wide)
+    assert pixel_sha256(wide) != before
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    paint(tmp_path / "a" / "good.png")
+    whole = paint(tmp_path / "b" / "cut.png").read_bytes()
+    (tmp_path / "b" / "cut.png").write_bytes(whole[:45])
+    with pytest.raises(DataError, match=r"cut\.png cannot be read"):
+        duplicate_cells(read_folders(tmp_path))
+
+
+# --- habits ---
+
+
+def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = Path("C-NMC_Leukemia/C-NMC_Leukemia/training_data")
+    paint(training / "fold_0" / "all" / "UID_20_13_3_all.bmp")
+    paint(training / "fold_2" / "hem" / "UID_h3_10_1_hem.bmp")
+    paint(Path("my_cells/blast/1.png"), 1)
+    paint(Path("my_cells/lymphocyte/2.png"), 2)
+    paint(Path("my_cells/lymphocyte/copy of 1.webp"), 1)
+    write_csv(
+        Path("my_cells.csv"), "path,label,subject", "my_cells/blast/1.png,blast,P1", "my_cells/lymphocyte/2.png,x,P2"
+    )
+    for module in (cnmc, datasets):
+        result = doctest.testmod(module)
+        assert result.attempted > 0
+        assert result.failed == 0
+
+
+def test_no_backend_is_imported() -> None:
+    code = (
+        "import sys, leukaemia_zoo.datasets, leukaemia_zoo.splits, leukaemia_zoo.verification;"
+        "sys.exit(bool({'keras', 'tensorflow', 'torch', 'jax', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,164 @@
+import doctest
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukaemia_zoo import cnmc, verification
+from leukaemia_zoo.cnmc import OfficialFiles
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.verification import verify
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# A small official set: two folds, one cell in both, the preliminary set, the final set.
+OFFICIAL = {
+    "testing_data/C-NMC_test_final_phase_data/1.bmp": 1,
+    "training_data/fold_0/all/UID_20_1_1_all.bmp": 2,
+    "training_data/fold_0/hem/UID_H5_1_1_hem.bmp": 3,
+    "training_data/fold_1/all/UID_21_1_1_all.bmp": 2,
+    "training_data/fold_1/hem/UID_h3_1_1_hem.bmp": 4,
+    "validation_data/C-NMC_test_prelim_phase_data/1.bmp": 5,
+    "validation_data/C-NMC_test_prelim_phase_data/2.bmp": 6,
+    "validation_data/C-NMC_test_prelim_phase_data_labels.csv": 7,
+}
+
+
+def write(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes([value]) * 100)
+
+
+@pytest.fixture
+def download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The whole small set on disk, with the packaged list replaced by its own."""
+    root = tmp_path / "C-NMC_Leukemia"
+    for path, value in OFFICIAL.items():
+        write(root / path, value)
+    digests = [np.frombuffer(hashlib.sha256((root / path).read_bytes()).digest(), np.uint8) for path in OFFICIAL]
+    listed = OfficialFiles(tuple(OFFICIAL), np.stack(digests), np.full(len(OFFICIAL), 100, np.uint32))
+    for module in (cnmc, verification):
+        monkeypatch.setattr(module, "official_files", lambda: listed)
+    cached = (cnmc.official_duplicates, cnmc._official_rows, cnmc._first_copies)
+    for function in cached:
+        function.cache_clear()
+    yield root
+    for function in cached:
+        function.cache_clear()
+
+
+def test_a_whole_download_is_ok_and_its_duplicates_are_named(download: Path) -> None:
+    for root in (download, download.parent):
+        report = verify(root)
+        assert report.ok
+        assert report.intact == tuple(OFFICIAL)
+        assert report.missing == dict.fromkeys(("final", "fold_0", "fold_1", "preliminary"), ())
+        assert report.duplicates == (
+            ("training_data/fold_0/all/UID_20_1_1_all.bmp", "training_data/fold_1/all/UID_21_1_1_all.bmp"),
+        )
+        assert ": as published" in report.describe()
+        assert "1 cells there twice" in report.describe()
+
+
+@pytest.mark.parametrize(
+    ("part", "intact"),
+    [
+        ("training_data/fold_1", 2),
+        ("training_data", 4),
+        ("validation_data", 3),
+        ("testing_data/C-NMC_test_final_phase_data", 1),
+    ],
+)
+def test_a_part_is_compared_with_that_part_only(download: Path, part: str, intact: int) -> None:
+    report = verify(download / part)
+    assert report.ok
+    assert len(report.intact) == intact
+
+
+def test_only_the_parts_that_are_there_can_lack_files(download: Path) -> None:
+    shutil.rmtree(download / "training_data" / "fold_0")
+    (download / "validation_data" / "C-NMC_test_prelim_phase_data_labels.csv").unlink()
+    (download / "validation_data" / "C-NMC_test_prelim_phase_data" / "2.bmp").unlink()
+    report = verify(download)
+    assert not report.ok
+    assert set(report.missing) == {"final", "fold_1", "preliminary"}
+    assert report.missing["preliminary"] == (
+        "validation_data/C-NMC_test_prelim_phase_data/2.bmp",
+        "validation_data/C-NMC_test_prelim_phase_data_labels.csv",
+    )
+    assert report.duplicates == ()
+    assert "2 missing of preliminary" in report.describe()
+
+
+@pytest.mark.parametrize("content", [b"\x03" * 99, b"\x03" * 99 + b"\x00"])
+def test_cut_off_and_altered_files_are_changed(download: Path, content: bytes) -> None:
+    (download / "training_data/fold_0/hem/UID_H5_1_1_hem.bmp").write_bytes(content)
+    report = verify(download)
+    assert not report.ok
+    assert report.changed == ("training_data/fold_0/hem/UID_H5_1_1_hem.bmp",)
+    assert len(report.intact) == len(OFFICIAL) - 1
+    assert "NOT as published" in report.describe()
+
+
+def test_converted_misplaced_and_unexpected_files(download: Path) -> None:
+    fold = download / "training_data" / "fold_0"
+    (fold / "hem" / "UID_H5_1_1_hem.bmp").rename(fold / "hem" / "UID_H5_1_1_hem.PNG")
+    (fold / "all" / "UID_20_1_1_all.bmp").rename(fold / "hem" / "UID_20_1_1_all.bmp")
+    write(fold / "all" / "mine.png", 9)
+    write(fold / "copy" / "UID_H5_1_1_hem.bmp", 3)
+    write(fold / "readme.txt", 9)
+    write(fold / ".hidden.bmp", 9)
+    report = verify(download)
+    assert not report.ok
+    assert report.misplaced == ("training_data/fold_0/hem/UID_20_1_1_all.bmp",)
+    assert set(report.unexpected) == {
+        "training_data/fold_0/all/mine.png",
+        "training_data/fold_0/hem/UID_H5_1_1_hem.PNG",
+    }
+    assert report.converted == ()
+
+    shutil.rmtree(fold / "copy")
+    assert verify(download).converted == ("training_data/fold_0/hem/UID_H5_1_1_hem.PNG",)
+
+
+def test_progress_counts_every_file(download: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    verify(download, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(number, len(OFFICIAL)) for number in range(1, len(OFFICIAL) + 1)]
+
+
+def test_folder_without_official_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        verify(tmp_path / "nowhere")
+    Image.new("RGB", (2, 2)).save(tmp_path / "mine.png")
+    with pytest.raises(DataError, match="No C-NMC file is under"):
+        verify(tmp_path)
+
+
+def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("C-NMC_Leukemia/training_data/fold_0/all/UID_11_10_1_all.bmp"), 0)
+    result = doctest.testmod(verification)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.skipif(not (DATA / "cnmc_original").exists(), reason="the real original images are not on this machine")
+def test_real_original_files_have_their_published_bytes() -> None:
+    report = verify(DATA / "cnmc_original")
+    assert len(report.intact) == sum(path.is_file() for path in (DATA / "cnmc_original").rglob("*.bmp")) > 0
+    assert not report.changed
+    assert not report.misplaced
+    assert not report.ok, "most of the two folds is missing"
+
+
+@pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")
+def test_real_converted_files_are_told_apart() -> None:
+    report = verify(DATA / "cnmc" / "training_data")
+    assert len(report.converted) == 7_861
+    assert report.intact == report.changed == report.misplaced == report.unexpected == report.duplicates == ()
+    assert {part: len(paths) for part, paths in report.missing.items()} == {"fold_0": 0, "fold_1": 5, "fold_2": 2_795}
