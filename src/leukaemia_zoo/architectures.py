@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import keras
@@ -22,6 +23,9 @@ Output = Literal["probabilities", "logits", "embeddings"]
 
 EMBEDDING_LAYER = "embedding"
 LOGITS_LAYER = "logits"
+
+_MAX_SIDE = 2048
+"""The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +90,7 @@ def build_model(
         raise UnknownNameError(f"'{name}' has no head '{head}'; choose one of {', '.join(spec.heads)}.")
     if output not in get_args(Output):
         raise UnknownNameError(f"There is no output '{output}'; choose one of {', '.join(get_args(Output))}.")
-    if not isinstance(num_classes, int) or num_classes < 1:
+    if not isinstance(num_classes, Integral) or num_classes < 1:
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     dropout = spec.dropout if dropout is None else dropout
     if not 0 <= dropout < 1:
@@ -96,7 +100,7 @@ def build_model(
     inputs = keras.Input((*size, 3), name="images")
     embedding = _BUILDERS[name](inputs, _Plan(size, head, dropout))
     # float32 whatever the policy: a softmax in half precision loses the calibration.
-    logits = layers.Dense(num_classes, dtype="float32", name=LOGITS_LAYER)(embedding)
+    logits = layers.Dense(int(num_classes), dtype="float32", name=LOGITS_LAYER)(embedding)
     activation = "sigmoid" if num_classes == 1 else "softmax"
     probabilities = layers.Activation(activation, dtype="float32", name="probabilities")(logits)
     model = keras.Model(inputs, probabilities, name=name)
@@ -120,10 +124,15 @@ def with_output(model: keras.Model, output: Output) -> keras.Model:
 
 
 def _size(size: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    sides = (size, size) if isinstance(size, Integral) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
+        raise ArchitectureError(f"input_size is {size!r}: give height and width in whole pixels, such as (100, 100).")
+    height, width = int(sides[0]), int(sides[1])
     if min(height, width) < least:
         raise ArchitectureError(f"'{name}' needs an input of at least {least}x{least} pixels, not {height}x{width}.")
-    return int(height), int(width)
+    if max(height, width) > _MAX_SIDE:
+        raise ArchitectureError(f"'{name}' takes an input of at most {_MAX_SIDE} pixels a side, not {height}x{width}.")
+    return height, width
 
 
 def _embedding(x: Any, dropout: float) -> Any:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from leukaemia_zoo.errors import ArchitectureError
+from leukaemia_zoo.errors import ArchitectureError, ImageError
 
 
 @keras.saving.register_keras_serializable(package="leukaemia_zoo")
@@ -129,6 +129,7 @@ def attention_maps(model: keras.Model, images: Any, batch_size: int = 64) -> np.
 
     Raises:
         ArchitectureError: If the model holds no ``AttentionBlock``.
+        ImageError: If the images are not of the model's input size.
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
@@ -141,7 +142,13 @@ def attention_maps(model: keras.Model, images: Any, batch_size: int = 64) -> np.
         raise ArchitectureError(f"The model '{model.name}' holds no AttentionBlock, so that it has no attention map.")
     gated_input = keras.Model(model.inputs, blocks[-1].input)
     images = np.asarray(images)
-    maps = []
+    expected = tuple(model.input_shape[1:])
+    if images.shape[1:] != expected:
+        raise ImageError(
+            f"The images have the shape {images.shape}, not (N, {', '.join(map(str, expected))}): crop and resize them "
+            "with the model's own preprocessing, model.zoo.preprocessing.batch(images)."
+        )
+    maps = [np.zeros((0, *blocks[-1].output_shape_of_map), np.float32)]
     for start in range(0, len(images), batch_size):
         features = gated_input(
             ops.convert_to_tensor(images[start : start + batch_size], dtype="float32"), training=False

@@ -11,6 +11,7 @@ import difflib
 import fnmatch
 import functools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -84,6 +85,8 @@ class ModelConfig:
             WeightsError: If a key is missing or unknown, or a value is not of its kind: what is loaded from a file is
                 checked against the architectures of this package and can name no other class or function.
         """
+        if not isinstance(data, Mapping):
+            raise WeightsError(f"A model configuration is an object, not {data!r}; save the model again.")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown, missing = set(data) - known, {"architecture", "class_names", "head", "preprocessing"} - set(data)
         if unknown or missing:
@@ -97,24 +100,31 @@ class ModelConfig:
                 + "; save the model again with save_model."
             )
         architecture, head, classes = data["architecture"], data["head"], data["class_names"]
-        if architecture not in ARCHITECTURES:
+        if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
             raise WeightsError(
                 f"This package has no architecture {architecture!r}; {close_matches(str(architecture), ARCHITECTURES)}"
             )
         if head not in ARCHITECTURES[architecture].heads:
             raise WeightsError(f"The architecture {architecture!r} has no head {head!r}.")
-        if not isinstance(classes, list) or not classes or not all(isinstance(name, str) and name for name in classes):
+        if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
             raise WeightsError(f"class_names must be a list of names, not {classes!r}.")
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise WeightsError(f"class_names must be two or more different names, not {classes!r}.")
         numbers = {key: data[key] for key in ("dropout", "temperature") if key in data}
         for key, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise WeightsError(f"{key} must be a number, not {value!r}.")
+        if not 0 < numbers.get("temperature", 1.0) < math.inf:
+            raise WeightsError(f"temperature must be a finite number above 0, not {numbers['temperature']!r}.")
+        weight = data.get("weight")
+        if not (weight is None or isinstance(weight, str)):
+            raise WeightsError(f"weight must be the name of a weight or null, not {weight!r}.")
         return cls(
             architecture=architecture,
             class_names=tuple(classes),
             head=head,
             preprocessing=Preprocessing.from_dict(data["preprocessing"]),
-            weight=data.get("weight"),
+            weight=weight,
             **numbers,
         )
 
@@ -160,7 +170,8 @@ class WeightSpec:
         """The row from plain data.
 
         Raises:
-            WeightsError: If a key is missing or unknown or the file name is more than a name.
+            WeightsError: If a key is missing or unknown, a value is not of its kind, or the file name is more than a
+                name.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         required = {"name", "config", "file", "sha256", "size", "parameters", "licence", "citation"}
@@ -170,6 +181,14 @@ class WeightSpec:
         file = data["file"]
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise WeightsError(f"A weight file is the name of a .safetensors file in the same folder, not {file!r}.")
+        kinds = {"name": str, "sha256": str, "size": int, "parameters": int, "licence": str, "citation": str}
+        kinds |= {"data": list, "training": Mapping, "metrics": Mapping, "intended_use": str}
+        for key, kind in kinds.items():
+            value = data.get(key, kind() if kind is not Mapping else {})
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise WeightsError(f"In a row about a weight {key} cannot be {value!r}; save the model again.")
+        if not all(isinstance(source, Mapping) for source in data.get("data", ())):
+            raise WeightsError(f"In a row about a weight data is a list of objects, not {data['data']!r}.")
         return cls(**{**data, "config": ModelConfig.from_dict(data["config"]), "data": tuple(data.get("data", ()))})
 
 

@@ -50,7 +50,10 @@ def named_variables(model: Any) -> dict[str, Any]:
             counts[base] = counts.get(base, -1) + 1
             name = f"{base}_{counts[base]}"
         for variable in layer.weights:
-            variables[f"{name}/{variable.path.rsplit('/', 1)[-1]}"] = variable
+            key = f"{name}/{variable.path.rsplit('/', 1)[-1]}"
+            if key in variables:
+                raise WeightsError(f"Two weights of '{model.name}' would have the name '{key}'; name its layers apart.")
+            variables[key] = variable
     return variables
 
 
@@ -68,13 +71,20 @@ def save_tensors(model: Any, path: str | Path, config: dict[str, Any] | None = N
         config: Plain data to keep in the header, such as the architecture and the classes.
         half: Store kernels as float16; vectors (biases, BatchNorm statistics), which are small and whose range matters,
             stay float32.
+
+    Raises:
+        WeightsError: If a weight is not finite, or too large for float16; nothing is written then.
     """
     from safetensors.numpy import save
 
     tensors = {}
     for name, variable in named_variables(model).items():
         value = np.asarray(_to_numpy(variable), dtype=np.float32)
-        tensors[name] = np.ascontiguousarray(value.astype(np.float16) if half and value.ndim > 1 else value)
+        with np.errstate(over="ignore"):  # told below
+            tensors[name] = np.ascontiguousarray(value.astype(np.float16) if half and value.ndim > 1 else value)
+        if not np.isfinite(tensors[name]).all():
+            reason = "does not fit float16" if np.isfinite(value).all() else "is not finite"
+            raise WeightsError(f"'{name}' of the network '{model.name}' {reason}, so that it was not saved to {path}.")
     metadata = {_CONFIG_KEY: json.dumps(config, sort_keys=True)} if config is not None else None
     with replacing(path) as beside:
         beside.write_bytes(save(tensors, metadata=metadata))

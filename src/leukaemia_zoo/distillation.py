@@ -1,0 +1,186 @@
+"""Features that were not learnt on the patients: a small network imitates an ImageNet network, without labels.
+
+A network of a few ten thousand weights, trained on the cells of some dozens of patients, learns the patients. Here it
+first learns to see: at three depths its feature maps, through a linear projection, must equal those of MobileNet on the
+same random views of cells (position by position, so that every image teaches at hundreds of places). Labels and
+patients play no part, and normal blood cells of any collection serve.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from leukaemia_zoo.augmentation import CellAugmentation
+from leukaemia_zoo.errors import WeightsError
+from leukaemia_zoo.layers import CellMask
+from leukaemia_zoo.recipes import DistillationRecipe
+from leukaemia_zoo.seeds import reseed
+
+TEACHER_SOURCE = "MobileNet 1.0 (Howard et al. 2017, doi 10.48550/arXiv.1704.04861), ImageNet, keras.applications, Apache-2.0"
+
+
+def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: list[str]) -> keras.Model:
+    """MobileNet 1.0 up to the layers whose feature maps are imitated.
+
+    Args:
+        weights: ``"imagenet"`` to download Keras' own weights, or a ``.npz`` file with one array a weight, named
+            ``layer/variable`` as in ``keras.applications.MobileNet``. Layers that are not needed may be missing.
+        input_size: Height and width.
+        layer_names: Layers of MobileNet.
+
+    Returns:
+        A frozen model from RGB images of 0 to 255 to the list of feature maps.
+
+    Raises:
+        WeightsError: If the weights cannot be had or do not fit.
+    """
+    inputs = keras.Input((*input_size, 3))
+    scaled = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    if str(weights) == "imagenet":
+        try:
+            network = keras.applications.MobileNet(include_top=False, weights="imagenet", input_tensor=scaled)
+        except Exception as error:
+            raise WeightsError(
+                f"Keras could not fetch MobileNet's ImageNet weights ({error}); give them as a file with --teacher, or "
+                "train without a teacher with --teacher none."
+            ) from None
+    else:
+        network = keras.applications.MobileNet(include_top=False, weights=None, input_tensor=scaled)
+    teacher = keras.Model(inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
+    if str(weights) != "imagenet":
+        _assign_arrays(teacher, Path(weights))
+    teacher.trainable = False
+    return teacher
+
+
+def _assign_arrays(teacher: keras.Model, path: Path) -> None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            # Older releases of Keras call the kernel of a depthwise convolution by its full name.
+            found = {name.replace("/depthwise_kernel", "/kernel"): arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"The teacher's weights {path} cannot be read as an .npz file ({error}).") from None
+    for layer in teacher.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}/{variable.name}".replace("/depthwise_kernel", "/kernel")
+            if name not in found or found[name].shape != tuple(variable.shape):
+                raise WeightsError(f"The teacher's weights {path} lack '{name}' of the shape {tuple(variable.shape)}.")
+            variable.assign(found[name].astype(np.float32))
+
+
+def distil(
+    student: keras.Model,
+    images: np.ndarray,
+    recipe: DistillationRecipe,
+    teacher_weights: str | Path,
+    *,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> list[dict[str, float]]:
+    """Train the trunk of a network to give the feature maps of an ImageNet network; labels are not used.
+
+    Args:
+        student: A network from `build_model`; its trunk is changed in place, its last layer is not.
+        images: Uint8 array (N, height, width, 3) at the student's input size.
+        recipe: What is imitated, how long, on which views.
+        teacher_weights: See `load_teacher`.
+        seed: Seed of the views and of the order.
+        report: Called with a line an epoch.
+
+    Returns:
+        The losses of each epoch: the share of the variance of the teacher's features, inside the cell, that the student
+        does not explain; one a pair of layers.
+    """
+    height, width = student.input_shape[1:3]
+    names = list(dict.fromkeys(teacher_layer for _, teacher_layer in recipe.pairs))
+    teacher = load_teacher(teacher_weights, (height, width), names)
+    inputs = keras.Input((height, width, 3))
+    augmentation = CellAugmentation(
+        zoom=recipe.zoom, shift=recipe.shift, colour=recipe.colour, cut_out=recipe.cut_out, seed=seed
+    )
+    # The views are made here and not in the model's own graph, because teacher and student must see the same ones.
+    views = augmentation(inputs, training=True)
+    targets = dict(zip(names, _as_list(teacher(views, training=False)), strict=True))
+    student_layers = list(dict.fromkeys(layer for layer, _ in recipe.pairs))
+    trunk = keras.Model(student.inputs, [student.get_layer(name).output for name in student_layers], name="trunk")
+    features = dict(zip(student_layers, _as_list(trunk(views)), strict=True))
+    mask = CellMask()(views)
+    losses = {
+        f"{own} {other}": _imitation_loss(features[own], targets[other], mask, f"{own}__{other}")
+        for own, other in recipe.pairs
+    }
+    model = keras.Model(inputs, losses)
+    steps = recipe.steps_per_epoch
+    model.compile(
+        keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(
+                recipe.learning_rate / 20, recipe.epochs * steps, warmup_target=recipe.learning_rate,
+                warmup_steps=min(100, steps), alpha=0.01,
+            ),
+            weight_decay=recipe.weight_decay,
+        ),
+        loss={name: _mean_output for name in losses},
+        jit_compile=False,  # compiling takes longer than it saves at this size
+    )
+    history = []
+    for epoch in range(recipe.epochs):
+        reseed(model, seed, epoch)
+        batches = _Unlabelled(images, list(losses), recipe.batch_size, steps, seed, epoch)
+        result = model.fit(batches, verbose=0).history
+        history.append({name: float(result[f"{name}_loss"][-1]) for name in losses})
+        values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
+        report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}")
+    return history
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _mean_output(_: Any, output: Any) -> Any:
+    return ops.mean(output)
+
+
+def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
+    """Squared error of the projected features against the standardised target, averaged over the cell: (batch,)."""
+    name = re.sub(r"\W", "_", name)
+    stride = round(features.shape[1] / target.shape[1])
+    channels = target.shape[-1]
+    if stride > 1:
+        features = layers.AveragePooling2D(stride, padding="same", dtype="float32")(features)
+    # A network without padding has fewer positions, in the middle of the teacher's.
+    top, left = (target.shape[1] - features.shape[1]) // 2, (target.shape[2] - features.shape[2]) // 2
+    target = target[:, top : top + features.shape[1], left : left + features.shape[2]]
+    projected = layers.Conv2D(channels, 1 if stride == 1 else 3, padding="same", dtype="float32", name=f"project_{name}")(
+        features
+    )
+    standardised = layers.BatchNormalization(
+        center=False, scale=False, momentum=0.95, dtype="float32", name=f"standardise_{name}"
+    )(target)
+    weight = ops.image.resize(mask, features.shape[1:3], interpolation="bilinear", antialias=True)
+    error = ops.mean(ops.square(projected - standardised), axis=-1, keepdims=True)
+    return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
+
+
+class _Unlabelled(keras.utils.PyDataset):
+    """Random batches of images; the same for the same seed and epoch."""
+
+    def __init__(self, images: np.ndarray, outputs: list[str], batch_size: int, steps: int, seed: int, epoch: int) -> None:
+        super().__init__()
+        rng = np.random.default_rng([seed, epoch])
+        self._images = images
+        self._rows = rng.integers(len(images), size=(steps, batch_size))
+        self._nothing = {name: np.zeros(batch_size, np.float32) for name in outputs}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return self._images[self._rows[index]], self._nothing

@@ -1,0 +1,160 @@
+"""How each network is trained, as data: ``recipes.json`` beside this file holds one recipe a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from leukaemia_zoo.errors import DataError, UnknownNameError
+from leukaemia_zoo.registry import ARCHITECTURES, close_matches
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationRecipe:
+    """The first stage: imitate an ImageNet network, without labels; see `distillation.distil`.
+
+    Attributes:
+        pairs: Layers of the network and the layers of MobileNet that they imitate.
+        epochs: Number of epochs.
+        steps_per_epoch: Batches an epoch.
+        batch_size: Images a batch.
+        learning_rate: Highest learning rate; it falls as a cosine.
+        weight_decay: Of AdamW.
+        zoom: See `CellAugmentation`.
+        shift: See `CellAugmentation`.
+        colour: See `CellAugmentation`.
+        cut_out: See `CellAugmentation`.
+        crop_fraction: Centre crop of the unlabelled frames, as a share of their shorter side.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    epochs: int = 16
+    steps_per_epoch: int = 100
+    batch_size: int = 48
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    zoom: float = 0.25
+    shift: float = 0.05
+    colour: float = 1.0
+    cut_out: float = 0.8
+    crop_fraction: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained on labelled cells.
+
+    Attributes:
+        architecture: The network.
+        input_size: Side of the input.
+        head: See `build_model`.
+        dropout: See `build_model`.
+        distillation: The first stage, or None to begin with random weights.
+        validation_share: Share of the subjects kept for early stopping, choice of the epoch and the temperature.
+        head_epochs: Epochs of the second stage, in which only the classifier learns.
+        head_learning_rate: Highest learning rate of the second stage.
+        fine_tune_epochs: Epochs of the third stage, in which everything but BatchNorm statistics learns.
+        fine_tune_learning_rate: Highest learning rate of the third stage.
+        patience: Epochs without a better validation loss after which a stage ends.
+        batch_size: Cells a batch.
+        weight_decay: Of AdamW.
+        label_smoothing: Share of the label that is spread over all classes.
+        subject_power: A subject of n cells is drawn with a weight of n to this power: 1 draws cells alike, 0 subjects.
+        balance_classes: Draw the classes alike.
+        zoom: See `CellAugmentation`.
+        shift: See `CellAugmentation`.
+        colour: See `CellAugmentation`.
+        precision: Keras' policy in training; predictions are always computed in float32.
+    """
+
+    architecture: str
+    input_size: int
+    head: str
+    dropout: float
+    distillation: DistillationRecipe | None
+    validation_share: float = 0.2
+    head_epochs: int = 6
+    head_learning_rate: float = 3e-3
+    fine_tune_epochs: int = 6
+    fine_tune_learning_rate: float = 2e-4
+    patience: int = 3
+    batch_size: int = 48
+    weight_decay: float = 1e-2
+    label_smoothing: float = 0.05
+    subject_power: float = 0.5
+    balance_classes: bool = True
+    zoom: float = 0.1
+    shift: float = 0.03
+    colour: float = 0.3
+    precision: str = "float32"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of a network, with settings replaced.
+
+    Args:
+        architecture: Name of the network.
+        changes: Settings that replace the recipe's own, as a dict or a JSON file; ``{"distillation": {"epochs": 4}}``
+            replaces one setting inside the distillation, ``{"distillation": null}`` leaves it out.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UnknownNameError: If there is no such network or setting.
+        DataError: If the file is no JSON object, or a value is not of its kind.
+
+    Example:
+        >>> recipe_for("cnn_attention", {"batch_size": 16}).batch_size
+        16
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnknownNameError(f"There is no architecture '{architecture}'; {close_matches(architecture, ARCHITECTURES)}")
+    rows = json.loads((resources.files("leukaemia_zoo") / "recipes.json").read_text(encoding="utf-8"))
+    if architecture not in rows:
+        raise UnknownNameError(f"There is no recipe for '{architecture}' yet; {close_matches(architecture, rows)}")
+    settings = {**rows[architecture], "architecture": architecture}
+    changes = _read_changes(changes)
+    if isinstance(changes.get("distillation"), Mapping):
+        changes = {**changes, "distillation": {**(settings["distillation"] or {}), **changes["distillation"]}}
+    settings |= changes
+    distillation = settings["distillation"]
+    if distillation is not None:
+        pairs = tuple((str(own), str(other)) for own, other in distillation["pairs"])
+        settings["distillation"] = _checked(DistillationRecipe, {**distillation, "pairs": pairs})
+    return _checked(Recipe, settings)
+
+
+def _read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if changes is None or isinstance(changes, Mapping):
+        return changes or {}
+    try:
+        data = json.loads(Path(changes).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"The recipe {changes} cannot be read as JSON ({error}).") from None
+    if not isinstance(data, dict):
+        raise DataError(f"The recipe {changes} is not a JSON object of settings.")
+    return data
+
+
+_Dataclass = TypeVar("_Dataclass")
+
+
+def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in settings.items():
+        if name not in fields:
+            raise UnknownNameError(f"A recipe has no setting '{name}'; {close_matches(name, fields)}")
+        wanted = fields[name].type
+        allowed = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(str(wanted))
+        if allowed and (not isinstance(value, allowed) or (wanted in ("int", "float") and isinstance(value, bool))):
+            raise DataError(f"The recipe's setting '{name}' must be of the kind {wanted}, not {value!r}.")
+    return kind(**settings)

@@ -1,0 +1,23 @@
+"""Random generators that begin every epoch at a known place, so that an interrupted training goes on as it would have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def reseed(model: Any, seed: int, epoch: int) -> None:
+    """Set every random generator inside a Keras model (augmentation, dropout) by seed and epoch."""
+    for number, layer in enumerate(_flat(model)):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            state = np.random.default_rng([seed, epoch, number]).integers(2**31, size=2)
+            generator.state.assign(state.astype(generator.state.dtype))
+
+
+def _flat(model: Any) -> list[Any]:
+    found = []
+    for layer in model.layers:
+        found += _flat(layer) if hasattr(layer, "layers") else [layer]
+    return found
