@@ -7,7 +7,7 @@ class names. What a network expects of its input (scaling, channel order, mean) 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ Output = Literal["probabilities", "logits", "embeddings"]
 
 EMBEDDING_LAYER = "embedding"
 LOGITS_LAYER = "logits"
+STATISTICS_NORM = "statistics_norm"
 
 _MAX_SIDE = 2048
 """The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
@@ -88,8 +89,7 @@ def build_model(
     head = head or spec.heads[0]
     if head not in spec.heads:
         raise UnknownNameError(f"'{name}' has no head '{head}'; choose one of {', '.join(spec.heads)}.")
-    if output not in get_args(Output):
-        raise UnknownNameError(f"There is no output '{output}'; choose one of {', '.join(get_args(Output))}.")
+    _check_output(output)
     if not isinstance(num_classes, Integral) or num_classes < 1:
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     dropout = spec.dropout if dropout is None else dropout
@@ -116,15 +116,24 @@ def with_output(model: keras.Model, output: Output) -> keras.Model:
 
     Returns:
         ``model`` itself for its own output, else a model that shares its layers.
+
+    Raises:
+        UnknownNameError: If there is no such output.
     """
+    _check_output(output)
     if output == "probabilities":
         return model
     layer = {"logits": LOGITS_LAYER, "embeddings": EMBEDDING_LAYER}[output]
     return keras.Model(model.inputs, model.get_layer(layer).output, name=model.name)
 
 
+def _check_output(output: str) -> None:
+    if output not in get_args(Output):
+        raise UnknownNameError(f"There is no output '{output}'; choose one of {', '.join(get_args(Output))}.")
+
+
 def _size(size: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, Integral) else tuple(size)
+    sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise ArchitectureError(f"input_size is {size!r}: give height and width in whole pixels, such as (100, 100).")
     height, width = int(sides[0]), int(sides[1])
@@ -194,7 +203,7 @@ def _texture_head(stages: list[tuple[Any, Any]], plan: _Plan) -> Any:
         [CellStatistics(name=f"statistics{depth}")(x, mask) for depth, (x, mask) in enumerate(depths, start=1)]
     )
     # Channels differ in scale by orders of magnitude; the classifier and its weight decay want them alike.
-    return _embedding(layers.BatchNormalization(dtype="float32", name="statistics_norm")(x), plan.dropout)
+    return _embedding(layers.BatchNormalization(dtype="float32", name=STATISTICS_NORM)(x), plan.dropout)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

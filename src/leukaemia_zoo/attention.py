@@ -143,12 +143,16 @@ def attention_maps(model: keras.Model, images: Any, batch_size: int = 64) -> np.
     gated_input = keras.Model(model.inputs, blocks[-1].input)
     images = np.asarray(images)
     expected = tuple(model.input_shape[1:])
-    if images.shape[1:] != expected:
+    if images.ndim != 4 or any(
+        side not in (None, found) for side, found in zip(expected, images.shape[1:], strict=True)
+    ):
         raise ImageError(
             f"The images have the shape {images.shape}, not (N, {', '.join(map(str, expected))}): crop and resize them "
             "with the model's own preprocessing, model.zoo.preprocessing.batch(images)."
         )
-    maps = [np.zeros((0, *blocks[-1].output_shape_of_map), np.float32)]
+    if not len(images):  # of no images the maps have a shape too
+        return np.zeros((0, *(side or 0 for side in blocks[-1].input.shape[1:3])), np.float32)
+    maps = []
     for start in range(0, len(images), batch_size):
         features = gated_input(
             ops.convert_to_tensor(images[start : start + batch_size], dtype="float32"), training=False

@@ -27,6 +27,8 @@ class CellAugmentation(keras.layers.Layer):
         zoom: The size changes by a factor from exp(-zoom) to exp(zoom). Keep it small where the size of a cell counts.
         shift: Largest shift, as a share of the side.
         colour: Strength of the change of stain; 0 for none, 1 for a different laboratory.
+        any_angle: Turn by any angle and resample; otherwise by quarter turns alone, which leave every pixel as it is,
+            for images that were turned before they were reduced (see `turned_views`). Zoom and shift need any angle.
         cut_out: Share of the frames without a black background from which a random round shape is cut out and put on
             black, darkened like the segmented cells of C-NMC: for images of whole fields in the distillation.
         seed: Seed of the random generator.
@@ -52,6 +54,7 @@ class CellAugmentation(keras.layers.Layer):
         zoom: float = 0.1,
         shift: float = 0.03,
         colour: float = 0.3,
+        any_angle: bool = True,
         cut_out: float = 0.0,
         seed: int = 0,
         **kwargs: Any,
@@ -60,6 +63,7 @@ class CellAugmentation(keras.layers.Layer):
         self.zoom = zoom
         self.shift = shift
         self.colour = colour
+        self.any_angle = any_angle
         self.cut_out = cut_out
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -69,7 +73,7 @@ class CellAugmentation(keras.layers.Layer):
         images = ops.cast(images, "float32")
         if not training:
             return images
-        images = self._move(images)
+        images = self._move(images) if self.any_angle else self._quarter_turn(images)
         darker = None
         if self.cut_out:
             images, darker = self._cut_out(images)
@@ -96,6 +100,17 @@ class CellAugmentation(keras.layers.Layer):
         return ops.image.affine_transform(
             images, ops.stack(rows, axis=-1), interpolation="bilinear", fill_mode="constant", fill_value=0.0
         )
+
+    def _quarter_turn(self, images: Any) -> Any:
+        """Mirror along either side and swap the sides, each by chance: the eight symmetries of a square."""
+        for change in (
+            lambda x: ops.flip(x, axis=1),
+            lambda x: ops.flip(x, axis=2),
+            lambda x: ops.transpose(x, (0, 2, 1, 3)),
+        ):
+            chosen = self._uniform((ops.shape(images)[0], 1, 1, 1), 0.0, 1.0) < 0.5
+            images = ops.where(chosen, change(images), images)
+        return images
 
     def _cut_out(self, images: Any) -> tuple[Any, Any]:
         """Cut a random blob out of frames that are not segmented; say which frames (batch, 1, 1, 1) were cut."""
@@ -142,5 +157,5 @@ class CellAugmentation(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain configuration."""
-        names = ("zoom", "shift", "colour", "cut_out", "seed")
+        names = ("zoom", "shift", "colour", "any_angle", "cut_out", "seed")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

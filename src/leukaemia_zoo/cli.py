@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -31,13 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    # TensorFlow tells its build flags on every start; what a user of a command needs is its result.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold what the terminal cannot show, such as bytes that are no UTF-8.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
     except LeukaemiaZooError as error:
         print(f"leukaemia-zoo: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output, such as head, has had enough; Python must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"leukaemia-zoo: error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 2
@@ -86,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--teacher",
         metavar="FILE",
         default="imagenet",
-        help="ImageNet weights of MobileNet whose features are distilled: a file, 'imagenet' to download Keras' own, or 'none' (default: %(default)s)",
+        help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none' (default: %(default)s)",
     )
     train.add_argument(
         "--unlabelled", type=Path, metavar="DIR", help="further cell images for the distillation, without labels"
@@ -130,20 +140,31 @@ def _positive(text: str) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from leukaemia_zoo.images import find_images
+    from leukaemia_zoo.registry import model_info
 
+    for file in filter(None, (options.csv, options.json)):
+        if file.is_dir():
+            raise DataError(f"{file} is a folder: give the name of a file to write.")
+    from_folder = Path(options.model).is_dir() or os.sep in options.model
+    if not from_folder:
+        model_info(options.model)
     paths, skipped = find_images(options.paths)
     if not paths:
         raise ImageError(f"There are no images in {', '.join(options.paths)}.")
     subjects = _subject_of_path(options.subjects) if options.subjects else {}
+    if options.subjects and not any(_look_up(subjects, path) for path in paths):
+        raise DataError(f"{options.subjects} has a subject for none of the {len(paths)} files: compare their paths.")
 
     # From here on the backend is needed: mistakes in the call were told before its seconds.
-    from leukaemia_zoo.loading import load_model
+    with _without_notes_of_the_backend():
+        from leukaemia_zoo.loading import load_model
     from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally, iter_predictions
 
     model = load_model(options.model)
     owners = (_look_up(subjects, path) for path in paths) if subjects else None
     found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
-    tally, table, failed = SubjectTally(), not options.quiet and len(paths) <= _TABLE_ROWS, 0
+    tally, table = SubjectTally(), not options.quiet and len(paths) <= _TABLE_ROWS
+    failed, reasons = 0, []
     counts = dict.fromkeys(model.zoo.class_names, 0)
     with contextlib.ExitStack() as stack:
         write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
@@ -158,26 +179,42 @@ def _predict(options: argparse.Namespace) -> int:
                 counts[prediction.label] += 1
             else:
                 failed += 1
-                print(f"not read: {prediction.error}", file=sys.stderr)
+                # Below the table where there is one; of very many files at once, so that they need no memory.
+                reasons.append(prediction.error) if table else _tell_not_read(prediction.error)
             if table:
-                print(_row(prediction, _path_width(paths)))
+                print(_row(prediction, _path_width(paths), model.zoo.class_names))
+    sys.stdout.flush()
+    for reason in reasons:
+        _tell_not_read(reason)
     if not options.quiet:
-        _print_summary(model.zoo.weight or options.model, counts, failed, len(skipped), tally)
+        name = options.model if from_folder else model.zoo.weight or options.model
+        _print_summary(name, counts, failed, len(skipped), tally)
+        if not (table or options.csv or options.json):
+            print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS)
     return 1 if failed else 0
 
 
 def _subject_of_path(file: Path) -> dict[str, str]:
     """Subjects by the path, and by the bare file name, in a CSV."""
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is no CSV in UTF-8 ({error}): save it as one.") from None
     if not rows or not {"path", "subject"} <= set(rows[0]):
         raise DataError(f"{file} needs a header with the columns path and subject, and one row a file.")
-    by_name: dict[str, str] = {}
-    for row in rows:
-        by_name[os.path.normpath(row["path"])] = row["subject"]
-        by_name.setdefault(Path(row["path"]).name, row["subject"])
-    return by_name
+    by_path: dict[str, str] = {}
+    by_name: dict[str, set[str]] = {}
+    for line, row in enumerate(rows, start=2):
+        path, subject = (row["path"] or "").strip(), (row["subject"] or "").strip()
+        if not path or not subject:
+            raise DataError(f"{file} lacks a path or a subject in row {line}.")
+        if by_path.setdefault(os.path.normpath(path), subject) != subject:
+            raise DataError(f"{file} gives {path} two subjects, {by_path[os.path.normpath(path)]} and {subject}.")
+        by_name.setdefault(Path(path).name, set()).add(subject)
+    # The same name in the folders of two subjects tells nothing; the whole path must.
+    return {name: owners.pop() for name, owners in by_name.items() if len(owners) == 1} | by_path
 
 
 def _look_up(subjects: dict[str, str], path: Path) -> str | None:
@@ -192,7 +229,8 @@ def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any
     from leukaemia_zoo.files import replacing
 
     columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names), "error"]
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    # File names may hold bytes that are no UTF-8; they are written as \udc.., so that the file stays readable.
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         yield lambda record: writer.writerow({key: _rounded(value, 6) for key, value in record.items()})
@@ -206,7 +244,7 @@ def _json_writer(path: Path | None) -> Iterator[Any]:
         return
     from leukaemia_zoo.files import replacing
 
-    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         separator = "[\n"
 
         def write(record: dict[str, Any]) -> None:
@@ -225,35 +263,61 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def _path_width(paths: Sequence[Path]) -> int:
-    return min(60, max(len(str(path)) for path in paths))
+    return min(60, max(len(_printable(str(path))) for path in paths))
 
 
 def _heading(paths: Sequence[Path], class_names: tuple[str, ...]) -> str:
     columns = "  ".join(f"{'p_' + name:>7}" for name in class_names)
-    return f"{'path':<{_path_width(paths)}}  {'subject':<8}  {'label':<6}  {columns}"
+    return f"{'path':<{_path_width(paths)}}  {'subject':<8}  {'label':<{_label_width(class_names)}}  {columns}"
 
 
-def _row(prediction: Prediction, width: int) -> str:
-    path = prediction.path if len(prediction.path) <= width else "…" + prediction.path[1 - width :]
+def _row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str:
+    path = _printable(prediction.path)
+    path = path if len(path) <= width else "…" + path[1 - width :]
     start = f"{path:<{width}}  {prediction.subject or '-':<8}  "
     if prediction.probabilities is None:
-        return f"{start}{'-':<6}  not read"
-    return f"{start}{prediction.label:<6}  " + "  ".join(f"{p:7.3f}" for p in prediction.probabilities)
+        return f"{start}{'-':<{_label_width(class_names)}}  not read"
+    columns = (f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True))
+    return f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}"
+
+
+def _label_width(class_names: tuple[str, ...]) -> int:
+    return max(6, *map(len, class_names))
+
+
+def _printable(text: str) -> str:
+    """A file name without line ends and terminal commands."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _tell_not_read(reason: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"not read: {_printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one
 
 
 def _print_summary(model: str, counts: dict[str, int], failed: int, skipped: int, tally: SubjectTally) -> None:
     summaries = tally.summaries()
     if summaries:
         names = summaries[0].class_names
-        heading = "  ".join([*(f"{'n_' + name:>7}" for name in names), *(f"{'mean p_' + name:>11}" for name in names)])
-        print(f"\n{'subject':<10}  {'cells':>6}  {heading}")
+        columns = [*("n_" + name for name in names), *("mean p_" + name for name in names)]
+        widths = [max(len(column), 7) for column in columns]
+        first = max(7, *(len(row.subject) for row in summaries))
+        heading = "  ".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
+        print(f"\n{'subject':<{first}}  {'cells':>6}  {heading}")
         for row in summaries:
-            values = [*(f"{count:7d}" for count in row.counts), *(f"{p:11.3f}" for p in row.mean_probabilities)]
-            print(f"{row.subject:<10}  {row.cells:6d}  {'  '.join(values)}")
+            values = [*map(str, row.counts), *(f"{p:.3f}" for p in row.mean_probabilities)]
+            cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+            print(f"{row.subject:<{first}}  {row.cells:6d}  {cells}")
     parts = [f"{count} {name}" for name, count in counts.items()]
     parts += [f"{failed} not read"] if failed else []
-    parts += [f"{skipped} files that are no images passed over"] if skipped else []
-    print(f"\n{sum(counts.values()) + failed} files by {model}: {', '.join(parts)}.")
+    print(f"\n{_count(sum(counts.values()) + failed, 'file')} by {model}: {', '.join(parts)}.")
+    if skipped:
+        print(f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image.")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -301,13 +365,22 @@ def _verify(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from leukaemia_zoo.registry import list_models, model_info
 
-    infos = [model_info(name) for name in list_models(options.pattern)]
-    if options.pretrained:
-        infos = [info for info in infos if info.weight]
+    # One row a weight that the pattern means by its own or its architecture's name, one an architecture without any.
+    architectures = set(list_models(options.pattern))
+    infos = [model_info(name) for name in list_models(pretrained=True)]
+    trained = {info.architecture.name for info in infos}
+    named = set(list_models(options.pattern, pretrained=True))
+    infos = [info for info in infos if info.name in named or info.architecture.name in architectures]
+    if not options.pretrained:
+        infos = sorted([*infos, *map(model_info, architectures - trained)], key=lambda info: info.name)
+    if not infos:
+        what = "pretrained weight" if options.pretrained else "model"
+        print(f"There is no {what} named '{options.pattern}'.", file=sys.stderr)
     if options.json:
         print(json.dumps([info.to_dict() for info in infos], indent=2))
         return 0
-    print(f"{'architecture':<14}  {'pretrained':<20}  {'input':<9}  {'parameters':>11}  what it is")
+    if infos:
+        print(f"{'architecture':<14}  {'pretrained':<20}  {'input':<9}  {'parameters':>11}  what it is")
     for info in infos:
         spec = info.architecture
         height, width = info.weight.config.preprocessing.input_size if info.weight else spec.input_size
@@ -363,6 +436,32 @@ def _about(info: ModelInfo) -> Iterator[str]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # progress
+
+
+@contextlib.contextmanager
+def _without_notes_of_the_backend() -> Iterator[None]:
+    """Keep the notes that TensorFlow prints on every start off the terminal, unless the import fails.
+
+    Its C++ code writes them straight to file descriptor 2, of late whatever TF_CPP_MIN_LOG_LEVEL says. Whoever sets
+    that variable sees all that it leaves.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as notes:
+        terminal = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _progress(items: Iterable[Any], total: int, unit: str, quiet: bool) -> Iterable[Any]:

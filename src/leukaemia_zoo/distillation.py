@@ -8,7 +8,7 @@ patients play no part, and normal blood cells of any collection serve.
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from keras import layers, ops
 
 from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.errors import WeightsError
+from leukaemia_zoo.files import write_json
 from leukaemia_zoo.layers import CellMask
 from leukaemia_zoo.recipes import DistillationRecipe
 from leukaemia_zoo.seeds import reseed
 
-TEACHER_SOURCE = "MobileNet 1.0 (Howard et al. 2017, doi 10.48550/arXiv.1704.04861), ImageNet, keras.applications, Apache-2.0"
+TEACHER_SOURCE = (
+    "MobileNet 1.0 (Howard et al. 2017, doi 10.48550/arXiv.1704.04861), ImageNet, keras.applications, Apache-2.0"
+)
 
 
 def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: list[str]) -> keras.Model:
@@ -82,6 +85,7 @@ def distil(
     teacher_weights: str | Path,
     *,
     seed: int = 0,
+    folder: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
     """Train the trunk of a network to give the feature maps of an ImageNet network; labels are not used.
@@ -92,6 +96,7 @@ def distil(
         recipe: What is imitated, how long, on which views.
         teacher_weights: See `load_teacher`.
         seed: Seed of the views and of the order.
+        folder: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
         report: Called with a line an epoch.
 
     Returns:
@@ -113,7 +118,7 @@ def distil(
     features = dict(zip(student_layers, _as_list(trunk(views)), strict=True))
     mask = CellMask()(views)
     losses = {
-        f"{own} {other}": _imitation_loss(features[own], targets[other], mask, f"{own}__{other}")
+        f"{own}-{other}": _imitation_loss(features[own], targets[other], mask, f"{own}-{other}")
         for own, other in recipe.pairs
     }
     model = keras.Model(inputs, losses)
@@ -121,22 +126,47 @@ def distil(
     model.compile(
         keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(
-                recipe.learning_rate / 20, recipe.epochs * steps, warmup_target=recipe.learning_rate,
-                warmup_steps=min(100, steps), alpha=0.01,
+                recipe.learning_rate / 20,
+                recipe.epochs * steps,
+                warmup_target=recipe.learning_rate,
+                warmup_steps=min(100, steps),
+                alpha=0.01,
             ),
             weight_decay=recipe.weight_decay,
         ),
-        loss={name: _mean_output for name in losses},
+        loss=dict.fromkeys(losses, _mean_output),
         jit_compile=False,  # compiling takes longer than it saves at this size
     )
-    history = []
-    for epoch in range(recipe.epochs):
+    history = _resumed(model, folder)
+    for epoch in range(len(history), recipe.epochs):
         reseed(model, seed, epoch)
         batches = _Unlabelled(images, list(losses), recipe.batch_size, steps, seed, epoch)
         result = model.fit(batches, verbose=0).history
         history.append({name: float(result[f"{name}_loss"][-1]) for name in losses})
         values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
+        if folder is not None:
+            _keep(model, folder, history)
         report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}")
+    return history
+
+
+def _keep(model: keras.Model, folder: Path, history: list[dict[str, float]]) -> None:
+    """Weights first, then the history that says they are there; one epoch is at most done twice."""
+    beside = folder / "next.weights.h5"
+    model.save_weights(beside)
+    beside.replace(folder / f"distillation_{len(history)}.weights.h5")
+    write_json(folder / "distillation.json", history)
+    (folder / f"distillation_{len(history) - 1}.weights.h5").unlink(missing_ok=True)
+
+
+def _resumed(model: keras.Model, folder: Path | None) -> list[dict[str, float]]:
+    """Go back to the last epoch that was kept; its history."""
+    file = folder / "distillation.json" if folder is not None else None
+    if file is None or not file.is_file():
+        return []
+    history: list[dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(file.with_name(f"distillation_{len(history)}.weights.h5"))
     return history
 
 
@@ -150,21 +180,22 @@ def _mean_output(_: Any, output: Any) -> Any:
 
 def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     """Squared error of the projected features against the standardised target, averaged over the cell: (batch,)."""
-    name = re.sub(r"\W", "_", name)
     stride = round(features.shape[1] / target.shape[1])
     channels = target.shape[-1]
     if stride > 1:
         features = layers.AveragePooling2D(stride, padding="same", dtype="float32")(features)
-    # A network without padding has fewer positions, in the middle of the teacher's.
-    top, left = (target.shape[1] - features.shape[1]) // 2, (target.shape[2] - features.shape[2]) // 2
-    target = target[:, top : top + features.shape[1], left : left + features.shape[2]]
-    projected = layers.Conv2D(channels, 1 if stride == 1 else 3, padding="same", dtype="float32", name=f"project_{name}")(
-        features
-    )
+    # Cut to the common size from the top left: so aligned, the centres of two positions differ by less than half a
+    # stride, with padding (one position more than the teacher) as without (fewer).
+    height, width = (min(own, other) for own, other in zip(features.shape[1:3], target.shape[1:3], strict=True))
+    side = features.shape[1:3]
+    features, target = features[:, :height, :width], target[:, :height, :width]
+    projected = layers.Conv2D(
+        channels, 1 if stride == 1 else 3, padding="same", dtype="float32", name=f"project_{name}"
+    )(features)
     standardised = layers.BatchNormalization(
         center=False, scale=False, momentum=0.95, dtype="float32", name=f"standardise_{name}"
     )(target)
-    weight = ops.image.resize(mask, features.shape[1:3], interpolation="bilinear", antialias=True)
+    weight = ops.image.resize(mask, side, interpolation="bilinear", antialias=True)[:, :height, :width]
     error = ops.mean(ops.square(projected - standardised), axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
 
@@ -172,7 +203,9 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
 class _Unlabelled(keras.utils.PyDataset):
     """Random batches of images; the same for the same seed and epoch."""
 
-    def __init__(self, images: np.ndarray, outputs: list[str], batch_size: int, steps: int, seed: int, epoch: int) -> None:
+    def __init__(
+        self, images: np.ndarray, outputs: list[str], batch_size: int, steps: int, seed: int, epoch: int
+    ) -> None:
         super().__init__()
         rng = np.random.default_rng([seed, epoch])
         self._images = images

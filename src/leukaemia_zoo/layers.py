@@ -42,7 +42,7 @@ class CellMask(keras.layers.Layer):
 
     def call(self, images: Any) -> Any:
         """Mask of ``images``; see the class."""
-        return ops.cast(ops.max(images, axis=-1, keepdims=True) > self.threshold, "float32")
+        return ops.cast(ops.max(ops.cast(images, "float32"), axis=-1, keepdims=True) > self.threshold, "float32")
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """(batch, height, width, 1)."""
@@ -62,7 +62,7 @@ class CellStatistics(keras.layers.Layer):
 
     Call arguments:
         features: Tensor (batch, height, width, channels).
-        mask: Tensor (batch, height, width, 1): the share of cell pixels at each position, 0 to 1.
+        cell: Tensor (batch, height, width, 1): the share of cell pixels at each position, 0 to 1.
 
     Returns:
         Float32 tensor (batch, 2 x channels): the means, then the standard deviations.
@@ -79,9 +79,9 @@ class CellStatistics(keras.layers.Layer):
         # Sums over hundreds of positions and a difference of squares: not in half precision.
         super().__init__(**{**kwargs, "dtype": "float32"})
 
-    def call(self, features: Any, mask: Any) -> Any:
-        """Statistics of ``features`` under ``mask``; see the class."""
-        weight = ops.maximum(mask - _MASK_FLOOR, 0.0)
+    def call(self, features: Any, cell: Any) -> Any:
+        """Statistics of ``features`` over ``cell``; see the class."""
+        weight = ops.maximum(cell - _MASK_FLOOR, 0.0)
         total = ops.sum(weight, axis=(1, 2)) + 1e-6
         mean = ops.sum(features * weight, axis=(1, 2)) / total
         centred = features - mean[:, None, None, :]
@@ -90,7 +90,7 @@ class CellStatistics(keras.layers.Layer):
         return ops.concatenate([mean, ops.sqrt(variance + 1e-6)], axis=-1)
 
     def compute_output_shape(
-        self, features_shape: tuple[int | None, ...], mask_shape: tuple[int | None, ...]
+        self, features_shape: tuple[int | None, ...], cell_shape: tuple[int | None, ...]
     ) -> tuple[int | None, int]:
         """(batch, 2 x channels)."""
         channels = features_shape[-1]

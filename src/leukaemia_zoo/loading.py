@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import warnings
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,18 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
-from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, WeightsError
+from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, model_info, packaged_file
+from leukaemia_zoo.registry import (
+    ARCHITECTURES,
+    ModelConfig,
+    WeightSpec,
+    close_matches,
+    list_models,
+    model_info,
+    packaged_file,
+)
 from leukaemia_zoo.weights_io import check_integrity, head_tensors, load_tensors, save_tensors, sha256_of
 
 CONFIG_FILE = "config.json"
@@ -64,15 +73,17 @@ def load_model(
         >>> model.zoo.class_names, model.output_shape
         (('hem', 'all'), (None, 2))
     """
+    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
+        raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     spec, file = _find(os.fspath(name_or_path), weights)
     if spec is None:
         config = _random_config(model_info(os.fspath(name_or_path)).architecture.name, num_classes, class_names)
-        model = _build(config, num_classes or 2)
+        model = _build(config, 2 if num_classes is None else num_classes)
     else:
         assert file is not None
         check_integrity(file, spec.sha256, spec.size)
         config = spec.config
-        own = len(config.class_names)
+        own = _units(file, config)
         if num_classes in (None, own):
             model = _build(config, own)
             load_tensors(model, file)
@@ -80,14 +91,14 @@ def load_model(
             assert num_classes is not None
             model = _build(config, num_classes)
             load_tensors(model, file, without_head=True)
-            if num_classes == 1 and own == 2:
-                _fold_head(model, file)
+            if max(num_classes, own) == 2:
+                _convert_head(model, file)
             else:
-                names = tuple(class_names or _numbered(num_classes))
+                names = _checked_names(class_names, num_classes)
                 config = dataclasses.replace(config, class_names=names, temperature=1.0)
                 warnings.warn(
-                    f"The last layer of '{spec.name}' ({own} classes) was replaced by a new one with random weights "
-                    f"for {num_classes}: train it before use.",
+                    f"The last layer of '{spec.name}' ({len(spec.config.class_names)} classes) was replaced by a new "
+                    f"one with random weights for {num_classes}: train it before use.",
                     stacklevel=2,
                 )
     if class_names is not None and tuple(class_names) != config.class_names:
@@ -113,9 +124,20 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
         The row that was written as ``config.json``.
 
     Raises:
-        ArchitectureError: If the model does not come from this zoo.
+        ArchitectureError: If the model does not come from this zoo, or has embeddings as output.
+        UnknownNameError: If ``about`` has a key that is no field.
+        WeightsError: If a weight is not finite.
     """
     config = config_of(model)
+    if not any(layer.name == LOGITS_LAYER for layer in model.layers):
+        raise ArchitectureError(
+            f"The model '{model.name}' has no layer '{LOGITS_LAYER}': save the one with output=\"probabilities\"."
+        )
+    fields = [field.name for field in dataclasses.fields(WeightSpec)]
+    if unknown := sorted(set(about) - set(fields)):
+        raise UnknownNameError(
+            f"There is nothing called '{unknown[0]}' to tell about a weight; {close_matches(unknown[0], fields)}"
+        )
     folder = Path(folder)
     file = folder / WEIGHTS_FILE
     save_tensors(model, file, config=config.to_dict(), half=half)
@@ -156,7 +178,7 @@ def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"The folder {folder} holds no saved model: there is no {CONFIG_FILE} in it.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read ({error}); save the model again.") from None
     if not isinstance(data, dict):
         raise WeightsError(f"{path} is not the description of a model; save the model again.")
@@ -170,15 +192,19 @@ def _find(name: str, weights: Any) -> tuple[WeightSpec | None, Path | None]:
         return None, None
     if weights != "default":
         return _from_path(Path(weights), name)
-    if name not in ARCHITECTURES and (Path(name).is_dir() or any(sep in name for sep in (os.sep, "/"))):
+    # What is in the zoo means the zoo's own, whatever folders lie about; ./cnn.cnmc means the folder.
+    if name not in {*ARCHITECTURES, *list_models(pretrained=True)} and (
+        Path(name).is_dir() or any(sep in name for sep in (os.sep, "/"))
+    ):
         if not Path(name).is_dir():
             raise WeightsError(f"There is no folder {name} with a saved model.")
         return read_saved(name)
     info = model_info(name)
     if info.weight is None:
         raise WeightsError(
-            f"There is no pretrained weight for '{name}' yet: give weights=None for the network with random weights, "
-            "or the path of a weight of your own."
+            f"There is no pretrained weight for '{name}' yet: give the folder of a model of your own, "
+            + "".join(f"{weight}, " for weight in list_models(pretrained=True))
+            + "or in Python weights=None for the network with random weights."
         )
     return info.weight, packaged_file(info.weight)
 
@@ -199,16 +225,20 @@ def _from_path(path: Path, name: str) -> tuple[WeightSpec, Path]:
 
 def _random_config(architecture: str, num_classes: int | None, class_names: Any) -> ModelConfig:
     spec = ARCHITECTURES[architecture]
-    count = num_classes or 2
-    # One unit is the second of two classes.
-    names = tuple(class_names or (("hem", "all") if count <= 2 else _numbered(count)))
-    if len(names) != max(count, 2):
-        raise ArchitectureError(f"There are {len(names)} class names for {max(count, 2)} classes.")
+    count = 2 if num_classes is None else num_classes
+    names = _checked_names(class_names or (("hem", "all") if count <= 2 else None), count)
     return ModelConfig(architecture, names, spec.heads[0], Preprocessing(spec.input_size), spec.dropout)
 
 
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"class_{number}" for number in range(count))
+def _checked_names(class_names: Any, units: int) -> tuple[str, ...]:
+    """Names of the classes that a head with so many units tells apart; made up where none are given."""
+    count = max(units, 2)  # one unit is the second of two classes
+    names = tuple(class_names or (f"class_{number}" for number in range(count)))
+    if len(names) != count:
+        raise ArchitectureError(f"There are {len(names)} class names for {count} classes.")
+    if len(set(names)) < count:
+        raise ArchitectureError(f"The class names {list(names)} must differ.")
+    return names
 
 
 def _build(config: ModelConfig, num_classes: int) -> keras.Model:
@@ -221,8 +251,27 @@ def _build(config: ModelConfig, num_classes: int) -> keras.Model:
     )
 
 
-def _fold_head(model: keras.Model, file: Path) -> None:
-    """Turn a softmax over two classes into one sigmoid unit: softmax(z)[1] is sigmoid(z[1] - z[0])."""
+def _units(file: Path, config: ModelConfig) -> int:
+    """Number of output units in a file: one a class, or a single sigmoid unit for two classes."""
     kernel, bias = head_tensors(file)
-    layer = model.get_layer(LOGITS_LAYER)
-    layer.set_weights([kernel[:, 1:] - kernel[:, :1], np.asarray(bias[1:] - bias[:1])])
+    classes = len(config.class_names)
+    if (
+        kernel.ndim != 2
+        or bias.shape != kernel.shape[1:]
+        or not (bias.size == classes or (bias.size, classes) == (1, 2))
+    ):
+        raise TensorMismatchError(
+            f"The head in {file} has tensors of the shapes {kernel.shape} and {bias.shape}, which do not fit the "
+            f"{classes} classes {', '.join(config.class_names)}."
+        )
+    return int(bias.size)
+
+
+def _convert_head(model: keras.Model, file: Path) -> None:
+    """From a softmax over two classes to one sigmoid unit or back: softmax(z)[1] is sigmoid(z[1] - z[0])."""
+    kernel, bias = head_tensors(file)
+    if bias.size == 2:
+        kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
+    else:
+        kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
+    model.get_layer(LOGITS_LAYER).set_weights([kernel, bias])

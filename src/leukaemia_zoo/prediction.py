@@ -14,10 +14,11 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
-from leukaemia_zoo.errors import ImageError
+from leukaemia_zoo.errors import ArchitectureError, ImageError
 from leukaemia_zoo.images import as_image, read_image
 from leukaemia_zoo.loading import config_of
 from leukaemia_zoo.registry import ModelConfig
+from leukaemia_zoo.views import symmetric_views
 
 NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
@@ -182,6 +183,7 @@ def predict(
 
     Raises:
         ImageError: For a bad image, with ``errors="raise"``.
+        ArchitectureError: If the model gives no probabilities of its classes.
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
@@ -211,7 +213,7 @@ def iter_predictions(
     Args:
         model: A network from `load_model`.
         items: Paths, or frames as arrays.
-        subjects: Subject of each; None takes it from C-NMC file names.
+        subjects: Subject of each, as many as items; None takes it from C-NMC file names.
         batch_size: Images computed at once.
         raise_errors: Raise at the first bad image instead of reporting it in its prediction.
 
@@ -221,7 +223,8 @@ def iter_predictions(
     config = config_of(model)
     named = ((item, _name(item, number)) for number, item in enumerate(items))
     owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
-    rows = zip(named, owners, strict=False)
+    # With fewer subjects than items, zip would drop cells without a word.
+    rows = zip(named, owners, strict=subjects is not None)
 
     def prepare(row: tuple[tuple[Any, str], str | None]) -> tuple[str, str | None, np.ndarray | ImageError]:
         (item, name), subject = row
@@ -253,7 +256,7 @@ def _verdicts(
     model: keras.Model, config: ModelConfig, batch: list[tuple[str, str | None, np.ndarray | ImageError]]
 ) -> Iterator[Prediction]:
     good = [pixels for _, _, pixels in batch if isinstance(pixels, np.ndarray)]
-    probabilities = iter(_probabilities(model, np.stack(good)) if good else ())
+    probabilities = iter(_probabilities(model, config, np.stack(good)) if good else ())
     for name, subject, pixels in batch:
         if isinstance(pixels, ImageError):
             yield Prediction(name, subject, None, None, config.class_names, str(pixels))
@@ -263,17 +266,30 @@ def _verdicts(
         yield Prediction(name, subject, label, tuple(values.tolist()), config.class_names)
 
 
-def _probabilities(model: keras.Model, batch: np.ndarray) -> np.ndarray:
-    """(N, classes) float64 in the order of the classes, also from a single sigmoid unit."""
-    output = np.asarray(model.predict_on_batch(batch.astype(np.float32)), dtype=np.float64)
-    return np.concatenate([1.0 - output, output], axis=1) if output.shape[1] == 1 else output
+def _probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -> np.ndarray:
+    """(N, classes) float64 in the order of the classes, also from a single sigmoid unit.
+
+    Views are averaged as log probabilities, which is averaging their logits: the temperature was found for that.
+    """
+    views = symmetric_views(batch.astype(np.float32), config.views)
+    output = np.asarray([model.predict_on_batch(view) for view in views], dtype=np.float64)
+    if output.shape[-1] == 1:
+        output = np.concatenate([1.0 - output, output], axis=-1)
+    if output.shape[-1] != len(config.class_names) or not np.allclose(output.sum(axis=-1), 1.0, atol=1e-3):
+        raise ArchitectureError(
+            f"The model '{model.name}' does not give a probability for each of {', '.join(config.class_names)}: load "
+            'it with output="probabilities".'
+        )
+    mean = np.log(np.maximum(output, 1e-30)).mean(axis=0)
+    odds = np.exp(mean - mean.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
 
 
 def _as_items(images: Any) -> tuple[Sequence[Any], bool]:
     """The images one by one, and whether they are files."""
     if isinstance(images, str | os.PathLike):
         return [images], True
-    if hasattr(images, "ndim"):
+    if hasattr(images, "ndim") and images.ndim != 1:  # with one axis: a column of paths
         return ([images] if images.ndim < 4 else images), False
     items = list(images)
     return items, bool(items) and all(isinstance(item, str | os.PathLike) for item in items)

@@ -100,9 +100,7 @@ class Preprocessing:
         Raises:
             ImageError: The array is not such an image.
         """
-        frame = Image.fromarray(np.ascontiguousarray(as_image(image)))
-        if self.reference_frame is not None and min(frame.size) > self.reference_frame:
-            frame = _reduce(frame, self.reference_frame)
+        frame = Image.fromarray(self.reduced(image))
         height, width = self.input_size
         scale = self.crop_fraction * min(frame.size) / max(height, width)
         crop_w, crop_h = scale * width, scale * height
@@ -110,6 +108,23 @@ class Preprocessing:
         # Rounding may put an edge a hair outside the frame, which Pillow refuses.
         box = (max(left, 0.0), max(top, 0.0), min(left + crop_w, frame.width), min(top + crop_h, frame.height))
         return np.array(frame.resize((width, height), _INTERPOLATIONS[self.interpolation], box=box))
+
+    def reduced(self, image: npt.ArrayLike) -> RGBArray:
+        """Reduce one image to the reference frame, where it is larger, without cropping: the first half of a call.
+
+        Args:
+            image: What `as_image` takes.
+
+        Returns:
+            A uint8 array of shape (height, width, 3), RGB, 0 to 255.
+
+        Raises:
+            ImageError: The array is not such an image.
+        """
+        frame = np.ascontiguousarray(as_image(image))
+        if self.reference_frame is None or min(frame.shape[:2]) <= self.reference_frame:
+            return frame
+        return np.asarray(_reduce(Image.fromarray(frame), self.reference_frame))
 
     def batch(self, images: Sequence[npt.ArrayLike] | npt.NDArray[Any]) -> RGBArray:
         """Crop and resize several images, whose sizes may differ.

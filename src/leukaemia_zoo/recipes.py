@@ -54,20 +54,22 @@ class Recipe:
         head: See `build_model`.
         dropout: See `build_model`.
         distillation: The first stage, or None to begin with random weights.
-        validation_share: Share of the subjects kept for early stopping, choice of the epoch and the temperature.
-        head_epochs: Epochs of the second stage, in which only the classifier learns.
-        head_learning_rate: Highest learning rate of the second stage.
-        fine_tune_epochs: Epochs of the third stage, in which everything but BatchNorm statistics learns.
-        fine_tune_learning_rate: Highest learning rate of the third stage.
-        patience: Epochs without a better validation loss after which a stage ends.
+        validation_share: Share of the subjects kept for the choice of penalty and epoch and for the temperature.
+        turned_views: Views of each training cell, turned all around the circle; see `turned_views`.
+        prediction_views: Symmetric views that a prediction averages over: 1, 4 (quarter turns) or 8 (also mirrored).
+        inverse_penalties: Values of C that are tried for the classifier, a logistic regression on the embeddings.
+        subject_power: A subject of n cells counts as n to this power: with 1 cells count alike, with 0 subjects do.
+        balance_classes: Whether the classes count alike; otherwise as often as they occur, which keeps the
+            probabilities true to the share of classes in the data.
+        fine_tune_epochs: Epochs in which all layers learn, after the classifier or from random weights.
+        fine_tune_learning_rate: Highest learning rate of these epochs; it rises in the first and falls as a cosine.
+        patience: Epochs without better validation figures after which fine-tuning ends.
         batch_size: Cells a batch.
         weight_decay: Of AdamW.
         label_smoothing: Share of the label that is spread over all classes.
-        subject_power: A subject of n cells is drawn with a weight of n to this power: 1 draws cells alike, 0 subjects.
-        balance_classes: Draw the classes alike.
-        zoom: See `CellAugmentation`.
-        shift: See `CellAugmentation`.
-        colour: See `CellAugmentation`.
+        zoom: See `CellAugmentation`; in fine-tuning.
+        shift: See `CellAugmentation`; in fine-tuning.
+        colour: See `CellAugmentation`; in fine-tuning.
         precision: Keras' policy in training; predictions are always computed in float32.
     """
 
@@ -77,16 +79,17 @@ class Recipe:
     dropout: float
     distillation: DistillationRecipe | None
     validation_share: float = 0.2
-    head_epochs: int = 6
-    head_learning_rate: float = 3e-3
-    fine_tune_epochs: int = 6
-    fine_tune_learning_rate: float = 2e-4
+    turned_views: int = 5
+    prediction_views: int = 8
+    inverse_penalties: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+    subject_power: float = 0.5
+    balance_classes: bool = False
+    fine_tune_epochs: int = 0
+    fine_tune_learning_rate: float = 1e-4
     patience: int = 3
     batch_size: int = 48
-    weight_decay: float = 1e-2
+    weight_decay: float = 1e-3
     label_smoothing: float = 0.05
-    subject_power: float = 0.5
-    balance_classes: bool = True
     zoom: float = 0.1
     shift: float = 0.03
     colour: float = 0.3
@@ -117,7 +120,9 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
         16
     """
     if architecture not in ARCHITECTURES:
-        raise UnknownNameError(f"There is no architecture '{architecture}'; {close_matches(architecture, ARCHITECTURES)}")
+        raise UnknownNameError(
+            f"There is no architecture '{architecture}'; {close_matches(architecture, ARCHITECTURES)}"
+        )
     rows = json.loads((resources.files("leukaemia_zoo") / "recipes.json").read_text(encoding="utf-8"))
     if architecture not in rows:
         raise UnknownNameError(f"There is no recipe for '{architecture}' yet; {close_matches(architecture, rows)}")
@@ -130,6 +135,8 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     if distillation is not None:
         pairs = tuple((str(own), str(other)) for own, other in distillation["pairs"])
         settings["distillation"] = _checked(DistillationRecipe, {**distillation, "pairs": pairs})
+    if "inverse_penalties" in settings:
+        settings["inverse_penalties"] = tuple(float(value) for value in settings["inverse_penalties"])
     return _checked(Recipe, settings)
 
 
@@ -147,14 +154,16 @@ def _read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str
 
 _Dataclass = TypeVar("_Dataclass")
 
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+
 
 def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name, value in settings.items():
         if name not in fields:
             raise UnknownNameError(f"A recipe has no setting '{name}'; {close_matches(name, fields)}")
-        wanted = fields[name].type
-        allowed = {"int": int, "float": (int, float), "str": str, "bool": bool}.get(str(wanted))
-        if allowed and (not isinstance(value, allowed) or (wanted in ("int", "float") and isinstance(value, bool))):
+        wanted = str(fields[name].type)
+        allowed = _KINDS.get(wanted)
+        if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and wanted != "bool")):
             raise DataError(f"The recipe's setting '{name}' must be of the kind {wanted}, not {value!r}.")
     return kind(**settings)

@@ -61,6 +61,8 @@ class ModelConfig:
         dropout: Share of the embedding dropped in training.
         temperature: By which the logits were divided to calibrate them. The division is already inside the weights of
             the last layer; multiply logits by it to get the uncalibrated ones.
+        views: Turned and mirrored views that a prediction averages over: 1, 4 or 8; see `symmetric_views`. The
+            temperature belongs to their average.
         weight: Name of the pretrained weight inside, or None.
     """
 
@@ -70,6 +72,7 @@ class ModelConfig:
     preprocessing: Preprocessing
     dropout: float = 0.0
     temperature: float = 1.0
+    views: int = 1
     weight: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,11 +122,15 @@ class ModelConfig:
         weight = data.get("weight")
         if not (weight is None or isinstance(weight, str)):
             raise WeightsError(f"weight must be the name of a weight or null, not {weight!r}.")
+        views = data.get("views", 1)
+        if views not in (1, 4, 8):
+            raise WeightsError(f"A prediction averages over 1, 4 or 8 views, not {views!r}.")
         return cls(
             architecture=architecture,
             class_names=tuple(classes),
             head=head,
             preprocessing=Preprocessing.from_dict(data["preprocessing"]),
+            views=views,
             weight=weight,
             **numbers,
         )

@@ -1,4 +1,4 @@
-"""Random generators that begin every epoch at a known place, so that an interrupted training goes on as it would have."""
+"""Random generators that begin every epoch at a known place, so that a resumed training goes on as it would have."""
 
 from __future__ import annotations
 

@@ -103,12 +103,13 @@ def kfold_by_subject(
 ) -> tuple[Split, ...]:
     """Return `folds` splits into `train` and `test`; each person is tested exactly once.
 
-    Subjects are dealt out as in `split_by_subject`, in equal shares, so that every fold is balanced in its subjects and,
-    as far as their sizes allow, in its cells. (scikit-learn's `StratifiedGroupKFold` balances cells alone: on C-NMC one
-    subject of 1,053 cells then is all the leukaemia of a fold.)
+    Subjects are dealt out as in `split_by_subject`, in equal shares, so that every fold is balanced in its subjects
+    and, as far as their sizes allow, in its cells. (scikit-learn's `StratifiedGroupKFold` balances cells alone: on
+    C-NMC one subject of 1,053 cells then is all the leukaemia of a fold.)
 
     Raises:
-        DataError: If a class has fewer subjects than folds, or subjects are unknown and `allow_unknown_subjects` is off.
+        DataError: If a class has fewer subjects than folds, or subjects are unknown and `allow_unknown_subjects` is
+            off.
 
     >>> cells = read_data("C-NMC_Leukemia")
     >>> [split.method for split in kfold_by_subject(cells, folds=2)]

@@ -98,7 +98,7 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"The header of {path} is not what this package writes ({error}).") from None
     if not isinstance(config, dict):
         raise WeightsError(f"The header of {path} is not what this package writes (no object).")

@@ -1,0 +1,183 @@
+"""MkDocs hooks: what the pages say about models comes from the registry and from the commands themselves.
+
+A line `<!-- zoo: NAME ARGUMENTS -->` in a page is replaced by what the function of that name in `RENDERERS` returns, so
+that no figure, parameter count or output of a command is typed by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from leukaemia_zoo.recipes import recipe_for
+from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec, weights
+
+ROOT = Path(__file__).parents[1]
+MARK = re.compile(r"^<!-- zoo: (\w+)(?: (.+?))? -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the marks of a page."""
+    markdown = MARK.sub(lambda found: RENDERERS[found[1]](found[2] or ""), markdown)
+    return re.sub(r"(\d) \(([\d.-]+) to ([\d.-]+)\) \|", r"\1&nbsp;(\2&nbsp;to&nbsp;\3) |", markdown)
+
+
+def _figures_module() -> Any:
+    spec = importlib.util.spec_from_file_location("render_figures", ROOT / "tools" / "render_figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_figures = _figures_module()
+
+
+def architectures(_: str) -> str:
+    """Table of the six architectures, the networks of the original system first."""
+    lines = ["| Name | Network | Input | Parameters | Heads | Source |", "|---|---|---|---|---|---|"]
+    for spec in sorted(ARCHITECTURES.values(), key=lambda spec: spec.default_weight is None):
+        height, width = spec.input_size
+        heads = ", ".join(f"`{head}`" for head in spec.heads)
+        lines.append(
+            f"| `{spec.name}` | {spec.title} | {height}&nbsp;x&nbsp;{width} | {spec.parameters:,} | {heads} | "
+            f"{_linked(spec.source)} |"
+        )
+    return "\n".join(lines)
+
+
+def weight_table(_: str) -> str:
+    """Table of the pretrained weights."""
+    specs = weights().values()
+    if not specs:
+        return _figures.NOTHING_YET
+    lines = ["| Weight | Head | Input | Parameters | File | Classes | Licence |", "|---|---|---|---|---|---|---|"]
+    for spec in specs:
+        config = spec.config
+        height, width = config.preprocessing.input_size
+        lines.append(
+            f"| `{spec.name}` | `{config.head}` | {height} x {width} | {spec.parameters:,} | "
+            f"{spec.size / 1e6:.1f} MB | {', '.join(f'`{name}`' for name in config.class_names)} | {spec.licence} |"
+        )
+    return "\n".join(lines)
+
+
+def weight_details(_: str) -> str:
+    """One section a weight: data, subjects, use, citation and every figure that was measured."""
+    return "\n\n".join(map(_weight_section, weights().values()))
+
+
+def _weight_section(spec: WeightSpec) -> str:
+    config = spec.config
+    lines = [f"### {spec.name}", ""]
+    lines += [f"- Made from {row['name']} ({row['licence']}): {_linked(row['source'])}" for row in spec.data]
+    for part in ("train", "validation"):
+        if counts := spec.training.get(part):
+            words = ", ".join(
+                f"{n['cells']:,} `{name}` cells of {n['subjects']} subjects" for name, n in counts.items()
+            )
+            lines.append(f"- {'Training' if part == 'train' else 'Validation'}: {words}")
+    lines += [
+        f"- Temperature of the calibration: {config.temperature:.3f}, already inside the last layer",
+        f"- Intended use: {spec.intended_use}",
+        f"- Cite: {_linked(spec.citation)}",
+        f"- sha256 `{spec.sha256}`",
+    ]
+    titles = {name: MEASUREMENTS.get(name, name.replace("_", " ").capitalize()) for name in spec.metrics}
+    places: dict[str, list[str]] = {}
+    for name, measured in spec.metrics.items():
+        places.setdefault(measured["on"], []).append(titles[name])
+    lines += ["", *(f"{' and '.join(names)}: {on}.  " for on, names in places.items())]
+    lines += ["", _figures.table({titles[name]: measured["values"] for name, measured in spec.metrics.items()})]
+    return "\n".join(lines)
+
+
+MEASUREMENTS = {
+    "cross_validation": "Cross-validation",
+    "cross_validation_area_baseline": "Cell area alone",
+    "validation": "Validation subjects",
+}
+
+
+def figures(_: str) -> str:
+    """The block of README.md."""
+    return _figures.figures(weights().values())
+
+
+def recipe(names: str) -> str:
+    """Table of the recipes of some architectures, side by side."""
+    recipes = {name: recipe_for(name) for name in names.split()}
+    lines = ["| Setting | " + " | ".join(f"`{name}`" for name in recipes) + " |", "|---|" + "---|" * len(recipes)]
+    rows = {name: _settings(found) for name, found in recipes.items()}
+    for setting in next(iter(rows.values())):
+        lines.append(f"| `{setting}` | " + " | ".join(str(row.get(setting, "")) for row in rows.values()) + " |")
+    return "\n".join(lines)
+
+
+def _settings(found: Any) -> dict[str, str]:
+    settings = {key: value for key, value in dataclasses.asdict(found).items() if key != "architecture"}
+    inner = settings.pop("distillation") or {}
+    settings |= {f"distillation.{key}": value for key, value in inner.items()}
+    return {key: _plain(value) for key, value in settings.items()}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "<br>".join(f"`{own}` like `{other}`" for own, other in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run(arguments: str) -> str:
+    """A command of ours and what it prints, run in the root of the repository."""
+    if not weights() and shlex.split(arguments)[0] == "predict":
+        return f"```console\n$ leukaemia-zoo {arguments}\n```\n\n{_figures.NOTHING_YET}"
+    result = subprocess.run(
+        [sys.executable, "-m", "leukaemia_zoo.cli", *shlex.split(arguments)],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"leukaemia-zoo {arguments} failed: {result.stderr}")
+    return f"```console\n$ leukaemia-zoo {arguments}\n{result.stdout}```"
+
+
+def source(path: str) -> str:
+    """A file of the repository as a block of code."""
+    return f"```python\n{(ROOT / path).read_text(encoding='utf-8')}```"
+
+
+def picture(path: str) -> str:
+    """A picture of the documentation, where it exists."""
+    if (ROOT / "docs" / path).is_file():
+        return f"![]({path})"
+    return _figures.NOTHING_YET.replace("figures", "pictures")
+
+
+def _linked(text: str) -> str:
+    """The text with every doi as a link."""
+    return re.sub(r"doi (10\.\S+?)(?=[,;.]?(?:\s|$))", r"[doi \1](https://doi.org/\1)", text)
+
+
+RENDERERS: dict[str, Callable[[str], str]] = {
+    "architectures": architectures,
+    "weights": weight_table,
+    "weight_details": weight_details,
+    "figures": figures,
+    "recipe": recipe,
+    "run": run,
+    "source": source,
+    "picture": picture,
+}

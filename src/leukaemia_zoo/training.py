@@ -1,0 +1,457 @@
+"""The recipe at work: from labelled cells to a calibrated network, and the cross-validation that judges the recipe.
+
+First the distillation, without labels; then the classifier, and fine-tuning where the recipe says so. The choice of
+penalty and epoch and the temperature look at validation subjects only; test subjects are never seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from leukaemia_zoo import __version__
+from leukaemia_zoo.architectures import LOGITS_LAYER, build_model
+from leukaemia_zoo.calibration import apply_temperature
+from leukaemia_zoo.datasets import Cells
+from leukaemia_zoo.distillation import TEACHER_SOURCE, distil
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.evaluation import (
+    area_baseline,
+    bootstrap_over_subjects,
+    metrics,
+    paired_difference,
+    per_subject,
+)
+from leukaemia_zoo.files import replacing, write_json
+from leukaemia_zoo.fitting import (
+    Fitted,
+    Report,
+    embed,
+    fit_network,
+    new_network,
+    precision,
+    preprocessing_for,
+    read_arrays,
+    view_logits,
+)
+from leukaemia_zoo.images import find_images, read_image
+from leukaemia_zoo.loading import save_model
+from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.recipes import Recipe, recipe_for
+from leukaemia_zoo.registry import ModelConfig
+from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, save_manifest, split_by_subject
+from leukaemia_zoo.weights_io import load_tensors, save_tensors, sha256_of
+
+_TRUNK_FILE = "distilled.safetensors"
+
+
+def train(
+    name: str,
+    cells: Cells,
+    out: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    teacher: str | Path | None = "imagenet",
+    unlabelled: str | Path | None = None,
+    split: str | Path | Split | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    report: Report = print,
+) -> keras.Model:
+    """Train a network on labelled cells, by subject, and leave it in a folder.
+
+    The folder then holds ``config.json`` and ``model.safetensors`` (see `load_model`), ``split.json`` (the manifest),
+    ``validation.csv`` (predictions on the validation subjects) and ``training.json`` (the record: recipe, seed, data,
+    versions, curves, time, figures). A run that was interrupted goes on where its last whole epoch ended.
+
+    Args:
+        name: Architecture.
+        cells: Labelled cells with subjects.
+        out: Folder to write.
+        recipe: How to train; None for the recipe of the package.
+        teacher: Weights of MobileNet to distil: ``"imagenet"`` (Keras downloads them), an ``.npz`` file, or None to
+            leave out the distillation.
+        unlabelled: Folder of cell images for the distillation; None takes the training cells, without their labels.
+        split: Manifest or `Split` with the parts train and validation; None makes one.
+        seed: Of the split, the weights, the order and the views.
+        restart: Begin anew instead of resuming.
+        report: Called with each line of progress.
+
+    Returns:
+        The trained network, calibrated on the validation subjects.
+
+    Raises:
+        LeakError: If the split shares a subject or an identical image between its parts.
+        DataError: If the data cannot be used, or the folder holds a run with other settings.
+    """
+    recipe = recipe or recipe_for(name)
+    out = Path(out)
+    if not isinstance(split, Split):
+        split = (
+            split_by_subject(cells, {"train": 1 - recipe.validation_share, "validation": recipe.validation_share}, seed)
+            if split is None
+            else load_manifest(split, cells)
+        )
+    _require_parts(split, "train", "validation")
+    check_split(cells, split)
+    out.mkdir(parents=True, exist_ok=True)
+    manifest_hash = save_manifest(out / "split.json", cells, split)
+
+    state = RunState(out / "state", _fingerprint(recipe, seed, manifest_hash, teacher, unlabelled), restart)
+    report(f"reading {len(cells):,} cells")
+    arrays = read_arrays(cells, recipe, seed)
+    training_pixels = arrays.pixels[0, list(split.parts["train"])]
+    trunk = _distilled(recipe, state, training_pixels, teacher, unlabelled, seed, report)
+    fitted = fit_network(recipe, cells, arrays.pixels, split, trunk, state, seed, report)
+
+    validation = np.array(split.parts["validation"])
+    logits = view_logits(fitted.model, arrays.pixels[0, validation], recipe.prediction_views)
+    probabilities = apply_temperature(logits, fitted.temperature)
+    labels, owners = cells.labels[validation], [cells.subjects[row] for row in validation]
+    measured = bootstrap_over_subjects(labels, probabilities, owners, seed=seed)
+    model = _finished(fitted, recipe, cells)
+    where = (
+        f"{len(validation):,} cells of {len(set(owners))} validation subjects, which also chose penalty and temperature"
+    )
+    figures = {"validation": {"on": where, "values": measured.to_dict()["intervals"]}}
+    record = {
+        **_record(recipe, cells, seed, teacher, unlabelled, trunk),
+        "manifest_sha256": manifest_hash,
+        "curves": fitted.curves,
+        "chosen": fitted.chosen,
+        "temperature": fitted.temperature,
+        "uncalibrated": metrics(labels, apply_temperature(logits, 1.0)),
+        "metrics": figures,
+        "per_subject": per_subject(labels, probabilities, owners, cells.class_names),
+    }
+    _write_predictions(out / "validation.csv", cells, validation, probabilities)
+    save_model(
+        model,
+        out,
+        half=True,
+        name=f"{name}.{'cnmc' if cells.source == 'c-nmc' else 'custom'}",
+        training={
+            part: {label: _brief(counts) for label, counts in cells.subset(list(rows)).summary()["classes"].items()}
+            for part, rows in split.parts.items()
+        }
+        | {"manifest_sha256": manifest_hash, "seed": seed, "recipe": recipe.to_dict()},
+        metrics=figures,
+        data=tuple(record["data"]),
+        intended_use="Research on single-cell images like those it was trained on; not a diagnosis.",
+    )
+    write_json(out / "training.json", _plain(record))
+    state.remove()
+    for metric in ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity", "ece"):
+        if metric in measured:
+            report(f"validation {metric}: {measured[metric]}")
+    report(f"temperature {fitted.temperature:.3f}; saved in {out}")
+    return model
+
+
+def cross_validate(
+    name: str,
+    cells: Cells,
+    out: str | Path,
+    *,
+    folds: int = 5,
+    recipe: Recipe | None = None,
+    teacher: str | Path | None = "imagenet",
+    unlabelled: str | Path | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    report: Report = print,
+) -> dict[str, Any]:
+    """Judge a recipe on unseen subjects: each is predicted once, by a network that saw none of their cells.
+
+    In every fold the subjects that are not tested are split again into training and validation subjects, and the whole
+    of `train` runs on them. The baseline "cell area alone" is fitted on the same training subjects. Distillation on
+    further unlabelled images is done once, because no cell of the table takes part in it.
+
+    Args:
+        name: Architecture.
+        cells: Labelled cells with subjects.
+        out: Folder for ``cross_validation.json``, ``out_of_fold.csv`` and the manifests of the folds.
+        folds: Number of folds.
+        recipe: See `train`.
+        teacher: See `train`.
+        unlabelled: See `train`.
+        seed: See `train`.
+        restart: See `train`.
+        report: See `train`.
+
+    Returns:
+        What ``cross_validation.json`` holds: figures with 95 % intervals from a bootstrap over subjects, for the
+        network, the area baseline and their difference, per fold and per subject.
+
+    Raises:
+        LeakError: If a fold shares a subject or an identical image.
+        DataError: If there are too few subjects, or the folder holds a run with other settings.
+    """
+    recipe = recipe or recipe_for(name)
+    out = Path(out)
+    outer = kfold_by_subject(cells, folds, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    probabilities = np.zeros((len(cells), len(cells.class_names)))
+    baseline = np.zeros(len(cells))
+    fold_of_cell = np.zeros(len(cells), int)
+    parts = []
+    shared = RunState(out / "state", _fingerprint(recipe, seed, f"{folds} folds", teacher, unlabelled), restart)
+    report(f"reading {len(cells):,} cells")
+    arrays = read_arrays(cells, recipe, seed)
+    trunk = embeddings = None
+    if unlabelled is not None:
+        # No cell of the table takes part in this distillation: every fold can use it.
+        trunk = _distilled(recipe, shared, None, teacher, unlabelled, seed, report)
+    if trunk is not None:
+        model = new_network(recipe, len(cells.class_names), seed)
+        load_tensors(model, trunk, without_head=True)
+        embeddings = embed(model, arrays.pixels)
+    for number, fold in enumerate(outer):
+        test = np.array(fold.parts["test"])
+        split = _with_validation(cells, fold, recipe.validation_share, seed)
+        check_split(cells, split)
+        manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
+        state = RunState(
+            shared.folder / f"fold_{number}", _fingerprint(recipe, seed, manifest_hash, teacher, unlabelled), restart
+        )
+        own_trunk = trunk
+        if own_trunk is None:
+            training_pixels = arrays.pixels[0, list(split.parts["train"])]
+            own_trunk = _distilled(recipe, state, training_pixels, teacher, None, seed, report)
+        result = state.load_arrays()
+        if result is None:
+            fitted = fit_network(
+                recipe, cells, arrays.pixels, split, own_trunk, state, seed, report, embeddings=embeddings
+            )
+            logits = view_logits(fitted.model, arrays.pixels[0, test], recipe.prediction_views)
+            result = {
+                "probabilities": apply_temperature(logits, fitted.temperature),
+                "temperature": np.array(fitted.temperature),
+                "chosen": np.array(json.dumps(fitted.chosen)),
+            }
+            state.save_arrays(result)
+        probabilities[test] = result["probabilities"]
+        known = np.array(sorted((*split.parts["train"], *split.parts["validation"])))
+        baseline[test] = area_baseline(arrays.area[known], cells.labels[known], arrays.area[test])
+        fold_of_cell[test] = number
+        measured = metrics(cells.labels[test], probabilities[test])
+        parts.append(
+            {
+                "fold": number,
+                "manifest_sha256": manifest_hash,
+                "temperature": float(result["temperature"]),
+                "chosen": json.loads(str(result["chosen"])),
+                "subjects": {part: len({cells.subjects[row] for row in rows}) for part, rows in split.parts.items()},
+                "cells": {part: len(rows) for part, rows in split.parts.items()},
+                "metrics": measured,
+            }
+        )
+        report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
+    found = {
+        **_record(recipe, cells, seed, teacher, unlabelled, trunk),
+        "folds": parts,
+        "metrics": bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed).to_dict(),
+        "area_baseline": bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed).to_dict(),
+        "less_area_baseline": paired_difference(
+            cells.labels, probabilities, np.stack([1 - baseline, baseline], 1), cells.subjects, seed=seed
+        ).to_dict(),
+        "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
+    }
+    found = _plain(found)
+    _write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=fold_of_cell)
+    write_json(out / "cross_validation.json", found)
+    shared.remove()
+    for metric, interval in found["metrics"]["intervals"].items():
+        report(
+            f"{metric:<18} {interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}); "
+            f"cell area alone {found['area_baseline']['intervals'][metric]['value']:.3f}"
+        )
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+def _read_unlabelled(folder: str | Path, recipe: Recipe) -> np.ndarray:
+    assert recipe.distillation is not None
+    paths, _ = find_images([folder])
+    if not paths:
+        raise DataError(f"There are no images for the distillation in {folder}.")
+    preprocessing = Preprocessing(
+        (recipe.input_size, recipe.input_size), crop_fraction=recipe.distillation.crop_fraction, reference_frame=None
+    )
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda path: preprocessing(read_image(path)), paths)))
+
+
+def _require_parts(split: Split, *parts: str) -> None:
+    if set(split.parts) != set(parts):
+        raise DataError(f"The split has the parts {sorted(split.parts)}, but training takes {' and '.join(parts)}.")
+
+
+def _with_validation(cells: Cells, fold: Split, share: float, seed: int) -> Split:
+    """Split the subjects that a fold does not test into training and validation subjects."""
+    rows = list(fold.parts["train"])
+    inner = split_by_subject(cells.subset(rows), {"train": 1 - share, "validation": share}, seed)
+    parts = {part: tuple(rows[row] for row in inner.parts[part]) for part in ("train", "validation")}
+    return Split({**parts, "test": fold.parts["test"]}, seed, fold.method)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages
+
+
+def _distilled(
+    recipe: Recipe,
+    state: RunState,
+    training_pixels: np.ndarray | None,
+    teacher: str | Path | None,
+    unlabelled: str | Path | None,
+    seed: int,
+    report: Report,
+) -> Path | None:
+    """File with the distilled trunk, made now or by the run that was interrupted; None without distillation."""
+    if recipe.distillation is None or teacher is None:
+        return None
+    file = state.folder / _TRUNK_FILE
+    if file.is_file():
+        report("distillation: done by the run that was interrupted")
+        return file
+    pixels = training_pixels if unlabelled is None else _read_unlabelled(unlabelled, recipe)
+    assert pixels is not None
+    report(f"distillation: {len(pixels):,} images without labels, teacher {teacher}")
+    with precision(recipe.precision):
+        model = new_network(recipe, 2, seed)
+    history = distil(model, pixels, recipe.distillation, teacher, seed=seed, folder=state.folder, report=report)
+    save_tensors(model, file, config={"distillation": history})
+    return file
+
+
+def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
+    """The network in float32 with the temperature inside its last layer."""
+    model = build_model(
+        recipe.architecture,
+        num_classes=len(cells.class_names),
+        input_size=recipe.input_size,
+        head=recipe.head,
+        dropout=recipe.dropout,
+    )
+    model.set_weights(fitted.model.get_weights())
+    head = model.get_layer(LOGITS_LAYER)
+    head.set_weights([values / fitted.temperature for values in head.get_weights()])
+    model.zoo = ModelConfig(
+        architecture=recipe.architecture,
+        class_names=cells.class_names,
+        head=recipe.head,
+        preprocessing=preprocessing_for(recipe),
+        dropout=recipe.dropout,
+        views=recipe.prediction_views,
+        temperature=fitted.temperature,
+    )
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# State of a run, and its record
+
+
+def _fingerprint(
+    recipe: Recipe, seed: int, data: str, teacher: str | Path | None, unlabelled: str | Path | None
+) -> str:
+    content = [recipe.to_dict(), seed, data, str(teacher), str(unlabelled), keras.backend.backend(), __version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _record(
+    recipe: Recipe,
+    cells: Cells,
+    seed: int,
+    teacher: str | Path | None,
+    unlabelled: str | Path | None,
+    trunk: Path | None,
+) -> dict[str, Any]:
+    """What produced a result, as far as it is the same for a training and a cross-validation."""
+    data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
+    if trunk is not None:
+        data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
+    return {
+        "package": __version__,
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "cells": cells.summary(),
+        "notes": list(cells.notes),
+        "teacher": None if trunk is None else _described(teacher),
+        "unlabelled": None
+        if unlabelled is None
+        else {"folder": Path(unlabelled).name, "images": len(find_images([unlabelled])[0])},
+        "data": data,
+        "versions": {
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+            "numpy": np.__version__,
+        },
+        "machine": {"processor": platform.machine(), "system": platform.system()},
+    }
+
+
+_C_NMC = {
+    "name": "C-NMC 2019",
+    "source": "Gupta and Gupta 2019, doi 10.7937/tcia.2019.dc64i46r",
+    "licence": "CC BY 3.0 according to third-party notes",
+}
+
+
+def _described(teacher: str | Path | None) -> dict[str, str]:
+    if str(teacher) == "imagenet":
+        return {"network": TEACHER_SOURCE, "weights": "keras.applications, imagenet"}
+    assert teacher is not None
+    return {"network": TEACHER_SOURCE, "weights": Path(teacher).name, "sha256": sha256_of(teacher)}
+
+
+def _brief(counts: dict[str, Any]) -> dict[str, int]:
+    return {"cells": int(counts["cells"]), "subjects": int(counts["subjects"])}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON has them: no NumPy types, no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _write_predictions(
+    path: Path, cells: Cells, rows: np.ndarray, probabilities: np.ndarray, fold: np.ndarray | None = None
+) -> None:
+    """One row a cell: file name, subject, label, probability of each class, and the fold that tested it."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [
+                "file",
+                "subject",
+                "label",
+                *(f"p_{name}" for name in cells.class_names),
+                *(["fold"] if fold is not None else []),
+            ]
+        )
+        for row, values in zip(rows, probabilities, strict=True):
+            writer.writerow(
+                [cells.paths[row].name, cells.subjects[row], cells.class_names[cells.labels[row]]]
+                + [f"{value:.6f}" for value in values]
+                + ([int(fold[row])] if fold is not None else [])
+            )

@@ -1,0 +1,162 @@
+"""Outputs of the networks and layers on one backend, for `test_backends` to compare: run in a process of its own.
+
+    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|save|load...
+
+The weights come from a NumPy generator per stable tensor name, so that every backend gets the same ones.
+"""
+
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+# The least input of each published network, with a few pixels more, so that nothing is one pixel small throughout.
+SMALL = ("cnn", "cnn_attention")
+LARGE = {"vgg16": 48, "resnet50": 64, "inception_v3": 96, "xception": 80}
+
+# By how much a convolution widens its input: what keeps the activations of each published network at order 1.
+GAINS = {"resnet50": 0.8, "inception_v3": 1.5, "xception": 0.95}
+
+
+def set_fixed_weights(model):
+    """Give a network weights that depend on nothing but the names and shapes of its tensors; returns the network.
+
+    Their scale keeps activations of order 1 through all depths, so that a softmax over them is not saturated and a
+    difference anywhere shows at the end.
+    """
+    from leukaemia_zoo.weights_io import named_variables
+
+    for name, variable in named_variables(model).items():
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        layer, kind = name.split("/")
+        shape = tuple(variable.shape)
+        if kind in ("gamma", "moving_variance"):
+            value = rng.uniform(0.7, 1.3, shape)
+        elif len(shape) == 1:
+            value = rng.normal(0, 0.1, shape)
+        else:
+            fan_in = np.prod(shape[:2]) if kind == "depthwise_kernel" else np.prod(shape[:-1])
+            gain = 1.0 if layer == "logits" else GAINS.get(model.name, 1.4)
+            if layer in ("block1_conv1", "conv1_conv") and model.name in ("vgg16", "resnet50"):
+                gain /= 64  # these see pixels and not numbers of order 1
+            value = rng.normal(0, gain / np.sqrt(fan_in), shape)
+        variable.assign(value.astype("float32"))
+    return model
+
+
+def cells(count, size, seed=0):
+    """Frames (count, size, size, 3) float32, 0 to 255: textured discs of several sizes and colours on black."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    frames = np.zeros((count, size, size, 3), np.float32)
+    for frame in frames:
+        inside = np.hypot(y - rng.uniform(0.45, 0.55), x - rng.uniform(0.45, 0.55)) < rng.uniform(0.25, 0.4)
+        texture = rng.normal(0, 20, (size, size, 1)) + rng.uniform(40, 200, 3)
+        frame[inside] = np.clip(np.rint(texture), 10, 255)[inside]
+    return frames
+
+
+def outputs_of(model, images):
+    """Probabilities, logits and embeddings, float32 NumPy arrays."""
+    from keras import Model
+
+    layers = ("probabilities", "logits", "embedding")
+    together = Model(model.inputs, [model.get_layer(name).output for name in layers])
+    values = together.predict_on_batch(images)
+    return {f"{model.name}/{name}": np.asarray(value) for name, value in zip(layers, values, strict=True)}
+
+
+def small():
+    """The project's own layers, and the two small networks with both heads at their published input."""
+    from keras import ops
+
+    from leukaemia_zoo import AttentionBlock, build_model
+    from leukaemia_zoo.attention import attention_maps
+    from leukaemia_zoo.layers import CellMask, CellStatistics
+
+    found = {}
+    rng = np.random.default_rng(1)
+    features = rng.normal(0, 2, (3, 13, 13, 32)).astype("float32")
+    block = AttentionBlock(return_attention=True)
+    block.build(features.shape)
+    block.set_weights([rng.normal(0, 0.5, (32, 1)), np.array([0.3])])
+    gated, attention = block(features)
+    found["layers/gated"], found["layers/attention"] = map(ops.convert_to_numpy, (gated, attention))
+    images = cells(3, 13)
+    mask = CellMask()(images)
+    found["layers/mask"] = ops.convert_to_numpy(mask)
+    found["layers/statistics"] = ops.convert_to_numpy(CellStatistics()(features, mask))
+
+    for name in SMALL:
+        for head in ("flatten", "texture"):
+            model = set_fixed_weights(build_model(name, head=head))
+            images = cells(3, model.input_shape[1])
+            found |= {f"{head}:{key}": value for key, value in outputs_of(model, images).items()}
+            if name == "cnn_attention":
+                found[f"{head}:attention_maps"] = attention_maps(model, images)
+    return found
+
+
+def large():
+    """The four published networks at a reduced input, and the names of their tensors in this fresh process."""
+    from keras import backend
+
+    from leukaemia_zoo import build_model
+    from leukaemia_zoo.weights_io import named_variables
+
+    found = {}
+    for name, size in LARGE.items():
+        model = set_fixed_weights(build_model(name, num_classes=3, input_size=size))
+        found[f"names:{name}"] = np.array(list(named_variables(model)))
+        found |= outputs_of(model, cells(2, size))
+        del model
+        backend.clear_session()
+    return found
+
+
+def shipped():
+    """Every weight of the registry."""
+    from leukaemia_zoo import load_model
+    from leukaemia_zoo.registry import weights
+
+    found = {}
+    for name in weights():
+        model = load_model(name)
+        for key, value in outputs_of(model, cells(4, model.input_shape[1])).items():
+            found[f"{name}:{key}"] = value
+    return found
+
+
+def save(folder):
+    """Save a network with fixed weights, for the other backends to load."""
+    from leukaemia_zoo import load_model, save_model
+
+    save_model(set_fixed_weights(load_model("cnn_attention", weights=None)), folder)
+
+
+def load(folder):
+    """Outputs of the network that `save` left in a folder."""
+    from leukaemia_zoo import load_model
+
+    return {f"loaded:{key}": value for key, value in outputs_of(load_model(folder), cells(3, 100)).items()}
+
+
+def main():
+    """Write what was asked for to an npz file."""
+    import keras
+
+    out, work, *parts = sys.argv[1:]
+    found = {"backend": np.array(keras.backend.backend())}
+    for part in parts:
+        if part == "save":
+            save(Path(work) / keras.backend.backend())
+        elif part == "load":
+            found |= load(Path(work) / "here")
+        else:
+            found |= {"small": small, "large": large, "shipped": shipped}[part]()
+    np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main()

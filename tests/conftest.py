@@ -1,0 +1,109 @@
+"""What several test modules share: generated cells, a tiny saved model, where the real data lies."""
+
+import os
+import random
+import struct
+import zlib
+from pathlib import Path
+
+# Before anything imports Keras: TensorFlow's notes on its build flags, and GPUs that nobody needs here.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+
+
+@pytest.fixture(autouse=True)
+def _seeds(monkeypatch):
+    """The same random numbers whatever ran before; and no command that shows a progress bar."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what Keras without a seed of its own draws from
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of the real data; tests that need it are skipped where it is not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data is not on this machine ({SHARED_DATA})")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def draw_cell():
+    """A function that draws one cell in the middle of a black frame, uint8 (size, size, 3).
+
+    Its arguments are the seed of the texture, the side of the frame, the radius as a part of the frame and the level
+    of grey around which the texture lies.
+    """
+
+    def draw(seed=0, size=256, radius=0.25, level=120):
+        rng = np.random.default_rng(seed)
+        y, x = np.mgrid[:size, :size] - (size - 1) / 2
+        texture = np.clip(level + rng.normal(0, 15, (size, size, 1)) + rng.uniform(-30, 30, 3), 20, 255)
+        return np.where((np.hypot(x, y) < radius * size)[..., None], texture, 0).astype(np.uint8)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A small `cnn_attention` (32 px) with fixed weights, which calls dark cells `hem` and bright ones `all`."""
+    from backend_outputs import set_fixed_weights
+
+    from leukaemia_zoo import ModelConfig, Preprocessing, build_model
+
+    model = set_fixed_weights(build_model("cnn_attention", input_size=32))
+    model.zoo = ModelConfig("cnn_attention", ("hem", "all"), "flatten", Preprocessing((32, 32)))
+    # As drawn from the fixed weights, z[1] - z[0] is -0.9 for dark cells and -1.8 for bright ones.
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([-4 * kernel, -4 * bias + np.array([0, -5.3], np.float32)])
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model, tmp_path_factory):
+    """Folder in which `tiny_model` is saved."""
+    from leukaemia_zoo import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(tiny_model, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bomb():
+    """Bytes of a PNG whose header promises 100 megapixels and whose data ends at once."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+@pytest.fixture
+def mixed_folder(tmp_path, draw_cell, bomb):
+    """A folder as people have them: three good cells among six files that are none, and two that are no images.
+
+    The good ones are `UID_7_1_1_all.bmp` (bright), `UID_H3_1_1_hem.png` (dark) and `wrong_suffix.jpg` (a PNG, bright).
+    """
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.fromarray(draw_cell(1, level=190)).save(folder / "UID_7_1_1_all.bmp")
+    Image.fromarray(draw_cell(2, level=60)).save(folder / "UID_H3_1_1_hem.png")
+    Image.fromarray(draw_cell(3, level=190)).save(folder / "wrong_suffix.jpg", format="PNG")
+    (folder / "cut_off.png").write_bytes((folder / "UID_H3_1_1_hem.png").read_bytes()[:2000])
+    (folder / "empty.bmp").touch()
+    (folder / "text.png").write_text("UID_7_1_1_all.bmp,1\n")
+    (folder / "bomb.png").write_bytes(bomb)
+    Image.new("RGB", (1, 1), (90, 40, 110)).save(folder / "one_pixel.png")
+    (folder / "report.pdf").write_bytes(b"%PDF-1.7\n")
+    (folder / "labels.csv").write_text("path,label\n")
+    return folder

@@ -1,0 +1,196 @@
+"""The spatial gate and its maps."""
+
+import keras
+import numpy as np
+import pytest
+from backend_outputs import cells, set_fixed_weights
+from keras import ops
+
+from leukaemia_zoo import AttentionBlock, attention_maps, build_model
+from leukaemia_zoo.errors import ArchitectureError, ImageError
+
+SHAPE = (2, 5, 4, 8)
+
+
+@pytest.fixture
+def features():
+    return np.random.default_rng(0).normal(0, 2, SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def weights():
+    rng = np.random.default_rng(1)
+    return [rng.normal(0, 0.5, (8, 1)).astype(np.float32), np.array([0.3], np.float32)]
+
+
+def gate(weights, **options):
+    """A built block with these weights."""
+    block = AttentionBlock(**options)
+    block.build(SHAPE)
+    block.set_weights(weights)
+    return block
+
+
+def expected(features, weights):
+    """Gated features and map, by the formula of the class, in float64."""
+    score = np.einsum("bijc,c->bij", features.astype(float), weights[0][:, 0].astype(float)) + float(weights[1][0])
+    attention = 1 / (1 + np.exp(-score))
+    return features * attention[..., None], attention[..., None]
+
+
+@pytest.mark.parametrize("channels", [1, 32, 128])
+def test_it_has_one_weight_a_channel_and_a_bias(channels):
+    block = AttentionBlock()
+    block.build((None, 13, 13, channels))
+    assert block.count_params() == channels + 1
+    assert [tuple(weight.shape) for weight in block.weights] == [(channels, 1), (1,)]
+    without = AttentionBlock(use_bias=False)
+    without.build((None, 13, 13, channels))
+    assert without.count_params() == channels
+
+
+def test_it_is_the_formula(features, weights):
+    gated, attention = expected(features, weights)
+    np.testing.assert_allclose(ops.convert_to_numpy(gate(weights)(features)), gated, atol=1e-5)
+    both = gate(weights, return_attention=True)(features)
+    assert isinstance(both, tuple)
+    np.testing.assert_allclose(ops.convert_to_numpy(both[0]), gated, atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(both[1]), attention, atol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(gate(weights).attention(features)), attention, atol=1e-6)
+
+
+def test_another_activation_and_no_bias(features, weights):
+    block = gate(weights[:1], activation="tanh", use_bias=False)
+    score = features @ weights[0]
+    np.testing.assert_allclose(ops.convert_to_numpy(block(features)), features * np.tanh(score), atol=1e-5)
+
+
+def test_shapes_are_told_before_anything_is_computed():
+    assert AttentionBlock().compute_output_shape((None, 7, 7, 3)) == (None, 7, 7, 3)
+    both = AttentionBlock(return_attention=True).compute_output_shape((None, 7, 7, 3))
+    assert both == ((None, 7, 7, 3), (None, 7, 7, 1))
+    gated, attention = AttentionBlock(return_attention=True)(keras.Input((None, None, 3)))
+    assert gated.shape == (None, None, None, 3)
+    assert attention.shape == (None, None, None, 1)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 8), (2, 5, 4, 8, 1), (None, 5, 4, None)])
+def test_another_shape_is_refused_by_name(shape):
+    with pytest.raises(ArchitectureError, match=r"'gate' takes a feature map \(batch, height, width, channels\)"):
+        AttentionBlock(name="gate").build(shape)
+
+
+# --- serialisation ---
+
+
+def test_configuration_round_trip(features, weights):
+    block = gate(
+        weights,
+        name="gate",
+        activation="hard_sigmoid",
+        kernel_initializer="he_normal",
+        kernel_regularizer=keras.regularizers.L2(0.01),
+        return_attention=True,
+    )
+    for copy in (
+        AttentionBlock.from_config(block.get_config()),
+        keras.layers.deserialize(keras.layers.serialize(block)),
+    ):
+        assert copy.get_config() == block.get_config()
+        assert copy.kernel_regularizer.l2 == pytest.approx(0.01)
+        if not copy.built:  # deserialize builds it, since the shape is in the configuration
+            copy.build(SHAPE)
+        copy.set_weights(weights)
+        for ours, theirs in zip(block(features), copy(features), strict=True):
+            assert np.array_equal(ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs))
+    assert keras.saving.get_registered_object("leukaemia_zoo>AttentionBlock") is AttentionBlock
+
+
+def test_regulariser_is_a_loss(weights):
+    block = gate(weights, kernel_regularizer=keras.regularizers.L2(0.5))
+    assert float(block.losses[0]) == pytest.approx(0.5 * float((weights[0] ** 2).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("head", ["flatten", "texture"])
+def test_keras_file_round_trip(tmp_path, head):
+    """Keras' own format, in safe mode and without custom_objects, holds our layers."""
+    model = set_fixed_weights(build_model("cnn_attention", input_size=32, head=head))
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    images = cells(2, 32)
+    np.testing.assert_allclose(copy.predict_on_batch(images), model.predict_on_batch(images), atol=1e-6)
+
+
+# --- training and precision ---
+
+
+def test_it_learns(features):
+    """A gate must find out which channel says where to look."""
+    inputs = keras.Input(SHAPE[1:])
+    model = keras.Model(inputs, AttentionBlock(kernel_initializer="zeros")(inputs))
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    images = np.random.default_rng(2).normal(0, 1, (64, *SHAPE[1:])).astype(np.float32)
+    target = images * (images[..., :1] > 0)
+    first = model.train_on_batch(images, target)
+    for _ in range(60):
+        last = model.train_on_batch(images, target)
+    kernel, bias = model.get_weights()
+    assert float(last) < 0.5 * float(first)
+    assert kernel[0, 0] > 1
+    assert np.abs(kernel[1:]).max() < 0.3
+    assert not np.array_equal(bias, [0.0]), "no gradient came to the bias"
+
+
+@pytest.mark.parametrize(("policy", "tolerance"), [("mixed_float16", 5e-3), ("mixed_bfloat16", 5e-2)])
+def test_mixed_precision(features, weights, policy, tolerance):
+    block = gate(weights, dtype=policy, return_attention=True)
+    half = policy.removeprefix("mixed_")
+    gated, attention = block(features)
+    assert keras.backend.standardize_dtype(gated.dtype) == keras.backend.standardize_dtype(attention.dtype) == half
+    assert {keras.backend.standardize_dtype(weight.dtype) for weight in block.weights} == {"float32"}
+    reference = expected(features, weights)
+    for found, true in zip((gated, attention), reference, strict=True):
+        found = ops.convert_to_numpy(ops.cast(found, "float32"))
+        np.testing.assert_allclose(found, true, atol=tolerance * np.abs(true).max())
+
+
+# --- maps ---
+
+
+@pytest.fixture(scope="module")
+def model():
+    return set_fixed_weights(build_model("cnn_attention", input_size=40))
+
+
+def test_maps_are_those_of_the_network(model):
+    images = cells(5, 40)
+    before = keras.Model(model.inputs, model.get_layer("block3_pool").output).predict_on_batch(images)
+    maps = attention_maps(model, images)
+    assert maps.shape == (5, 5, 5)
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected(before, model.get_layer("attention").get_weights())[1][..., 0], atol=1e-5)
+    assert maps.std() > 0.01
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    np.testing.assert_allclose(attention_maps(model, images, batch_size=2), maps, atol=1e-6)
+    np.testing.assert_allclose(attention_maps(model, images.astype(np.uint8)), maps, atol=1e-6)
+    assert attention_maps(model, images[:0]).shape == (0, 5, 5)
+
+
+def test_maps_are_of_the_last_block(features, weights):
+    inputs = keras.Input(SHAPE[1:])
+    first, last = gate([-weights[0], weights[1]]), gate(weights)
+    model = keras.Model(inputs, last(first(inputs)))
+    gated = expected(features, [-weights[0], weights[1]])[0]
+    np.testing.assert_allclose(attention_maps(model, features), expected(gated, weights)[1][..., 0], atol=1e-5)
+
+
+def test_a_network_without_gate_has_no_maps():
+    with pytest.raises(ArchitectureError, match="'cnn' holds no AttentionBlock"):
+        attention_maps(build_model("cnn", input_size=32), cells(1, 32))
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 3), (1, 100, 100, 3), (1, 3, 40, 40), (1, 40, 40)])
+def test_images_of_another_shape_are_refused(model, shape):
+    with pytest.raises(ImageError, match=r"not \(N, 40, 40, 3\)"):
+        attention_maps(model, np.zeros(shape, np.float32))

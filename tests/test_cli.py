@@ -1,0 +1,509 @@
+"""The command line, as a user meets it: what it prints, writes and returns, and what it does not import."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukaemia_zoo import __version__, cli, load_model, predict, registry, save_model
+from leukaemia_zoo.cli import main
+from leukaemia_zoo.registry import ARCHITECTURES
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+SHIPPED = sorted(registry.weights())
+HEADER = "path,subject,label,p_hem,p_all,error"
+STATEMENT = "For research only: these are the outputs of a statistical model, not a diagnosis."
+
+needs_default = pytest.mark.skipif(
+    "cnn_attention.cnmc" not in SHIPPED, reason="the weight of the default model is not shipped yet"
+)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process; returns exit status, output and errors."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return status, out, err
+
+    return run
+
+
+def in_new_process(*command, **environment):
+    """Run Python in a process of its own, with this package on its path and no variables of ours."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("TF_CPP_MIN_LOG_LEVEL", "TQDM_DISABLE")}
+    kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env=kept | environment, capture_output=True, text=True, check=False
+    )
+
+
+def read_rows(path):
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def error_line(err):
+    """The one line in which a mistake is told."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("leukaemia-zoo: error: ")
+    return lines[0]
+
+
+# --- list and info ---
+
+
+def test_without_a_command_it_helps(run):
+    status, out, err = run()
+    assert (status, err) == (0, "")
+    assert out == run("--help")[1]
+    for word in ("predict", "train", "verify", "list", "info", "not a diagnosis"):
+        assert word in " ".join(out.split())
+
+
+@pytest.mark.parametrize("command", ["predict", "train", "verify", "list", "info"])
+def test_every_command_has_help(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert f"usage: leukaemia-zoo {command}" in out
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"leukaemia-zoo {__version__}\n")
+
+
+def test_list(run):
+    status, out, err = run("list")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["architecture", "pretrained", "input", "parameters", "what", "it", "is"]
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert set(rows) == set(ARCHITECTURES)
+    trained = {weight.config.architecture for weight in registry.weights().values()}
+    for name, row in rows.items():
+        assert ("no weights" in row) == (name not in trained)
+        if name not in trained:
+            assert f"{ARCHITECTURES[name].parameters:,}" in row
+    assert [name for name in SHIPPED if name not in out] == []
+
+
+def test_list_by_pattern(run):
+    assert [line.split()[0] for line in run("list", "cnn*")[1].splitlines()[1:]] == ["cnn", "cnn_attention"]
+    found = json.loads(run("list", "cnn*", "--json")[1])
+    assert [row["architecture"]["name"] for row in found] == ["cnn", "cnn_attention"]
+    pretrained = json.loads(run("list", "--pretrained", "--json")[1])
+    assert [row["name"] for row in pretrained] == SHIPPED
+    for name in SHIPPED:
+        assert [row["name"] for row in json.loads(run("list", name, "--json")[1])] == [name]
+    status, out, err = run("list", "nothing*")
+    assert (status, out) == (0, "")
+    assert "no model named 'nothing*'" in err
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *SHIPPED])
+def test_info(run, name):
+    status, out, err = run("info", name)
+    assert (status, err) == (0, "")
+    info = registry.model_info(name)
+    assert out.startswith(f"{info.name}: {info.architecture.title}\n")
+    assert info.architecture.source in out
+    if info.weight is None:
+        assert "none yet" in out
+        assert f"{info.architecture.parameters:,} parameters" in out
+    else:
+        for fact in (info.weight.sha256, info.weight.licence, info.weight.citation, info.weight.intended_use):
+            assert fact in out
+        assert "hem, all" in out
+        assert "sensitivity" in out
+    assert json.loads(run("info", name, "--json")[1]) == json.loads(json.dumps(info.to_dict()))
+
+
+def test_info_of_an_unknown_model(run):
+    status, out, err = run("info", "cnn_atention")
+    assert (status, out) == (2, "")
+    assert "did you mean cnn_attention" in error_line(err)
+
+
+# --- predict ---
+
+
+def test_predict_the_examples(run, tiny_folder, tmp_path):
+    status, out, err = run("predict", EXAMPLES, "--model", tiny_folder, "--csv", tmp_path / "out.csv")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == STATEMENT
+    names = sorted(path.name for path in EXAMPLES.glob("*.png"))
+    for name in names:
+        assert name in out
+    summary = out.split("subject", 2)[2]
+    assert [line.split()[0] for line in summary.splitlines()[1:5]] == ["901", "902", "H901", "H902"]
+    assert "6 files by" in out
+    assert "1 file without the suffix of an image" in out  # the README there
+    rows = read_rows(tmp_path / "out.csv")
+    assert sorted(Path(row["path"]).name for row in rows) == names
+
+
+@needs_default
+def test_predict_the_examples_with_the_default_model(run, tmp_path):
+    status, out, err = run("predict", EXAMPLES, "--csv", tmp_path / "out.csv")
+    assert (status, err) == (0, "")
+    assert "6 files by cnn_attention.cnmc" in out
+    rows = read_rows(tmp_path / "out.csv")
+    expected = predict(load_model("cnn_attention"), [row["path"] for row in rows])
+    np.testing.assert_allclose(
+        [[float(row["p_hem"]), float(row["p_all"])] for row in rows], expected.probabilities, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_predict_with_every_shipped_weight(run, name):
+    status, out, _ = run("predict", EXAMPLES, "--model", name)
+    assert status == 0
+    assert f"6 files by {name}" in out
+
+
+def test_predict_a_mixed_folder(run, tiny_folder, mixed_folder, tmp_path):
+    status, out, err = run(
+        *("predict", mixed_folder, "--model", tiny_folder),
+        *("--csv", tmp_path / "out.csv", "--json", tmp_path / "out.json"),
+    )
+    assert status == 1
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[0] == HEADER
+    rows = read_rows(tmp_path / "out.csv")
+    order = (
+        "bomb.png cut_off.png empty.bmp one_pixel.png text.png UID_7_1_1_all.bmp UID_H3_1_1_hem.png wrong_suffix.jpg"
+    )
+    assert [row["path"] for row in rows] == [str(mixed_folder / name) for name in order.split()]
+    expected = predict(load_model(tiny_folder), [row["path"] for row in rows])
+    for row, item in zip(rows, expected, strict=True):
+        assert (row["subject"] or None, row["label"] or None, row["error"] or None) == (
+            *(item.subject, item.label, item.error),
+        )
+        if item.error is None:
+            assert float(row["p_hem"]) == pytest.approx(item.probabilities[0], abs=1e-6)
+            assert float(row["p_all"]) == pytest.approx(item.probabilities[1], abs=1e-6)
+        else:
+            assert row["p_hem"] == row["p_all"] == ""
+            assert f"not read: {item.error}" in err.splitlines()
+    assert len(err.splitlines()) == 5
+    records = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [list(record) for record in records] == [HEADER.split(",")] * 8
+    for row, record in zip(rows, records, strict=True):
+        assert {key: "" if value is None else str(value) for key, value in record.items()} == row
+    assert "8 files by" in out
+    assert "1 hem, 2 all, 5 not read." in out
+    assert "2 files without the suffix of an image" in out
+    table = out.split("\n\n")[0].splitlines()
+    assert len(table) == 9
+    assert len({line.rfind("not read") for line in table if "not read" in line}) == 1
+    assert out.splitlines()[-1] == STATEMENT
+
+
+def test_predict_named_files_takes_each(run, tiny_folder, mixed_folder):
+    status, out, err = run(
+        "predict", mixed_folder / "report.pdf", mixed_folder / "UID_7_1_1_all.bmp", "--model", tiny_folder
+    )
+    assert status == 1
+    assert "is a PDF document" in err
+    assert "2 files by" in out
+
+
+def test_quiet_and_long_lists_print_no_table(run, tiny_folder, mixed_folder, monkeypatch, tmp_path):
+    status, out, err = run("predict", mixed_folder, "--model", tiny_folder, "--quiet", "--csv", tmp_path / "o.csv")
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 5
+    assert len(read_rows(tmp_path / "o.csv")) == 8
+    monkeypatch.setattr(cli, "_TABLE_ROWS", 7)
+    status, out, err = run("predict", mixed_folder, "--model", tiny_folder, "--batch-size", 3)
+    assert "wrong_suffix.jpg" not in out
+    assert "Above 7 files there is no table: --csv FILE" in out
+    assert "1 hem, 2 all, 5 not read." in out
+    assert len(err.splitlines()) == 5
+    assert "--csv FILE" not in run("predict", mixed_folder, "--model", tiny_folder, "--csv", tmp_path / "o.csv")[1]
+
+
+def test_the_model_of_a_folder_goes_by_the_name_of_the_folder(run, tiny_model, tmp_path, monkeypatch):
+    """Trained further from a weight of the zoo, it is not that weight any more."""
+    import dataclasses
+
+    model = load_model("cnn_attention", weights=None)
+    model.zoo = dataclasses.replace(tiny_model.zoo, preprocessing=model.zoo.preprocessing, weight="cnn_attention.cnmc")
+    save_model(model, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert "6 files by mine: " in run("predict", EXAMPLES, "--model", "mine")[1]
+
+
+def test_many_classes_stay_in_line(run, tmp_path):
+    names = ("hem", "acute_lymphoblastic", "x")
+    save_model(load_model("cnn_attention", weights=None, num_classes=3, class_names=names), tmp_path / "three")
+    status, out, _ = run("predict", EXAMPLES, "--model", tmp_path / "three", "--csv", tmp_path / "out.csv")
+    assert status == 0
+    header = "path,subject,label,p_hem,p_acute_lymphoblastic,p_x,error"
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[0] == header
+    for part in out.split("\n\n")[:2]:
+        lines = part.splitlines()
+        for column in ("p_acute_lymphoblastic", "p_x"):
+            ends = lines[0].index(column) + len(column)
+            assert all(re.search(r"\d$", line[:ends]) for line in lines[1:])
+            assert all(line[ends : ends + 1] in ("", " ") for line in lines)
+
+
+def test_file_names_that_a_terminal_cannot_show(run, tiny_folder, mixed_folder, tmp_path):
+    folder = tmp_path / "names"
+    folder.mkdir()
+    names = [b"new\nline.bmp", b"red\x1b[31m.bmp", b"latin1-\xe9.bmp"]
+    for name in names:
+        try:
+            shutil.copy(mixed_folder / "UID_7_1_1_all.bmp", folder / os.fsdecode(name))
+        except OSError:
+            pytest.skip("this file system has no such names")
+    (folder / "bad\x1b[31m.png").write_text("text")
+    status, out, err = run(
+        "predict", folder, "--model", tiny_folder, "--csv", tmp_path / "o.csv", "--json", tmp_path / "o.json"
+    )
+    assert status == 1
+    assert "\x1b" not in out + err
+    assert len(out.split("\n\n")[0].splitlines()) == 5
+    assert len(read_rows(tmp_path / "o.csv")) == 4
+    records = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
+    assert {os.fsencode(Path(record["path"]).name) for record in records} >= set(names)
+
+
+# --- subjects from a CSV ---
+
+
+def write_subjects(path, *rows, header="path,subject"):
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def two_wards(tmp_path, mixed_folder):
+    """The same file names in two folders."""
+    for ward in ("a", "b"):
+        (tmp_path / ward).mkdir()
+        shutil.copy(mixed_folder / "UID_7_1_1_all.bmp", tmp_path / ward / "1.bmp")
+    shutil.copy(mixed_folder / "UID_H3_1_1_hem.png", tmp_path / "b" / "2.png")
+    return tmp_path
+
+
+def subjects_of(run, folder, *options):
+    status, _, err = run("predict", folder / "a", folder / "b", *options, "--csv", folder / "o.csv")
+    assert (status, err) == (0, "")
+    return {str(Path(row["path"]).relative_to(folder)): row["subject"] for row in read_rows(folder / "o.csv")}
+
+
+def test_subjects_by_path_and_by_name(run, two_wards, tiny_folder):
+    options = ("--model", tiny_folder, "--subjects", two_wards / "s.csv")
+    rows = [(two_wards / "a" / "1.bmp", "Ada"), (two_wards / "b" / ".." / "b" / "1.bmp", "Bob"), ("2.png", "Bob")]
+    write_subjects(two_wards / "s.csv", *rows)
+    assert subjects_of(run, two_wards, *options) == {"a/1.bmp": "Ada", "b/1.bmp": "Bob", "b/2.png": "Bob"}
+    out = run("predict", two_wards / "a", two_wards / "b", *options)[1]
+    assert re.search(r"^Ada +1 .*\nBob +2 ", out, re.MULTILINE)
+
+
+def test_a_name_that_two_subjects_share_tells_nothing(run, two_wards, tiny_folder):
+    write_subjects(two_wards / "s.csv", ("elsewhere/a/1.bmp", "Ada"), ("elsewhere/b/1.bmp", "Bob"), ("x/2.png", "Bob"))
+    found = subjects_of(run, two_wards, "--model", tiny_folder, "--subjects", two_wards / "s.csv")
+    assert found == {"a/1.bmp": "", "b/1.bmp": "", "b/2.png": "Bob"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "columns path and subject"),
+        (b"path,subject\n", "one row a file"),
+        (b"file,patient\n1.bmp,Ada\n", "columns path and subject"),
+        (b"path,subject\n1.bmp\n", "lacks a path or a subject in row 2"),
+        (b"path,subject\n1.bmp,Ada\n,Bob\n", "lacks a path or a subject in row 3"),
+        (b"path,subject\n1.bmp,Ada\n1.bmp,Bob\n", "two subjects, Ada and Bob"),
+        (b"path,subject\n1.bmp,Zo\xeb\n", "no CSV in UTF-8"),
+        (b"path,subject\nother.bmp,Ada\n", "a subject for none of the 3 files"),
+    ],
+)
+def test_a_wrong_list_of_subjects(run, two_wards, tiny_folder, content, words):
+    (two_wards / "s.csv").write_bytes(content)
+    status, out, err = run(
+        "predict", two_wards / "a", two_wards / "b", "--model", tiny_folder, "--subjects", two_wards / "s.csv"
+    )
+    assert (status, out) == (2, "")
+    assert words in error_line(err)
+
+
+# --- mistakes ---
+
+
+def test_mistakes_are_told_in_one_line(run, tiny_folder, mixed_folder, tmp_path):
+    cell, empty = mixed_folder / "UID_7_1_1_all.bmp", tmp_path / "empty"
+    empty.mkdir()
+    tiny = ("--model", tiny_folder)
+    cases = [
+        (("predict", tmp_path / "gone", *tiny), "does not exist"),
+        (("predict", empty, *tiny), "no images in"),
+        (("predict", cell, "--model", "cnn_atention"), "did you mean cnn_attention"),
+        (("predict", cell, "--model", "vgg16"), "no pretrained weight for 'vgg16'"),
+        (("predict", cell, "--model", empty), "no config.json"),
+        (("predict", cell, "--model", tmp_path / "gone"), "no folder"),
+        (("predict", cell, *tiny, "--subjects", tmp_path / "gone.csv"), "No such file"),
+        (("predict", cell, *tiny, "--csv", empty), "is a folder"),
+        (("predict", cell, *tiny, "--json", cell / "o.json"), str(cell)),
+        (("info", "nothing"), "no model 'nothing'"),
+        (("verify", tmp_path / "gone"), "gone"),
+    ]
+    for arguments, words in cases:
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, ""), arguments
+        assert words in error_line(err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict",),
+        ("unknown",),
+        ("info",),
+        ("list", "--nothing"),
+        *(("predict", "x", "--batch-size", size) for size in ("0", "-1", "many", "2.5")),
+        ("train", "cnn"),
+    ],
+)
+def test_a_wrong_call_shows_the_usage(run, arguments):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: leukaemia-zoo")
+
+
+def test_an_unknown_model_is_told_before_the_backend_loads(run, mixed_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "leukaemia_zoo.loading", None)  # importing it now fails
+    status, _, err = run("predict", mixed_folder, "--model", "resnet5")
+    assert status == 2
+    assert "did you mean resnet50" in error_line(err)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "o.csv"), KeyboardInterrupt()])
+def test_nothing_is_left_behind_when_it_fails_midway(run, tiny_folder, mixed_folder, tmp_path, monkeypatch, error):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "o.csv").write_text("the results of yesterday\n")
+    rows, row = [], cli._row
+
+    def fail(*arguments):
+        if len(rows) == 6:
+            # By now both files are open, beside their names.
+            assert len(list(out.iterdir())) == 3
+            raise error
+        rows.append(arguments)
+        return row(*arguments)
+
+    monkeypatch.setattr(cli, "_row", fail)
+    status, _, err = run(
+        "predict", mixed_folder, "--model", tiny_folder, "--csv", out / "o.csv", "--json", out / "o.json"
+    )
+    if isinstance(error, KeyboardInterrupt):
+        assert (status, err) == (130, "leukaemia-zoo: stopped.\n")
+    else:
+        assert (status, err) == (2, "leukaemia-zoo: error: No space left on device: o.csv\n")
+    assert [path.name for path in out.iterdir()] == ["o.csv"]
+    assert (out / "o.csv").read_text() == "the results of yesterday\n"
+
+
+def test_results_replace_older_ones(run, tiny_folder, mixed_folder, tmp_path):
+    (tmp_path / "o.csv").write_text("the results of yesterday\n" * 1000)
+    cell = mixed_folder / "UID_7_1_1_all.bmp"
+    assert run("predict", cell, "--model", tiny_folder, "--csv", tmp_path / "o.csv")[0] == 0
+    assert len(read_rows(tmp_path / "o.csv")) == 1
+
+
+def test_verify_tells_by_its_status(run, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "UID_1_1_1_all.bmp")
+    status, out, _ = run("verify", tmp_path)
+    assert status == 1
+    assert out.strip()
+
+
+# --- what is imported: each in a process of its own ---
+
+
+HEAVY = ("keras", "tensorflow", "jax", "torch", "huggingface_hub")
+REPORT = (
+    f"import sys; print('IMPORTED', [name for name in {(*HEAVY, 'PIL', 'requests', 'httpx')!r} if name in sys.modules])"
+)
+
+
+def imported(code):
+    done = in_new_process("-c", f"{code}\n{REPORT}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rsplit("IMPORTED ", 1)[1].strip()
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert imported("import leukaemia_zoo; leukaemia_zoo.__version__; dir(leukaemia_zoo)") == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["info", "cnn"], ["--help"], ["predict", "--help"], ["verify", "."]])
+def test_light_commands_import_no_backend(arguments, tmp_path):
+    code = f"""
+import contextlib, os
+from leukaemia_zoo.cli import main
+os.chdir({str(tmp_path)!r})
+with contextlib.suppress(SystemExit):
+    main({arguments!r})
+"""
+    assert not [name for name in HEAVY if f"'{name}'" in imported(code)]
+
+
+def test_public_names_resolve():
+    import leukaemia_zoo
+
+    for name in leukaemia_zoo.__all__:
+        assert getattr(leukaemia_zoo, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = leukaemia_zoo.nothing
+
+
+def test_a_first_run_in_a_shell(tiny_folder, tmp_path):
+    """As a user sees it: nothing on the error stream, not even the start-up notes of the backend."""
+    command = ("-m", "leukaemia_zoo.cli", "predict", EXAMPLES, "--model", tiny_folder, "--csv", tmp_path / "o.csv")
+    done = in_new_process(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert STATEMENT in done.stdout
+    assert len(read_rows(tmp_path / "o.csv")) == 6
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe of a POSIX shell")
+def test_a_reader_that_stops_early():
+    code = "import sys; from leukaemia_zoo.cli import main; sys.exit(main(['list']))"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+def test_outside_a_utf_8_locale(mixed_folder, tiny_folder):
+    done = in_new_process(
+        *("-m", "leukaemia_zoo.cli", "predict", mixed_folder / "no such ☃.png", "--model", tiny_folder),
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 2
+    assert "\\u2603" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,154 @@
+"""What README.md and the documentation say: figures that are generated, Python that runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from leukaemia_zoo.registry import WeightSpec, packaged_file, weights
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [README, *ROOT.glob("docs/*.md")])
+
+pytestmark = pytest.mark.skipif(not README.is_file(), reason="the documentation is not beside the tests")
+
+
+def _import(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _row(name: str, area: float = 0.8) -> WeightSpec:
+    """A row with figures, for a weight that need not exist."""
+    values = {"auroc": {"value": 0.9, "low": 0.85, "high": 0.94}, "weighted_f1": {"value": 0.85}}
+    values["specificity"] = {"value": 0.7, "low": None, "high": None}
+    return WeightSpec.from_dict(
+        {
+            "name": name,
+            "config": {
+                "architecture": name.split(".")[0],
+                "class_names": ["hem", "all"],
+                "head": "texture",
+                "preprocessing": {"input_size": [100, 100]},
+            },
+            "file": "model.safetensors",
+            "sha256": "0" * 64,
+            "size": 1_200_000,
+            "parameters": 300_000,
+            "licence": "Apache-2.0",
+            "citation": "Someone 2026, doi 10.1000/one.",
+            "data": [{"name": "C-NMC 2019", "source": "Gupta 2019, doi 10.7937/tcia", "licence": "CC BY 3.0"}],
+            "training": {"train": {"hem": {"cells": 10, "subjects": 2}, "all": {"cells": 20, "subjects": 3}}},
+            "metrics": {
+                "cross_validation": {"on": "30 cells of 5 subjects", "values": values},
+                "cross_validation_area_baseline": {"on": "30 cells", "values": {"auroc": {"value": area}}},
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def render_figures() -> ModuleType:
+    return _import("tools/render_figures.py")
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    return _import("docs/hooks.py")
+
+
+def test_the_figures_in_the_readme_are_those_of_the_registry(render_figures):
+    text = README.read_text(encoding="utf-8")
+    expected = render_figures.with_block(text, render_figures.figures(weights().values()))
+    assert text == expected, "run: python tools/render_figures.py"
+
+
+def test_figures_without_weights_say_so(render_figures):
+    assert render_figures.figures([]) == render_figures.NOTHING_YET
+
+
+def test_figures_stand_beside_one_baseline(render_figures):
+    block = render_figures.figures([_row("cnn.cnmc"), _row("cnn_attention.cnmc")])
+    assert "| | `cnn.cnmc` | `cnn_attention.cnmc` | Cell area alone |" in block
+    assert "| AUROC | 0.900 (0.850 to 0.940) | 0.900 (0.850 to 0.940) | 0.800 |" in block
+    assert "| Weighted F1 | 0.850 | 0.850 | not known |" in block
+    assert "`cnn.cnmc` and `cnn_attention.cnmc`: 30 cells of 5 subjects." in block
+
+
+def test_baselines_of_other_folds_stand_apart(render_figures):
+    block = render_figures.figures([_row("cnn.cnmc", 0.8), _row("cnn_attention.cnmc", 0.7)])
+    assert "folds of `cnn.cnmc` |" in block
+    assert "folds of `cnn_attention.cnmc` |" in block
+
+
+def test_a_readme_without_marks_is_refused(render_figures):
+    with pytest.raises(SystemExit, match="lacks the marks"):
+        render_figures.with_block("# Title", "figures")
+
+
+def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
+    monkeypatch.setattr(hooks, "weights", lambda: {"cnn.cnmc": _row("cnn.cnmc")})
+    page = hooks.on_page_markdown("<!-- zoo: weights -->\n\n<!-- zoo: weight_details -->\n")
+    assert "| `cnn.cnmc` | `texture` | 100 x 100 | 300,000 | 1.2 MB | `hem`, `all` | Apache-2.0 |" in page
+    assert "10 `hem` cells of 2 subjects, 20 `all` cells of 3 subjects" in page
+    assert "[doi 10.1000/one](https://doi.org/10.1000/one)." in page
+    assert "30 cells of 5 subjects" in page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_mark_of_a_page_has_its_renderer(hooks, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    marks = re.findall(r"^<!-- zoo: (\w+)", text, re.MULTILINE)
+    assert set(marks) <= set(hooks.RENDERERS)
+    assert len(marks) == len(hooks.MARK.findall(text))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_files_lead_somewhere(page):
+    file = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_on_the_pages_runs(page, tmp_path, monkeypatch):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    if not blocks:
+        pytest.skip("there is no Python on this page")
+    if any("load_model(" in block for block in blocks) and not _weights_are_here():
+        pytest.skip("the pretrained weights are not in this package")
+    shutil.copytree(ROOT / "examples" / "cells", tmp_path / "examples" / "cells")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__documentation__"}
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+def test_the_example_draws_its_picture(tmp_path, capsys):
+    if not _weights_are_here():
+        pytest.skip("the pretrained weights are not in this package")
+    picture = tmp_path / "attention.png"
+    _import("examples/predict_folder.py").main(ROOT / "examples" / "cells", picture)
+    assert picture.stat().st_size < 100_000
+    assert "'subject': '901', 'cells': 2" in capsys.readouterr().out
+
+
+def test_the_shipped_picture_is_small():
+    picture = ROOT / "docs" / "assets" / "attention.png"
+    if weights():
+        assert picture.is_file(), "run: python examples/predict_folder.py --picture docs/assets/attention.png"
+        assert picture.stat().st_size < 100_000
+
+
+def _weights_are_here() -> bool:
+    return bool(weights()) and all(packaged_file(spec).is_file() for spec in weights().values())

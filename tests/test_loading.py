@@ -1,0 +1,546 @@
+"""From a name or a folder to a network, and what is refused on the way; and the registry."""
+
+import dataclasses
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backend_outputs import cells, set_fixed_weights
+
+from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, registry, save_model
+from leukaemia_zoo.architectures import with_output
+from leukaemia_zoo.errors import (
+    ArchitectureError,
+    IntegrityError,
+    LeukaemiaZooError,
+    TensorMismatchError,
+    UnknownNameError,
+    WeightsError,
+)
+from leukaemia_zoo.loading import CONFIG_FILE, WEIGHTS_FILE, config_of, read_saved
+from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec, list_models, model_info, packaged_file
+from leukaemia_zoo.weights_io import named_variables, sha256_of
+
+SHIPPED = sorted(registry.weights())
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A copy of the saved tiny model, to damage."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in tiny_folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def edit(folder, *path, value):
+    """Set one value in the config.json of a saved model; `...` removes it."""
+    data = json.loads((folder / CONFIG_FILE).read_text())
+    inner = data
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(data))
+
+
+def probabilities(model, count=4):
+    return model.predict_on_batch(cells(count, model.input_shape[1]))
+
+
+def one_sentence(error):
+    text = str(error.value)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert len(text) < 600
+    return text
+
+
+# --- saving and loading ---
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_round_trip(tiny_model, tmp_path, half):
+    spec = save_model(tiny_model, tmp_path / "new" / "model", half=half, licence="CC0", citation="nobody")
+    assert sorted(path.name for path in (tmp_path / "new" / "model").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    model = load_model(tmp_path / "new" / "model")
+    np.testing.assert_allclose(probabilities(model), probabilities(tiny_model), atol=2e-2 if half else 0)
+    assert model.zoo == tiny_model.zoo
+    assert model.name == "cnn_attention"
+    assert (spec.name, spec.licence, spec.citation) == ("cnn_attention.custom", "CC0", "nobody")
+    assert spec.parameters == model.count_params()
+    assert read_saved(tmp_path / "new" / "model") == (spec, tmp_path / "new" / "model" / WEIGHTS_FILE)
+    assert spec.sha256 == sha256_of(tmp_path / "new" / "model" / WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_model_by_path(tiny_folder, tiny_model, kind):
+    expected = probabilities(tiny_model)
+    assert np.array_equal(probabilities(load_model(kind(tiny_folder))), expected)
+    for weights in (tiny_folder, tiny_folder / WEIGHTS_FILE):
+        assert np.array_equal(probabilities(load_model("cnn_attention", weights=kind(weights))), expected)
+
+
+def test_a_relative_path(tiny_folder, monkeypatch):
+    monkeypatch.chdir(tiny_folder.parent)
+    for name in (tiny_folder.name, f"./{tiny_folder.name}"):
+        assert load_model(name).input_shape == (None, 32, 32, 3)
+
+
+def test_outputs(tiny_folder):
+    model, logits, embeddings = (
+        load_model(tiny_folder, output=output) for output in ("probabilities", "logits", "embeddings")
+    )
+    kernel, bias = model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(probabilities(embeddings) @ kernel + bias, probabilities(logits), atol=1e-4)
+    assert (probabilities(logits).argmax(1) == probabilities(model).argmax(1)).all()
+    assert logits.zoo == embeddings.zoo == model.zoo
+    with pytest.raises(UnknownNameError, match="There is no output 'logit'"):
+        load_model("cnn", weights=None, output="logit")
+
+
+def test_the_architecture_as_published():
+    model = load_model("cnn_attention", weights=None, num_classes=1)
+    assert model.count_params() == 192_930
+    assert model.zoo.class_names == ("hem", "all")
+    assert model.zoo.preprocessing == Preprocessing((100, 100))
+    assert model.zoo.head == "flatten"
+    assert not np.array_equal(probabilities(model), probabilities(load_model("cnn_attention", weights=None)))
+    many = load_model("cnn", weights=None, num_classes=3)
+    assert many.zoo.class_names == ("class_0", "class_1", "class_2")
+    named = load_model("cnn", weights=None, num_classes=3, class_names=["a", "b", "c"])
+    assert named.zoo.class_names == ("a", "b", "c")
+    assert named.output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("units", [1, 2, 3])
+def test_any_head_can_be_saved_and_loaded(tmp_path, units):
+    model = set_fixed_weights(load_model("cnn_attention", weights=None, num_classes=units))
+    save_model(model, tmp_path)
+    copy = load_model(tmp_path)
+    assert copy.output_shape == (None, units)
+    assert copy.zoo.class_names == model.zoo.class_names
+    assert np.array_equal(probabilities(copy), probabilities(model))
+
+
+# --- the number of classes ---
+
+
+def test_one_unit_is_the_last_class(tiny_folder):
+    two, one = load_model(tiny_folder), load_model(tiny_folder, num_classes=1)
+    assert one.output_shape == (None, 1)
+    assert one.zoo.class_names == ("hem", "all")
+    expected = probabilities(two, 8)
+    np.testing.assert_allclose(probabilities(one, 8)[:, 0], expected[:, 1], atol=1e-6)
+    assert np.ptp(expected[:, 1]) > 0.01
+
+
+def test_one_unit_can_be_saved_and_unfolded(tiny_folder, tmp_path):
+    save_model(load_model(tiny_folder, num_classes=1), tmp_path)
+    expected = probabilities(load_model(tiny_folder))
+    np.testing.assert_allclose(probabilities(load_model(tmp_path, num_classes=2)), expected, atol=1e-6)
+    np.testing.assert_allclose(probabilities(load_model(tmp_path, num_classes=1))[:, 0], expected[:, 1], atol=1e-6)
+
+
+def test_another_number_of_classes_replaces_the_head(tiny_folder, tiny_model):
+    with pytest.warns(UserWarning, match=r"2 classes\) was replaced .* for 8: train it before use"):
+        model = load_model(tiny_folder, num_classes=8)
+    assert model.output_shape == (None, 8)
+    assert model.zoo.class_names == tuple(f"class_{number}" for number in range(8))
+    images = cells(2, 32)
+    for layer in ("block3_pool", "attention", "embedding"):
+        ours, theirs = (
+            with_output(m, "embeddings") if layer == "embedding" else m.__class__(m.inputs, m.get_layer(layer).output)
+            for m in (model, tiny_model)
+        )
+        assert np.array_equal(ours.predict_on_batch(images), theirs.predict_on_batch(images))
+
+
+def test_names_of_a_replaced_head(tiny_folder):
+    with pytest.warns(UserWarning, match="for 3"):
+        assert load_model(tiny_folder, num_classes=3, class_names=("a", "b", "c")).zoo.class_names == ("a", "b", "c")
+
+
+def test_the_own_number_of_classes_warns_of_nothing(tiny_folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for classes in (None, 2, 1):
+            load_model(tiny_folder, num_classes=classes, class_names=("hem", "all"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_classes": 8, "class_names": ("a", "b")}, "2 class names for 8 classes"),
+        ({"num_classes": 3, "class_names": ("a", "b", "b")}, "must differ"),
+        ({"class_names": ("all", "hem")}, r"\['hem', 'all'\], not \['all', 'hem'\]"),
+        ({"num_classes": 1, "class_names": ("a", "b")}, "can name only"),
+        ({"weights": None, "num_classes": 3, "class_names": ("a", "b")}, "2 class names for 3 classes"),
+        ({"weights": None, "num_classes": 2, "class_names": ("a", "a")}, "must differ"),
+        *(
+            ({"weights": weights, "num_classes": wrong}, "one class or more")
+            for weights in ("default", None)
+            for wrong in (0, -1, 2.5, "3")
+        ),
+    ],
+)
+def test_wrong_classes(tiny_folder, options, words):
+    name = "cnn" if options.get("weights", "default") is None else tiny_folder
+    with pytest.raises(ArchitectureError, match=words):
+        load_model(name, **options)
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("cnn_atention", "cnn_attention"), ("RESNET50", "resnet50"), ("inceptionv3", "inception_v3"), ("vgg", "vgg16")],
+)
+def test_an_unknown_name_raises_with_close_matches(name, near):
+    for call in (load_model, model_info, lambda name: load_model(name, weights=None), build_model):
+        with pytest.raises(UnknownNameError, match=f"'{name}'.* did you mean .*{near}"):
+            call(name)
+
+
+def test_an_unknown_name_far_from_all_raises_with_all():
+    with pytest.raises(UnknownNameError) as caught:
+        load_model("efficientnet")
+    assert all(name in str(caught.value) for name in ARCHITECTURES)
+
+
+def test_an_architecture_without_weights(tiny_folder):
+    for name in list_models(pretrained=False):
+        with pytest.raises(WeightsError, match=f"no pretrained weight for '{name}'.*weights=None"):
+            load_model(name)
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nowhere/model", "folder/model"])
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(WeightsError, match=f"no folder {name}"):
+        load_model(name)
+
+
+def test_a_folder_without_model(tmp_path):
+    with pytest.raises(WeightsError, match=r"no saved model: there is no config\.json"):
+        load_model(tmp_path)
+    with pytest.raises(WeightsError, match="There is no weight at"):
+        load_model("cnn", weights=tmp_path / "none")
+    (tmp_path / "weights.h5").touch()
+    with pytest.raises(WeightsError, match=r"no saved model: there is no config\.json"):
+        load_model("cnn", weights=tmp_path / "weights.h5")
+
+
+def test_a_weight_of_another_architecture(tiny_folder):
+    with pytest.raises(TensorMismatchError, match="a weight of 'cnn_attention', not of 'cnn'"):
+        load_model("cnn", weights=tiny_folder)
+
+
+def test_a_folder_named_like_an_architecture_is_not_loaded_by_mistake(folder, tmp_path, monkeypatch):
+    folder.rename(tmp_path / "vgg16")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="no pretrained weight for 'vgg16'"):
+        load_model("vgg16")
+    assert load_model("./vgg16").name == "cnn_attention"
+
+
+# --- damaged files ---
+
+
+def test_a_changed_bit(folder):
+    data = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS_FILE).write_bytes(data)
+    with pytest.raises(IntegrityError, match="sha256"):
+        load_model(folder)
+
+
+def test_a_file_cut_off(folder):
+    (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="cut off"):
+        load_model(folder)
+
+
+def test_the_file_is_gone(folder):
+    (folder / WEIGHTS_FILE).unlink()
+    with pytest.raises(WeightsError, match="no weight file"):
+        load_model(folder)
+
+
+def test_integrity_is_checked_before_a_network_is_built(folder, monkeypatch):
+    edit(folder, "sha256", value="0" * 64)
+    monkeypatch.setattr("leukaemia_zoo.loading.build_model", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(IntegrityError, match="0" * 64):
+        load_model(folder)
+
+
+def test_tensors_of_other_classes(folder):
+    edit(folder, "config", "class_names", value=["a", "b", "c"])
+    for classes in (None, 1, 3, 5):
+        with pytest.raises(TensorMismatchError, match="do not fit the 3 classes a, b, c"):
+            load_model(folder, num_classes=classes)
+
+
+def test_tensors_of_another_head(folder):
+    edit(folder, "config", "head", value="texture")
+    with pytest.raises(TensorMismatchError, match="'dense_0/bias' does not belong"):
+        load_model(folder)
+
+
+# --- hostile configurations ---
+
+
+HOSTILE = {
+    "a class to import": (("module",), "os"),
+    "a class path": (("class_name",), "keras>Lambda"),
+    "a class path inside": (("config", "class_name"), "builtins.eval"),
+    "code in the preprocessing": (("config", "preprocessing", "function"), "__import__('os').system('true')"),
+    "a path upwards": (("file",), "../model.safetensors"),
+    "an absolute path": (("file",), "/etc/passwd"),
+    "a path that ends well": (("file",), "/tmp/model.safetensors"),
+    "another kind of file": (("file",), "model.pkl"),
+    "an empty file name": (("file",), ""),
+    "a file that is a list": (("file",), ["model.safetensors"]),
+    "an unknown architecture": (("config", "architecture"), "lambda"),
+    "a private attribute": (("config", "architecture"), "__class__"),
+    "an architecture that is a list": (("config", "architecture"), ["cnn"]),
+    "an unknown head": (("config", "head"), "transformer"),
+    "a head that is an object": (("config", "head"), {"class_name": "Lambda"}),
+    "no classes": (("config", "class_names"), []),
+    "one class": (("config", "class_names"), ["all"]),
+    "a class twice": (("config", "class_names"), ["all", "all"]),
+    "classes that are a text": (("config", "class_names"), "ha"),
+    "classes that are numbers": (("config", "class_names"), [0, 1]),
+    "a temperature that is a text": (("config", "temperature"), "1"),
+    "a temperature of zero": (("config", "temperature"), 0),
+    "a temperature of nothing": (("config", "temperature"), float("nan")),
+    "a dropout that is true": (("config", "dropout"), True),
+    "a dropout of nothing": (("config", "dropout"), float("nan")),
+    "a weight that is a list": (("config", "weight"), ["cnn.cnmc"]),
+    "no preprocessing": (("config", "preprocessing"), ...),
+    "an empty preprocessing": (("config", "preprocessing"), None),
+    "an input without end": (("config", "preprocessing", "input_size"), [10**6, 10**6]),
+    "an input of half pixels": (("config", "preprocessing", "input_size"), [32.5, 32]),
+    "a crop outside": (("config", "preprocessing", "crop_fraction"), 3),
+    "a configuration that is a text": (("config",), "cnn"),
+    "a configuration that is a list": (("config",), [1]),
+    "no sha256": (("sha256",), ...),
+    "a sha256 that is a number": (("sha256",), 0),
+    "a size that is a text": (("size",), "12"),
+    "a size that is true": (("size",), True),
+    "data that is a number": (("data",), 5),
+    "data of numbers": (("data",), [5]),
+    "metrics that are a list": (("metrics",), [1]),
+    "a name that is a list": (("name",), ["cnn"]),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_configuration_is_refused_in_one_sentence(folder, case):
+    path, value = HOSTILE[case]
+    edit(folder, *path, value=value)
+    with pytest.raises(LeukaemiaZooError) as caught:
+        load_model(folder)
+    assert not isinstance(caught.value, IntegrityError)
+    one_sentence(caught)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b'"cnn"', b"\xff\xfe\x00", b"[" * 100_000])
+def test_a_configuration_that_is_none(folder, content):
+    (folder / CONFIG_FILE).write_bytes(content)
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        load_model(folder)
+
+
+def test_nothing_of_a_folder_is_imported(folder, monkeypatch):
+    (folder / "leukaemia_zoo.py").write_text("raise SystemExit('code ran')")
+    (folder / "__init__.py").write_text("raise SystemExit('code ran')")
+    monkeypatch.chdir(folder)
+    assert load_model(folder).name == "cnn_attention"
+
+
+# --- saving what cannot be loaded ---
+
+
+def test_what_cannot_be_loaded_is_not_saved(tiny_folder, tmp_path):
+    bare = build_model("cnn", input_size=32)
+    with pytest.raises(ArchitectureError, match=r"load it with load_model, or set model\.zoo"):
+        save_model(bare, tmp_path)
+    with pytest.raises(ArchitectureError, match="no layer 'logits'"):
+        save_model(load_model(tiny_folder, output="embeddings"), tmp_path)
+    with pytest.raises(UnknownNameError, match=r"'license'.* did you mean licence"):
+        save_model(load_model(tiny_folder), tmp_path, license="CC0")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ArchitectureError, match="does not carry"):
+        config_of(bare)
+
+
+def test_a_save_that_fails_leaves_the_old_model(tiny_folder, folder, monkeypatch):
+    model = load_model(tiny_folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        save_model(model, folder)
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_save_stopped_between_the_files_is_noticed(folder, monkeypatch):
+    """New weights beside the old description: better no model than a wrong one."""
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    model = set_fixed_weights(load_model(folder))
+    monkeypatch.setattr("leukaemia_zoo.loading.write_json", fail)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(model, folder)
+    with pytest.raises(IntegrityError, match="sha256"):
+        load_model(folder)
+
+
+# --- writing files ---
+
+
+def test_replacing(tmp_path):
+    from leukaemia_zoo.files import replacing, write_json
+
+    target = tmp_path / "new" / "data.json"
+    write_json(target, {"a": "é"})
+    assert json.loads(target.read_text(encoding="utf-8")) == {"a": "é"}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~umask
+    with pytest.raises(ValueError, match="midway"), replacing(target) as beside:  # noqa: PT012 - the fault is inside
+        assert beside.parent == target.parent
+        beside.write_text("half")
+        raise ValueError("midway")
+    assert json.loads(target.read_text(encoding="utf-8")) == {"a": "é"}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(target, {"a": float("nan")})
+    assert list(target.parent.iterdir()) == [target]
+
+
+# --- the registry ---
+
+
+def test_list_models():
+    assert list_models() == sorted(ARCHITECTURES)
+    assert list_models("cnn*") == ["cnn", "cnn_attention"]
+    assert list_models("nothing*") == []
+    assert list_models(pretrained=True) == SHIPPED
+    trained = {weight.config.architecture for weight in registry.weights().values()}
+    assert list_models(pretrained=False) == sorted(set(ARCHITECTURES) - trained)
+    assert list_models("*.cnmc", pretrained=True) == [name for name in SHIPPED if name.endswith(".cnmc")]
+
+
+def test_model_info():
+    for name, spec in ARCHITECTURES.items():
+        info = model_info(name)
+        assert info.architecture == spec
+        assert info.weight is registry.weights().get(spec.default_weight or "")
+        assert info.name == (spec.default_weight if info.weight else name)
+        assert json.loads(json.dumps(info.to_dict()))["architecture"]["parameters"] == spec.parameters
+
+
+def test_rows_survive_json():
+    config = ModelConfig("cnn", ("hem", "all"), "texture", Preprocessing((90, 90), crop_fraction=0.7), 0.3, 1.4, "a.b")
+    row = WeightSpec(
+        name="cnn.test",
+        config=config,
+        file="cnn.safetensors",
+        sha256="0" * 64,
+        size=10,
+        parameters=5,
+        licence="CC0",
+        citation="nobody",
+        data=({"name": "C-NMC"},),
+        metrics={"a": {"b": 1.0}},
+    )
+    assert WeightSpec.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+    assert ModelConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.size = 11
+
+
+def test_defaults_are_of_their_architecture():
+    for spec in ARCHITECTURES.values():
+        if spec.default_weight in registry.weights():
+            assert registry.weights()[spec.default_weight].config.architecture == spec.name
+
+
+# --- shipped weights: one test each, as soon as there are any ---
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+class TestShipped:
+    def test_the_file_is_the_one_promised(self, name):
+        spec = registry.weights()[name]
+        file = packaged_file(spec)
+        assert file.is_file()
+        assert file.stat().st_size == spec.size
+        assert sha256_of(file) == spec.sha256
+        assert name == spec.config.weight
+        assert name.split(".")[0] == spec.config.architecture
+
+    def test_it_loads(self, name):
+        spec = registry.weights()[name]
+        model = load_model(name)
+        assert model.zoo == spec.config
+        assert model.zoo.class_names == ("hem", "all")
+        assert model.count_params() == spec.parameters
+        assert model.output_shape == (None, 2)
+        found = probabilities(model)
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+        assert not any(np.isnan(variable).any() for variable in map(np.asarray, model.get_weights()))
+
+    def test_the_bare_name_means_the_default(self, name):
+        architecture = registry.weights()[name].config.architecture
+        if ARCHITECTURES[architecture].default_weight == name:
+            assert load_model(architecture).zoo.weight == name
+            assert np.array_equal(probabilities(load_model(architecture)), probabilities(load_model(name)))
+
+    def test_one_unit(self, name):
+        two, one = probabilities(load_model(name)), probabilities(load_model(name, num_classes=1))
+        np.testing.assert_allclose(one[:, 0], two[:, 1], atol=1e-6)
+
+    def test_other_classes_keep_the_body(self, name):
+        with pytest.warns(UserWarning, match="replaced"):
+            other = named_variables(load_model(name, num_classes=8))
+        for key, variable in named_variables(load_model(name)).items():
+            if not key.startswith("logits/"):
+                assert np.array_equal(np.asarray(variable), np.asarray(other[key]))
+
+    def test_a_fine_tuned_copy_can_be_saved(self, name, tmp_path):
+        save_model(load_model(name), tmp_path, half=True)
+        np.testing.assert_allclose(probabilities(load_model(tmp_path)), probabilities(load_model(name)), atol=1e-6)
+
+    def test_its_row_tells_what_a_user_must_know(self, name):
+        spec = registry.weights()[name]
+        assert spec.licence not in ("", "not stated")
+        assert spec.citation not in ("", "not stated")
+        assert "diagnos" in spec.intended_use.lower()
+        assert spec.data
+        for source in spec.data:
+            assert {"name", "licence", "source"} <= set(source)
+        assert {"train", "validation"} <= set(spec.training)
+        assert spec.metrics
+        for measured in spec.metrics.values():
+            assert {"on", "values"} <= set(measured)
+
+
+def test_shipped_files_and_rows_are_the_same_set():
+    folder = Path(registry.__file__).parent / "weights"
+    files = {path.name for path in folder.glob("*.safetensors")}
+    assert files == {spec.file for spec in registry.weights().values()}
+    assert sum(path.stat().st_size for path in folder.glob("*")) < 6_000_000

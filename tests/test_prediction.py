@@ -1,0 +1,329 @@
+"""From files and arrays to verdicts, one a cell and one a subject."""
+
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from backend_outputs import set_fixed_weights
+from PIL import Image
+
+from leukaemia_zoo import Prediction, Predictions, iter_predictions, load_model, predict, read_image, registry
+from leukaemia_zoo.architectures import with_output
+from leukaemia_zoo.errors import ArchitectureError, ImageError
+from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally
+
+NAMES = ("hem", "all")
+
+
+@pytest.fixture
+def frames(draw_cell):
+    """Twelve cells, dark and bright in turn."""
+    return [draw_cell(seed, level=190 if seed % 2 else 60) for seed in range(12)]
+
+
+@pytest.fixture
+def files(frames, tmp_path):
+    """The same as files, in an order that is not that of their names."""
+    paths = [tmp_path / f"cell_{number * 7 % 12:02d}.png" for number in range(12)]
+    for path, frame in zip(paths, frames, strict=True):
+        Image.fromarray(frame).save(path)
+    return paths
+
+
+def by_hand(model, frames):
+    """Preprocess and call the network, one frame after the other."""
+    batch = [model.zoo.preprocessing(frame)[None].astype(np.float32) for frame in frames]
+    return np.concatenate([model.predict_on_batch(one) for one in batch])
+
+
+# --- what goes in ---
+
+
+def test_files_and_arrays_give_what_the_network_gives(tiny_model, files, frames):
+    expected = by_hand(tiny_model, frames)
+    for images in (files, [str(path) for path in files], frames, np.stack(frames), np.array([str(p) for p in files])):
+        found = predict(tiny_model, images)
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+        assert [item.label for item in found] == [NAMES[index] for index in expected.argmax(1)]
+        assert not found.errors
+    assert [item.label for item in found] == ["hem", "all"] * 6
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_file(tiny_model, files, kind):
+    (found,) = predict(tiny_model, kind(files[1]))
+    assert (found.path, found.label, found.error, found.class_names) == (str(files[1]), "all", None, NAMES)
+    assert isinstance(found.probabilities, tuple)
+    assert sum(found.probabilities) == pytest.approx(1, abs=1e-6)
+
+
+def test_one_frame_and_float_frames(tiny_model, frames):
+    (found,) = predict(tiny_model, frames[1])
+    assert (found.path, found.label, found.subject) == ("images[0]", "all", None)
+    assert predict(tiny_model, frames[1].astype(np.float64))[0] == found
+
+
+def test_frames_of_many_sizes(tiny_model, draw_cell):
+    sizes = (64, 256, 450, 301)
+    found = predict(tiny_model, [draw_cell(1, size=size, level=190) for size in sizes])
+    assert [item.label for item in found] == ["all"] * 4
+    assert [item.path for item in found] == [f"images[{number}]" for number in range(4)]
+
+
+def test_nothing(tiny_model):
+    for images in ([], np.zeros((0, 64, 64, 3), np.uint8)):
+        found = predict(tiny_model, images)
+        assert (len(found), found.probabilities.shape, found.by_subject(), found.to_records()) == (0, (0, 2), [], [])
+
+
+def test_order_is_kept_and_batches_do_not_matter(tiny_model, files, frames):
+    expected = by_hand(tiny_model, frames)
+    for batch_size in (1, 5, 12, 100):
+        found = predict(tiny_model, files, batch_size=batch_size)
+        assert [item.path for item in found] == [str(path) for path in files]
+        np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    backwards = predict(tiny_model, files[::-1], batch_size=5)
+    np.testing.assert_allclose(backwards.probabilities, expected[::-1], atol=1e-6)
+
+
+def test_one_unit(tiny_folder, frames):
+    two = predict(load_model(tiny_folder), frames)
+    one = predict(load_model(tiny_folder, num_classes=1), frames)
+    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-6)
+    assert [item.label for item in one] == [item.label for item in two]
+    assert one.class_names == NAMES
+
+
+def test_more_classes(frames):
+    model = set_fixed_weights(
+        load_model("cnn_attention", weights=None, num_classes=3, class_names=("hem", "all", "aml"))
+    )
+    found = predict(model, frames[:2])
+    assert found.probabilities.shape == (2, 3)
+    assert list(found[0].to_record()) == ["path", "subject", "label", "p_hem", "p_all", "p_aml", "error"]
+
+
+# --- bad images among good ones ---
+
+
+def test_a_mixed_folder(tiny_model, mixed_folder):
+    paths = sorted(mixed_folder.iterdir())
+    found = predict(tiny_model, paths, batch_size=3)
+    verdicts = {Path(item.path).name: item for item in found}
+    assert [item.path for item in found] == [str(path) for path in paths]
+    good = {"UID_7_1_1_all.bmp": "all", "UID_H3_1_1_hem.png": "hem", "wrong_suffix.jpg": "all"}
+    words = {
+        "cut_off.png": "cut off",
+        "empty.bmp": "empty",
+        "text.png": "text, not an image",
+        "bomb.png": "10000 x 10000",
+        "one_pixel.png": "1 x 1",
+        "report.pdf": "PDF",
+        "labels.csv": "text, not an image",
+    }
+    assert set(good) | set(words) == set(verdicts)
+    for name, label in good.items():
+        assert (verdicts[name].label, verdicts[name].error) == (label, None)
+        alone = predict(tiny_model, mixed_folder / name)
+        np.testing.assert_allclose(verdicts[name].probabilities, alone.probabilities[0], atol=1e-6)
+    for name, word in words.items():
+        item = verdicts[name]
+        assert item.label is None
+        assert item.probabilities is None
+        assert str(mixed_folder / name) in item.error
+        assert word in item.error
+        assert "\n" not in item.error
+    assert found.errors == [item for item in found if item.label is None]
+    assert np.isnan(found.probabilities).any(1).tolist() == [item.label is None for item in found]
+    record = verdicts["empty.bmp"].to_record()
+    assert (record["p_hem"], record["p_all"], record["label"]) == (None, None, None)
+
+
+def test_only_bad_images(tiny_model, mixed_folder):
+    found = predict(tiny_model, [mixed_folder / "empty.bmp", mixed_folder / "gone.png"])
+    assert [item.label for item in found] == [None, None]
+    assert "does not exist" in found[1].error
+    assert found.probabilities.shape == (2, 2)
+
+
+def test_errors_can_be_raised(tiny_model, mixed_folder):
+    with pytest.raises(ImageError, match=r"empty\.bmp is empty"):
+        predict(tiny_model, [mixed_folder / "UID_7_1_1_all.bmp", mixed_folder / "empty.bmp"], errors="raise")
+
+
+def test_arrays_raise_unless_told_otherwise(tiny_model, frames):
+    images = [frames[0], frames[1] / 255, frames[1]]
+    with pytest.raises(ImageError, match=r"images\[1\] has no value above 1"):
+        predict(tiny_model, images)
+    found = predict(tiny_model, images, errors="report")
+    assert [item.label for item in found] == ["hem", None, "all"]
+    assert found[1].error.startswith("images[1] has no value above 1")
+    with pytest.raises(ImageError, match="channels first"):
+        predict(tiny_model, np.moveaxis(np.stack(frames), -1, 1))
+
+
+# --- subjects ---
+
+
+def test_subjects_from_names(tiny_model, frames, tmp_path):
+    expected = {
+        "UID_7_1_1_all.png": "7",
+        "UID_h3_1_1_hem.png": "H3",
+        "UID_21_1_1_all.png": "20",  # one person under two numbers
+        "cell.png": None,
+    }
+    for name, frame in zip(expected, frames, strict=False):
+        Image.fromarray(frame).save(tmp_path / name)
+    found = predict(tiny_model, [tmp_path / name for name in expected])
+    assert [item.subject for item in found] == list(expected.values())
+    given = predict(tiny_model, [tmp_path / name for name in expected], subjects=["a", None, "b", None])
+    assert [item.subject for item in given] == ["a", "H3", "b", None]
+
+
+def test_by_subject_against_hand_computation(tiny_model, frames, mixed_folder):
+    bad = mixed_folder / "empty.bmp"
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(mixed_folder / f"{number}.png")
+    images = [mixed_folder / f"{number}.png" for number in range(12)]
+    subjects = ["b", "a", "b", "b", "a", None, "c", "a", "a", "a", "b", "c"]
+    found = predict(tiny_model, [*images, bad, bad], subjects=[*subjects, "a", "only errors"])
+    expected = by_hand(tiny_model, frames)
+    summaries = found.by_subject()
+    assert [summary.subject for summary in summaries] == ["a", "b", "c"]
+    for summary in summaries:
+        rows = [index for index, subject in enumerate(subjects) if subject == summary.subject]
+        assert summary.cells == len(rows)
+        assert summary.counts == tuple(np.bincount(expected[rows].argmax(1), minlength=2).tolist())
+        np.testing.assert_allclose(summary.mean_probabilities, expected[rows].mean(0), atol=1e-6)
+    record = summaries[0].to_record()
+    assert list(record) == ["subject", "cells", "n_hem", "n_all", "mean_p_hem", "mean_p_all"]
+    assert (record["cells"], record["n_hem"], record["n_all"]) == (5, 2, 3)
+
+
+def test_a_tally_by_hand():
+    tally = SubjectTally()
+    for subject, p in (("x", 0.2), ("x", 0.9), ("x", 0.7), (None, 0.5)):
+        tally.add(Prediction("f", subject, "all" if p > 0.5 else "hem", (1 - p, p), NAMES))
+    tally.add(Prediction("f", "x", None, None, NAMES, "not an image"))
+    (summary,) = tally.summaries()
+    assert (summary.subject, summary.cells, summary.counts) == ("x", 3, (1, 2))
+    assert summary.mean_probabilities == pytest.approx((0.4, 0.6))
+
+
+@pytest.mark.parametrize("count", [0, 11, 13])
+def test_subjects_must_be_as_many_as_images(tiny_model, frames, count):
+    with pytest.raises(ImageError, match=f"{count} subjects for 12 images"):
+        predict(tiny_model, frames, subjects=["a"] * count)
+    with pytest.raises(ValueError, match="zip"):
+        list(iter_predictions(tiny_model, frames, subjects=["a"] * count))
+
+
+# --- one after the other ---
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_reading_runs_two_batches_ahead_at_most(tiny_model, files, batch_size):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield files[taken % len(files)]
+
+    found = iter_predictions(tiny_model, endless(), batch_size=batch_size)
+    assert taken == 0, "read before anyone asked"
+    for number in range(1, 31):
+        next(found)
+        assert number <= taken <= number + 2 * batch_size
+    found.close()
+
+
+def test_a_generator_of_frames_gives_all_of_them(tiny_model, frames):
+    found = list(iter_predictions(tiny_model, (frame for frame in frames), batch_size=5))
+    np.testing.assert_allclose([item.probabilities for item in found], by_hand(tiny_model, frames), atol=1e-6)
+    assert isinstance(predict(tiny_model, (frame for frame in frames)), Predictions)
+
+
+def test_an_error_in_the_source_is_not_swallowed(tiny_model, files):
+    def failing():
+        yield files[0]
+        raise RuntimeError("the list ended badly")
+
+    with pytest.raises(RuntimeError, match="ended badly"):
+        list(iter_predictions(tiny_model, failing()))
+
+
+# --- models that give no probabilities ---
+
+
+@pytest.mark.parametrize("output", ["logits", "embeddings"])
+def test_other_outputs_are_refused(tiny_model, frames, output):
+    model = with_output(tiny_model, output)
+    model.zoo = tiny_model.zoo
+    with pytest.raises(ArchitectureError, match="gives no probabilities of hem, all"):
+        predict(model, frames)
+
+
+def test_weights_that_are_not_finite_give_no_verdict(frames):
+    model = load_model("cnn_attention", weights=None)
+    model.get_layer("logits").set_weights([np.full((32, 2), np.nan), np.zeros(2)])
+    with pytest.raises(ArchitectureError, match="gives no probabilities"):
+        predict(model, frames[:1])
+
+
+def test_a_model_of_someone_else(frames):
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    with pytest.raises(ArchitectureError, match="does not carry its classes and preprocessing"):
+        predict(model, frames)
+
+
+def test_the_statement():
+    assert "not a diagnosis" in NOT_A_DIAGNOSIS
+    assert "research" in NOT_A_DIAGNOSIS
+
+
+# --- shipped weights, as soon as there are any ---
+
+
+@pytest.mark.parametrize("name", sorted(registry.weights()))
+def test_shipped_weights_on_the_examples(name, tmp_path):
+    examples = Path(__file__).parents[1] / "examples" / "cells"
+    paths = sorted(examples.glob("*.png"))
+    assert len(paths) == 6
+    model = load_model(name)
+    found = predict(model, paths)
+    assert not found.errors
+    assert {item.label for item in found} <= set(NAMES)
+    assert [item.subject for item in found] == ["901", "901", "902", "H901", "H901", "H902"]
+    # The same pixels in another container are the same cell.
+    for path in paths:
+        Image.fromarray(read_image(path)).save(tmp_path / f"{path.stem}.bmp")
+    copies = predict(model, [tmp_path / f"{path.stem}.bmp" for path in paths])
+    assert np.array_equal(copies.probabilities, found.probabilities)
+
+
+@pytest.mark.parametrize("name", sorted(registry.weights()))
+def test_shipped_weights_on_the_official_file_and_its_copy(name, shared_data):
+    """The official 450 px BMP and its 256 px copy are one cell: probabilities within a thousandth."""
+    official = sorted((shared_data / "cnmc_original").rglob("*.bmp"))
+    copies = {path.stem.lower(): path for path in (shared_data / "cnmc").rglob("UID_*") if path.is_file()}
+    pairs = [(path, copies[path.stem.lower()]) for path in official if path.stem.lower() in copies][:40]
+    if not pairs:
+        pytest.skip("no cell is there in both sizes")
+    model = load_model(name)
+    large, small = (predict(model, [pair[index] for pair in pairs]).probabilities for index in (0, 1))
+    np.testing.assert_allclose(large, small, atol=1e-3)
+
+
+def test_a_path_may_hold_anything(tiny_model, frames, tmp_path):
+    names = ["with space.png", "ünïcödé 細胞.png", "new\nline.png", "-dash.png", "no_suffix", "x" * 200 + ".png"]
+    Image.fromarray(frames[1]).save(tmp_path / "cell.png")
+    for name in names:
+        shutil.copy(tmp_path / "cell.png", tmp_path / name)
+    found = predict(tiny_model, [tmp_path / name for name in names])
+    assert [item.label for item in found] == ["all"] * len(names)
+    assert [item.path for item in found] == [str(tmp_path / name) for name in names]
