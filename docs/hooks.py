@@ -60,12 +60,12 @@ def weight_table(_: str) -> str:
     specs = weights().values()
     if not specs:
         return _figures.NOTHING_YET
-    lines = ["| Weight | Head | Input | Parameters | File | Classes | Licence |", "|---|---|---|---|---|---|---|"]
+    lines = ["| Weight | Head | Input | Views | Parameters | File | Classes | Licence |", "|---" * 8 + "|"]
     for spec in specs:
         config = spec.config
         height, width = config.preprocessing.input_size
         lines.append(
-            f"| `{spec.name}` | `{config.head}` | {height} x {width} | {spec.parameters:,} | "
+            f"| `{spec.name}` | `{config.head}` | {height} x {width} | {config.views} | {spec.parameters:,} | "
             f"{spec.size / 1e6:.1f} MB | {', '.join(f'`{name}`' for name in config.class_names)} | {spec.licence} |"
         )
     return "\n".join(lines)
@@ -132,7 +132,10 @@ def _settings(found: Any) -> dict[str, str]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "<br>".join(f"`{own}` like `{other}`" for own, other in value)
+        pairs = all(isinstance(item, list | tuple) for item in value)
+        return (
+            "<br>".join(f"`{own}` like `{other}`" for own, other in value) if pairs else ", ".join(map(_plain, value))
+        )
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

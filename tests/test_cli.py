@@ -171,7 +171,9 @@ def test_predict_the_examples_with_the_default_model(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_predict_with_every_shipped_weight(run, name):
+def test_predict_with_every_shipped_weight(run, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()  # a name in the zoo means the zoo's own
     status, out, _ = run("predict", EXAMPLES, "--model", name)
     assert status == 0
     assert f"6 files by {name}" in out

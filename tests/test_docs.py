@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +42,7 @@ def _row(name: str, area: float = 0.8) -> WeightSpec:
                 "class_names": ["hem", "all"],
                 "head": "texture",
                 "preprocessing": {"input_size": [100, 100]},
+                "views": 8,
             },
             "file": "model.safetensors",
             "sha256": "0" * 64,
@@ -99,10 +102,22 @@ def test_a_readme_without_marks_is_refused(render_figures):
 def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
     monkeypatch.setattr(hooks, "weights", lambda: {"cnn.cnmc": _row("cnn.cnmc")})
     page = hooks.on_page_markdown("<!-- zoo: weights -->\n\n<!-- zoo: weight_details -->\n")
-    assert "| `cnn.cnmc` | `texture` | 100 x 100 | 300,000 | 1.2 MB | `hem`, `all` | Apache-2.0 |" in page
+    assert "| `cnn.cnmc` | `texture` | 100 x 100 | 8 | 300,000 | 1.2 MB | `hem`, `all` | Apache-2.0 |" in page
     assert "10 `hem` cells of 2 subjects, 20 `all` cells of 3 subjects" in page
     assert "[doi 10.1000/one](https://doi.org/10.1000/one)." in page
     assert "30 cells of 5 subjects" in page
+
+
+def test_every_option_of_training_is_told():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    options = re.findall(r"--[a-z-]+", _help_of_train())
+    assert {option for option in options if option != "--help" and option not in text} == set()
+
+
+def test_every_module_has_its_place_in_the_guide():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    modules = {path.name for path in (ROOT / "src" / "leukaemia_zoo").glob("*.py")} - {"__init__.py"}
+    assert {name for name in modules if f"`{name}`" not in text} == set()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -148,6 +163,11 @@ def test_the_shipped_picture_is_small():
     if weights():
         assert picture.is_file(), "run: python examples/predict_folder.py --picture docs/assets/attention.png"
         assert picture.stat().st_size < 100_000
+
+
+def _help_of_train() -> str:
+    command = [sys.executable, "-m", "leukaemia_zoo.cli", "train", "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _weights_are_here() -> bool:

@@ -320,6 +320,19 @@ HOSTILE = {
     "a temperature that is a text": (("config", "temperature"), "1"),
     "a temperature of zero": (("config", "temperature"), 0),
     "a temperature of nothing": (("config", "temperature"), float("nan")),
+    "three views": (("config", "views"), 3),
+    "views that are a list": (("config", "views"), [8]),
+    "views that are true": (("config", "views"), True),
+    "views of what is not square": (
+        ("config",),
+        {
+            "architecture": "cnn_attention",
+            "class_names": ["hem", "all"],
+            "head": "flatten",
+            "preprocessing": {"input_size": [32, 40]},
+            "views": 8,
+        },
+    ),
     "a dropout that is true": (("config", "dropout"), True),
     "a dropout of nothing": (("config", "dropout"), float("nan")),
     "a weight that is a list": (("config", "weight"), ["cnn.cnmc"]),
@@ -349,6 +362,18 @@ def test_a_hostile_configuration_is_refused_in_one_sentence(folder, case):
         load_model(folder)
     assert not isinstance(caught.value, IntegrityError)
     one_sentence(caught)
+
+
+@pytest.mark.parametrize("kind", ["upwards", "absolute", "below"])
+def test_a_weight_file_lies_in_its_folder_and_nowhere_else(folder, kind):
+    """The file is sound and where the path says: only the path itself is wrong."""
+    place = {"upwards": folder.parent, "absolute": folder.parent, "below": folder / "below"}[kind]
+    place.mkdir(exist_ok=True)
+    file = (folder / WEIGHTS_FILE).rename(place / WEIGHTS_FILE)
+    path = {"upwards": f"../{WEIGHTS_FILE}", "absolute": str(file), "below": f"below/{WEIGHTS_FILE}"}[kind]
+    edit(folder, "file", value=path)
+    with pytest.raises(WeightsError, match="in the same folder, not"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b'"cnn"', b"\xff\xfe\x00", b"[" * 100_000])
@@ -454,7 +479,16 @@ def test_model_info():
 
 
 def test_rows_survive_json():
-    config = ModelConfig("cnn", ("hem", "all"), "texture", Preprocessing((90, 90), crop_fraction=0.7), 0.3, 1.4, "a.b")
+    config = ModelConfig(
+        architecture="cnn",
+        class_names=("hem", "all"),
+        head="texture",
+        preprocessing=Preprocessing((90, 90), crop_fraction=0.7),
+        dropout=0.3,
+        temperature=1.4,
+        views=8,
+        weight="a.b",
+    )
     row = WeightSpec(
         name="cnn.test",
         config=config,

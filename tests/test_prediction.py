@@ -1,5 +1,6 @@
 """From files and arrays to verdicts, one a cell and one a subject."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,16 @@ import pytest
 from backend_outputs import set_fixed_weights
 from PIL import Image
 
-from leukaemia_zoo import Prediction, Predictions, iter_predictions, load_model, predict, read_image, registry
-from leukaemia_zoo.architectures import with_output
+from leukaemia_zoo import (
+    Prediction,
+    Predictions,
+    Preprocessing,
+    iter_predictions,
+    load_model,
+    predict,
+    read_image,
+    registry,
+)
 from leukaemia_zoo.errors import ArchitectureError, ImageError
 from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally
 
@@ -256,21 +265,47 @@ def test_an_error_in_the_source_is_not_swallowed(tiny_model, files):
         list(iter_predictions(tiny_model, failing()))
 
 
+# --- several views ---
+
+
+@pytest.mark.parametrize("views", [4, 8])
+def test_views_average_the_logits(tiny_model, tiny_folder, frames, views):
+    model = load_model(tiny_folder)
+    model.zoo = dataclasses.replace(model.zoo, views=views)
+    batch = np.stack([model.zoo.preprocessing(frame) for frame in frames]).astype(np.float32)
+    turned = [np.rot90(batch, turns, (1, 2)) for turns in range(4)]
+    turned += [view[:, :, ::-1] for view in turned] if views == 8 else []
+    odds = [np.log(p[:, 1] / p[:, 0]) for p in (model.predict_on_batch(view.copy()) for view in turned)]
+    found = predict(model, frames)
+    np.testing.assert_allclose(found.probabilities[:, 1], 1 / (1 + np.exp(-np.mean(odds, axis=0))), atol=1e-6)
+    assert np.abs(found.probabilities - predict(tiny_model, frames).probabilities).max() > 1e-3
+
+
+@pytest.mark.parametrize(("views", "same"), [(1, False), (4, True), (8, True)])
+def test_a_turned_cell_is_the_same_cell_to_a_model_of_all_turns(tiny_folder, draw_cell, views, same):
+    model = load_model(tiny_folder)
+    # Frames at the size of the input: resizing rounds to whole grey levels after each of its two directions.
+    model.zoo = dataclasses.replace(model.zoo, views=views, preprocessing=Preprocessing((32, 32), crop_fraction=1.0))
+    frames = [draw_cell(seed, size=32, level=100) for seed in range(6)]
+    first, second = (predict(model, [np.rot90(frame, turns) for frame in frames]).probabilities for turns in (0, 1))
+    assert (np.abs(first - second).max() < 1e-5) == same
+
+
 # --- models that give no probabilities ---
 
 
 @pytest.mark.parametrize("output", ["logits", "embeddings"])
-def test_other_outputs_are_refused(tiny_model, frames, output):
-    model = with_output(tiny_model, output)
-    model.zoo = tiny_model.zoo
-    with pytest.raises(ArchitectureError, match="gives no probabilities of hem, all"):
+@pytest.mark.parametrize("classes", [1, 2])
+def test_other_outputs_are_refused(tiny_folder, frames, output, classes):
+    model = load_model(tiny_folder, num_classes=classes, output=output)
+    with pytest.raises(ArchitectureError, match="a probability for each of hem, all"):
         predict(model, frames)
 
 
 def test_weights_that_are_not_finite_give_no_verdict(frames):
     model = load_model("cnn_attention", weights=None)
     model.get_layer("logits").set_weights([np.full((32, 2), np.nan), np.zeros(2)])
-    with pytest.raises(ArchitectureError, match="gives no probabilities"):
+    with pytest.raises(ArchitectureError, match=r"a probability for each of hem, all.*not finite"):
         predict(model, frames[:1])
 
 

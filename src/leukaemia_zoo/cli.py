@@ -99,7 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none' (default: %(default)s)",
     )
     train.add_argument(
-        "--unlabelled", type=Path, metavar="DIR", help="further cell images for the distillation, without labels"
+        "--unlabelled",
+        type=Path,
+        metavar="DIR",
+        help="cell images for the distillation, without labels (default: the training cells)",
+    )
+    train.add_argument(
+        "--trunk", type=Path, metavar="FILE", help="distilled.safetensors of an earlier run with the same distillation"
     )
     train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own")
     train.add_argument("--split", type=Path, metavar="FILE", help="split manifest with the parts train and validation")
@@ -140,12 +146,13 @@ def _positive(text: str) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from leukaemia_zoo.images import find_images
-    from leukaemia_zoo.registry import model_info
+    from leukaemia_zoo.registry import list_models, model_info
 
     for file in filter(None, (options.csv, options.json)):
         if file.is_dir():
             raise DataError(f"{file} is a folder: give the name of a file to write.")
-    from_folder = Path(options.model).is_dir() or os.sep in options.model
+    in_zoo = options.model in {*list_models(), *list_models(pretrained=True)}
+    from_folder = not in_zoo and (Path(options.model).is_dir() or os.sep in options.model)
     if not from_folder:
         model_info(options.model)
     paths, skipped = find_images(options.paths)
@@ -338,6 +345,7 @@ def _train(options: argparse.Namespace) -> int:
         "recipe": recipe,
         "teacher": None if options.teacher == "none" else options.teacher,
         "unlabelled": options.unlabelled,
+        "trunk": options.trunk,
         "seed": options.seed,
         "restart": options.restart,
         "report": print,

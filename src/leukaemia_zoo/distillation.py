@@ -21,6 +21,7 @@ from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.errors import WeightsError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.layers import CellMask
+from leukaemia_zoo.precision import precision
 from leukaemia_zoo.recipes import DistillationRecipe
 from leukaemia_zoo.seeds import reseed
 
@@ -45,19 +46,18 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
         WeightsError: If the weights cannot be had or do not fit.
     """
     inputs = keras.Input((*input_size, 3))
-    scaled = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
-    if str(weights) == "imagenet":
+    source = "imagenet" if str(weights) == "imagenet" else None
+    with precision("float32"):  # in bfloat16 its features would be off by some percent
+        scaled = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
         try:
-            network = keras.applications.MobileNet(include_top=False, weights="imagenet", input_tensor=scaled)
+            network = keras.applications.MobileNet(include_top=False, weights=source, input_tensor=scaled)
         except Exception as error:
             raise WeightsError(
                 f"Keras could not fetch MobileNet's ImageNet weights ({error}); give them as a file with --teacher, or "
                 "train without a teacher with --teacher none."
             ) from None
-    else:
-        network = keras.applications.MobileNet(include_top=False, weights=None, input_tensor=scaled)
     teacher = keras.Model(inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
-    if str(weights) != "imagenet":
+    if source is None:
         _assign_arrays(teacher, Path(weights))
     teacher.trainable = False
     return teacher
@@ -141,7 +141,7 @@ def distil(
     for epoch in range(len(history), recipe.epochs):
         reseed(model, seed, epoch)
         batches = _Unlabelled(images, list(losses), recipe.batch_size, steps, seed, epoch)
-        result = model.fit(batches, verbose=0).history
+        result = model.fit(batches, shuffle=False, verbose=0).history
         history.append({name: float(result[f"{name}_loss"][-1]) for name in losses})
         values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
         if folder is not None:
@@ -183,20 +183,18 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     stride = round(features.shape[1] / target.shape[1])
     channels = target.shape[-1]
     if stride > 1:
-        features = layers.AveragePooling2D(stride, padding="same", dtype="float32")(features)
+        features = layers.AveragePooling2D(stride, padding="same")(features)
     # Cut to the common size from the top left: so aligned, the centres of two positions differ by less than half a
     # stride, with padding (one position more than the teacher) as without (fewer).
     height, width = (min(own, other) for own, other in zip(features.shape[1:3], target.shape[1:3], strict=True))
     side = features.shape[1:3]
     features, target = features[:, :height, :width], target[:, :height, :width]
-    projected = layers.Conv2D(
-        channels, 1 if stride == 1 else 3, padding="same", dtype="float32", name=f"project_{name}"
-    )(features)
+    projected = layers.Conv2D(channels, 1 if stride == 1 else 3, padding="same", name=f"project_{name}")(features)
     standardised = layers.BatchNormalization(
         center=False, scale=False, momentum=0.95, dtype="float32", name=f"standardise_{name}"
     )(target)
     weight = ops.image.resize(mask, side, interpolation="bilinear", antialias=True)[:, :height, :width]
-    error = ops.mean(ops.square(projected - standardised), axis=-1, keepdims=True)
+    error = ops.mean(ops.square(ops.cast(projected, "float32") - standardised), axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
 
 

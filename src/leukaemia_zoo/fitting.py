@@ -6,7 +6,6 @@ penalty to choose. Fine-tuning of all layers may follow; validation subjects dec
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +20,17 @@ from leukaemia_zoo.architectures import LOGITS_LAYER, STATISTICS_NORM, build_mod
 from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.datasets import Cells
+from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import cell_area, metrics
 from leukaemia_zoo.images import read_image
+from leukaemia_zoo.precision import precision
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.seeds import reseed
 from leukaemia_zoo.splits import Split
 from leukaemia_zoo.views import symmetric_views, turned_views
-from leukaemia_zoo.weights_io import load_tensors
+from leukaemia_zoo.weights_io import copy_tensors, load_tensors
 
 Report = Callable[[str], None]
 
@@ -49,21 +50,39 @@ class CellArrays:
     area: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """What the normalisation before the classifier sees of each cell, by a trunk that is not trained any more.
+
+    Attributes:
+        turned: Float32 (views, N, features), of the turned views: the classifier learns from them.
+        predicted: Float32 (N, features), mean over the symmetric views: the classifier is used on it, because the mean
+            of the logits is the logit of the mean.
+    """
+
+    turned: np.ndarray
+    predicted: np.ndarray
+
+
 @dataclasses.dataclass
 class Fitted:
-    """A trained network in the training precision, and how it was chosen.
+    """A trained network and how it was chosen.
 
     Attributes:
         model: The network, not yet calibrated.
-        temperature: That calibrates it on the validation subjects.
+        temperature: That calibrates it on the validation cells.
         chosen: The row of ``curves`` that was taken.
         curves: Validation figures of every penalty and every epoch that was tried.
+        validation_rows: Cells that chose it. Each was predicted by a network that had seen no cell of its subject.
+        validation_logits: Float64 (validation cells, classes), of these predictions.
     """
 
     model: keras.Model
     temperature: float
     chosen: dict[str, Any]
     curves: list[dict[str, Any]]
+    validation_rows: np.ndarray
+    validation_logits: np.ndarray
 
 
 def read_arrays(cells: Cells, recipe: Recipe, seed: int) -> CellArrays:
@@ -98,7 +117,7 @@ def fit_network(
     state: RunState,
     seed: int,
     report: Report,
-    embeddings: np.ndarray | None = None,
+    embeddings: Embeddings | None = None,
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
@@ -106,33 +125,51 @@ def fit_network(
         recipe: How.
         cells: The table.
         pixels: See `CellArrays`.
-        split: With the parts train and validation; rows of other parts are not touched.
+        split: The parts train and validation; or folds by subject, each of which validates a classifier fitted on the
+            others, before the last one is fitted on all. Rows in no such part are not touched.
         trunk: File with the distilled trunk, or None to begin with random weights.
         state: Where an interrupted run goes on.
         seed: Of weights, order and views.
         report: Called with each line of progress.
-        embeddings: Of ``pixels`` by the trunk (views, N, features), where they are known already.
+        embeddings: Of ``pixels`` by the trunk, where they are known already.
+
+    Raises:
+        DataError: If the recipe leaves nothing to train.
     """
-    classes = len(cells.class_names)
-    with precision(recipe.precision):
-        model = new_network(recipe, classes, seed)
+    if trunk is None and not recipe.fine_tune_epochs:
+        raise DataError(
+            "Without distilled features there is nothing for this recipe to train: give a teacher, or set "
+            "fine_tune_epochs in the recipe."
+        )
+    model = new_network(recipe, len(cells.class_names), seed)
+    folds = _folds(split)
     if trunk is not None:
         load_tensors(model, trunk, without_head=True)
-    train_rows, validation_rows = (np.array(split.parts[part]) for part in ("train", "validation"))
-    weights = drawing_weights(cells, train_rows, recipe)
-    progress = state.progress
-    if trunk is not None and progress["chosen"] is None:
-        if embeddings is None:
-            rows = np.concatenate([train_rows, validation_rows])
-            embeddings = np.zeros((len(pixels), len(cells), model.get_layer(LOGITS_LAYER).kernel.shape[0]), np.float32)
-            embeddings[:, rows] = embed(model, pixels[:, rows])
-        _fit_classifier(
-            model, recipe, cells.labels, embeddings, pixels[0], train_rows, validation_rows, weights, state, report
-        )
+        rows = np.concatenate([fold[1] for fold in folds])
+        if len(folds) == 1:
+            rows = np.concatenate([rows, folds[0][0]])
+        embeddings = embeddings or embed(model, pixels, rows, recipe)
+        fitted = _fit_classifier(model, recipe, cells, embeddings, folds, state, report)
     if recipe.fine_tune_epochs:
-        _fine_tune(model, recipe, cells, pixels, train_rows, validation_rows, weights, state, seed, report)
-    state.restore_best(model)
-    return Fitted(model, float(progress["chosen"]["temperature"]), progress["chosen"], progress["curves"])
+        if len(folds) > 1:
+            raise DataError("Fine-tuning takes a split with the parts train and validation, not folds.")
+        fitted = _fine_tune(model, recipe, cells, pixels, *folds[0], state, seed, report, trunk is not None)
+    return fitted
+
+
+def validates_by_folds(recipe: Recipe, distilled: bool) -> bool:
+    """Whether a recipe fits nothing but a classifier, which is cheap enough to validate it on every subject in turn."""
+    return distilled and not recipe.fine_tune_epochs
+
+
+def _folds(split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of training and validation rows."""
+    parts = {name: np.array(rows) for name, rows in split.parts.items() if name != "test"}
+    if set(parts) == {"train", "validation"}:
+        return [(parts["train"], parts["validation"])]
+    return [
+        (np.concatenate([other for key, other in parts.items() if key != name]), rows) for name, rows in parts.items()
+    ]
 
 
 def new_network(recipe: Recipe, classes: int, seed: int) -> keras.Model:
@@ -147,21 +184,17 @@ def new_network(recipe: Recipe, classes: int, seed: int) -> keras.Model:
     )
 
 
-@contextlib.contextmanager
-def precision(policy: str) -> Iterator[None]:
-    """Build layers under another dtype policy; the caller's own is put back."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def embed(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """What the normalisation before the classifier sees: float32 (views, N, features)."""
+def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) -> Embeddings:
+    """Embeddings of some cells by the trunk of a network; those of other cells are NaN."""
     network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).input)
-    return np.stack([_in_batches(network, view) for view in pixels])
+    features = network.output_shape[-1]
+    turned = np.full((*pixels.shape[:2], features), np.nan, np.float32)
+    for view, own in zip(turned, pixels, strict=True):
+        view[rows] = _in_batches(network, own[rows])
+    predicted = np.full((pixels.shape[1], features), np.nan, np.float32)
+    symmetric = symmetric_views(pixels[0, rows], recipe.prediction_views)
+    predicted[rows] = np.mean([_in_batches(network, view) for view in symmetric], axis=0)
+    return Embeddings(turned, predicted)
 
 
 def view_logits(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
@@ -198,42 +231,60 @@ def drawing_weights(cells: Cells, rows: np.ndarray, recipe: Recipe) -> np.ndarra
 def _fit_classifier(
     model: keras.Model,
     recipe: Recipe,
-    labels: np.ndarray,
-    embeddings: np.ndarray,
-    clean: np.ndarray,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
-    weights: np.ndarray,
+    cells: Cells,
+    embeddings: Embeddings,
+    folds: list[tuple[np.ndarray, np.ndarray]],
     state: RunState,
     report: Report,
-) -> None:
-    """Logistic regression on the embeddings of all views; the penalty is chosen on the validation subjects."""
+) -> Fitted:
+    """Logistic regression on the embeddings; the validation subjects choose the penalty and the temperature."""
+    validation_rows = np.concatenate([validation for _, validation in folds])
+    labels = cells.labels[validation_rows]
+    logits = {penalty: np.zeros((len(validation_rows), len(cells.class_names))) for penalty in recipe.inverse_penalties}
+    done = 0
+    for train_rows, rows in folds:
+        for penalty, kernel, bias, mean, deviation in _classifiers(cells, embeddings, train_rows, recipe):
+            standardised = (embeddings.predicted[rows] - mean) / deviation
+            logits[penalty][done : done + len(rows)] = standardised @ kernel + bias
+        done += len(rows)
+    curves: list[dict[str, Any]] = [
+        {"stage": "classifier", "inverse_penalty": penalty, **validation_figures(values, labels)}
+        for penalty, values in logits.items()
+    ]
+    chosen = min(curves, key=lambda row: row["log_loss"])
+    for row in curves:
+        report(f"classifier, C = {row['inverse_penalty']:g}: {_figures(row)}{' (best)' if row is chosen else ''}")
+    # With folds every subject has validated and may now teach; a single split keeps its validation subjects apart.
+    train_rows = folds[0][0] if len(folds) == 1 else validation_rows
+    only = dataclasses.replace(recipe, inverse_penalties=(chosen["inverse_penalty"],))
+    ((_, kernel, bias, mean, deviation),) = _classifiers(cells, embeddings, train_rows, only)
+    _set_standardisation(model, mean, deviation)
+    model.get_layer(LOGITS_LAYER).set_weights([kernel, bias])
+    if state.progress["chosen"] is None:
+        state.progress.update(best=chosen["log_loss"], chosen=chosen, curves=curves)
+        state.save_best(model)
+    return Fitted(model, chosen["temperature"], chosen, curves, validation_rows, logits[chosen["inverse_penalty"]])
+
+
+def _classifiers(
+    cells: Cells, embeddings: Embeddings, train_rows: np.ndarray, recipe: Recipe
+) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each penalty: C, kernel (features, classes), bias (classes,), mean and deviation of the standardisation."""
     from sklearn.linear_model import LogisticRegression
 
-    views = len(embeddings)
-    known = embeddings[:, train_rows].reshape(views * len(train_rows), -1).astype(np.float64)
-    repeated = np.tile(weights, views) / views
-    mean = repeated @ known
-    deviation = np.sqrt(repeated @ (known - mean) ** 2) + 1e-6
-    _set_standardisation(model, mean, deviation)
+    views = len(embeddings.turned)
+    known = embeddings.turned[:, train_rows].reshape(views * len(train_rows), -1).astype(np.float64)
+    weights = np.tile(drawing_weights(cells, train_rows, recipe), views) / views
+    mean = weights @ known
+    deviation = np.sqrt(weights @ (known - mean) ** 2) + 1e-6
     known = (known - mean) / deviation
-    targets = np.tile(labels[train_rows], views)
-    # Weights that add up to the number of cells: views repeat a cell, they do not make new ones.
-    repeated = repeated * len(train_rows)
+    targets = np.tile(cells.labels[train_rows], views)
     classifier = LogisticRegression(max_iter=1000, warm_start=True)
-    # Validation embeddings of the views that prediction averages over; the trunk is the same for every penalty.
-    unseen = (
-        embed(model, symmetric_views(clean[validation_rows], recipe.prediction_views)).astype(np.float64) - mean
-    ) / deviation
     for penalty in sorted(recipe.inverse_penalties):
         classifier.set_params(C=penalty)
-        classifier.fit(known, targets, sample_weight=repeated)
-        kernel, bias = _as_softmax(classifier)
-        logits = (unseen @ kernel + bias).mean(axis=0)
-        row = {"stage": "classifier", "inverse_penalty": penalty, **validation_figures(logits, labels[validation_rows])}
-        model.get_layer(LOGITS_LAYER).set_weights([kernel, bias])
-        note = _keep_if_better(model, row, state)
-        report(f"classifier, C = {penalty:g}: {_figures(row)}{note}")
+        # Weights that add up to the number of cells: views repeat a cell, they do not make new ones.
+        classifier.fit(known, targets, sample_weight=weights * len(train_rows))
+        yield (penalty, *_as_softmax(classifier), mean, deviation)
 
 
 def _as_softmax(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -262,23 +313,26 @@ def _fine_tune(
     pixels: np.ndarray,
     train_rows: np.ndarray,
     validation_rows: np.ndarray,
-    weights: np.ndarray,
     state: RunState,
     seed: int,
     report: Report,
-) -> None:
+    keep_statistics: bool,
+) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before."""
     progress = state.progress
-    # A distilled trunk keeps its BatchNorm: its statistics hold for more laboratories than one laboratory's batches.
-    keep_statistics = progress["chosen"] is not None
-    for layer in model.layers:
-        layer.trainable = not (keep_statistics and isinstance(layer, keras.layers.BatchNormalization))
+    labels, classes = cells.labels, len(cells.class_names)
+    weights = drawing_weights(cells, train_rows, recipe)
     with precision(recipe.precision):
-        inputs = keras.Input(model.input_shape[1:])
+        learner = new_network(recipe, classes, seed)
+        inputs = keras.Input(learner.input_shape[1:])
         augmentation = CellAugmentation(
-            recipe.zoom, recipe.shift, recipe.colour, any_angle=not recipe.turned_views > 1, seed=seed, name="views"
+            recipe.zoom, recipe.shift, recipe.colour, any_angle=recipe.turned_views == 1, seed=seed, name="views"
         )
-        trainer = keras.Model(inputs, with_output(model, "logits")(augmentation(inputs)))
+        trainer = keras.Model(inputs, with_output(learner, "logits")(augmentation(inputs)))
+    copy_tensors(model, learner)
+    for layer in learner.layers:
+        # A distilled trunk keeps its BatchNorm: its statistics hold for more laboratories than one's batches.
+        layer.trainable = not (keep_statistics and isinstance(layer, keras.layers.BatchNormalization))
     steps = max(1, len(train_rows) // recipe.batch_size)
     trainer.compile(
         keras.optimizers.AdamW(
@@ -297,30 +351,32 @@ def _fine_tune(
     )
     if progress["epoch"]:
         state.restore(trainer)
-    else:
-        state.restore_best(model)
     while progress["epoch"] < recipe.fine_tune_epochs and progress["waited"] < recipe.patience:
         epoch, began = progress["epoch"], time.perf_counter()
         reseed(trainer, seed, epoch)
-        drawn = _Drawn(
-            pixels, cells.labels, train_rows, weights, recipe.batch_size, [seed, epoch], len(cells.class_names)
-        )
-        loss = float(trainer.fit(drawn, verbose=0).history["loss"][-1])
+        drawn = _Drawn(pixels, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes)
+        # The order within an epoch is drawn there: Keras' own shuffling would not be the same after a resume.
+        loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
+        copy_tensors(learner, model)
         logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
-        row = {
-            "stage": "fine-tuning",
-            "epoch": epoch + 1,
-            "loss": loss,
-            **validation_figures(logits, cells.labels[validation_rows]),
-        }
-        note = _keep_if_better(model, row, state)
-        progress["waited"] = 0 if note else progress["waited"] + 1
+        figures = validation_figures(logits, labels[validation_rows])
+        row = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss, **figures}
+        progress["curves"].append(row)
+        better = row["log_loss"] < progress["best"]
+        progress["waited"] = 0 if better else progress["waited"] + 1
+        if better:
+            progress.update(best=row["log_loss"], chosen=row)
+            state.save_best(model)
         progress["epoch"] = epoch + 1
         state.save(trainer)
         report(
-            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, {_figures(row)}{note}, "
-            f"{time.perf_counter() - began:.0f} s"
+            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, {_figures(row)}"
+            f"{' (best)' if better else ''}, {time.perf_counter() - began:.0f} s"
         )
+    state.restore_best(model)
+    chosen = progress["chosen"]
+    logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
+    return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits)
 
 
 class _Drawn(keras.utils.PyDataset):
@@ -366,16 +422,6 @@ def validation_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
         "weighted_f1": found["weighted_f1"],
         "temperature": temperature,
     }
-
-
-def _keep_if_better(model: keras.Model, row: dict[str, Any], state: RunState) -> str:
-    progress = state.progress
-    progress["curves"].append(row)
-    better = row["log_loss"] < progress["best"]
-    if better:
-        progress.update(best=row["log_loss"], chosen=row)
-        state.save_best(model)
-    return " (best)" if better else ""
 
 
 def _figures(row: dict[str, Any]) -> str:

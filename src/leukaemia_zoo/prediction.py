@@ -275,10 +275,13 @@ def _probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -
     output = np.asarray([model.predict_on_batch(view) for view in views], dtype=np.float64)
     if output.shape[-1] == 1:
         output = np.concatenate([1.0 - output, output], axis=-1)
-    if output.shape[-1] != len(config.class_names) or not np.allclose(output.sum(axis=-1), 1.0, atol=1e-3):
+    # Logits, embeddings and NaN would pass for a verdict; a single logit z even sums to 1 with 1 - z.
+    if output.shape[-1] != len(config.class_names) or not (
+        (output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-3)
+    ):
         raise ArchitectureError(
             f"The model '{model.name}' does not give a probability for each of {', '.join(config.class_names)}: load "
-            'it with output="probabilities".'
+            'it with output="probabilities", and train it again if its weights are not finite.'
         )
     mean = np.log(np.maximum(output, 1e-30)).mean(axis=0)
     odds = np.exp(mean - mean.max(axis=-1, keepdims=True))

@@ -123,13 +123,17 @@ class ModelConfig:
         if not (weight is None or isinstance(weight, str)):
             raise WeightsError(f"weight must be the name of a weight or null, not {weight!r}.")
         views = data.get("views", 1)
-        if views not in (1, 4, 8):
+        if isinstance(views, bool) or views not in (1, 4, 8):
             raise WeightsError(f"A prediction averages over 1, 4 or 8 views, not {views!r}.")
+        preprocessing = Preprocessing.from_dict(data["preprocessing"])
+        height, width = preprocessing.input_size
+        if views > 1 and height != width:
+            raise WeightsError(f"An input of {height}x{width} pixels is not square and cannot be turned: give 1 view.")
         return cls(
             architecture=architecture,
             class_names=tuple(classes),
             head=head,
-            preprocessing=Preprocessing.from_dict(data["preprocessing"]),
+            preprocessing=preprocessing,
             views=views,
             weight=weight,
             **numbers,

@@ -22,6 +22,7 @@ class RunState:
 
     def __init__(self, folder: Path, fingerprint: str, restart: bool) -> None:
         self.folder = folder
+        self.fingerprint = fingerprint
         self._file = folder / "progress.json"
         if restart and folder.exists():
             shutil.rmtree(folder)

@@ -7,6 +7,7 @@ penalty and epoch and the temperature look at validation subjects only; test sub
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import platform
@@ -37,21 +38,31 @@ from leukaemia_zoo.fitting import (
     embed,
     fit_network,
     new_network,
-    precision,
     preprocessing_for,
     read_arrays,
+    validates_by_folds,
     view_logits,
 )
 from leukaemia_zoo.images import find_images, read_image
 from leukaemia_zoo.loading import save_model
+from leukaemia_zoo.precision import precision
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, save_manifest, split_by_subject
-from leukaemia_zoo.weights_io import load_tensors, save_tensors, sha256_of
+from leukaemia_zoo.weights_io import copy_tensors, load_tensors, read_config, save_tensors, sha256_of
 
 _TRUNK_FILE = "distilled.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sources:
+    """Where features that were not learnt on the labelled cells come from; see `train`."""
+
+    teacher: str | Path | None
+    unlabelled: str | Path | None
+    trunk: str | Path | None
 
 
 def train(
@@ -62,6 +73,7 @@ def train(
     recipe: Recipe | None = None,
     teacher: str | Path | None = "imagenet",
     unlabelled: str | Path | None = None,
+    trunk: str | Path | None = None,
     split: str | Path | Split | None = None,
     seed: int = 0,
     restart: bool = False,
@@ -71,7 +83,8 @@ def train(
 
     The folder then holds ``config.json`` and ``model.safetensors`` (see `load_model`), ``split.json`` (the manifest),
     ``validation.csv`` (predictions on the validation subjects) and ``training.json`` (the record: recipe, seed, data,
-    versions, curves, time, figures). A run that was interrupted goes on where its last whole epoch ended.
+    versions, curves, figures) and, where there was a distillation, its result ``distilled.safetensors``. A run that was
+    interrupted goes on where its last whole epoch ended.
 
     Args:
         name: Architecture.
@@ -81,7 +94,9 @@ def train(
         teacher: Weights of MobileNet to distil: ``"imagenet"`` (Keras downloads them), an ``.npz`` file, or None to
             leave out the distillation.
         unlabelled: Folder of cell images for the distillation; None takes the training cells, without their labels.
-        split: Manifest or `Split` with the parts train and validation; None makes one.
+        trunk: ``distilled.safetensors`` that a training or cross-validation with the same distillation left, to save
+            its time; None distils.
+        split: Manifest or `Split` with the parts train and validation, or with folds by subject; None makes one.
         seed: Of the split, the weights, the order and the views.
         restart: Begin anew instead of resuming.
         report: Called with each line of progress.
@@ -95,41 +110,40 @@ def train(
     """
     recipe = recipe or recipe_for(name)
     out = Path(out)
-    if not isinstance(split, Split):
-        split = (
-            split_by_subject(cells, {"train": 1 - recipe.validation_share, "validation": recipe.validation_share}, seed)
-            if split is None
-            else load_manifest(split, cells)
-        )
-    _require_parts(split, "train", "validation")
+    if split is None:
+        split = _development_split(cells, recipe, teacher is not None, seed)
+    elif not isinstance(split, Split):
+        split = load_manifest(split, cells)
     check_split(cells, split)
     out.mkdir(parents=True, exist_ok=True)
     manifest_hash = save_manifest(out / "split.json", cells, split)
 
-    state = RunState(out / "state", _fingerprint(recipe, seed, manifest_hash, teacher, unlabelled), restart)
+    sources = _Sources(teacher, unlabelled, trunk)
+    state = RunState(out / "state", _fingerprint(recipe, seed, manifest_hash, sources), restart)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
-    training_pixels = arrays.pixels[0, list(split.parts["train"])]
-    trunk = _distilled(recipe, state, training_pixels, teacher, unlabelled, seed, report)
-    fitted = fit_network(recipe, cells, arrays.pixels, split, trunk, state, seed, report)
+    taught = _training_rows(split)
+    features = _distilled(recipe, state, out / _TRUNK_FILE, arrays.pixels[0, taught], sources, seed, report)
+    fitted = fit_network(recipe, cells, arrays.pixels, split, features, state, seed, report)
 
-    validation = np.array(split.parts["validation"])
-    logits = view_logits(fitted.model, arrays.pixels[0, validation], recipe.prediction_views)
-    probabilities = apply_temperature(logits, fitted.temperature)
+    validation = fitted.validation_rows
+    probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
     labels, owners = cells.labels[validation], [cells.subjects[row] for row in validation]
     measured = bootstrap_over_subjects(labels, probabilities, owners, seed=seed)
     model = _finished(fitted, recipe, cells)
+    folds = "" if "train" in split.parts else f", in turn by {len(split.parts)} folds"
     where = (
-        f"{len(validation):,} cells of {len(set(owners))} validation subjects, which also chose penalty and temperature"
+        f"{len(validation):,} cells of {len(set(owners))} validation subjects{folds}, which also chose penalty or "
+        "epoch and the temperature"
     )
     figures = {"validation": {"on": where, "values": measured.to_dict()["intervals"]}}
     record = {
-        **_record(recipe, cells, seed, teacher, unlabelled, trunk),
+        **_record(recipe, cells, seed, sources, features),
         "manifest_sha256": manifest_hash,
         "curves": fitted.curves,
         "chosen": fitted.chosen,
         "temperature": fitted.temperature,
-        "uncalibrated": metrics(labels, apply_temperature(logits, 1.0)),
+        "uncalibrated": metrics(labels, apply_temperature(fitted.validation_logits, 1.0)),
         "metrics": figures,
         "per_subject": per_subject(labels, probabilities, owners, cells.class_names),
     }
@@ -140,10 +154,13 @@ def train(
         half=True,
         name=f"{name}.{'cnmc' if cells.source == 'c-nmc' else 'custom'}",
         training={
-            part: {label: _brief(counts) for label, counts in cells.subset(list(rows)).summary()["classes"].items()}
-            for part, rows in split.parts.items()
-        }
-        | {"manifest_sha256": manifest_hash, "seed": seed, "recipe": recipe.to_dict()},
+            "train": _counts(cells, taught),
+            "validation": _counts(cells, validation),
+            "validation_folds": 1 if "train" in split.parts else len(split.parts),
+            "manifest_sha256": manifest_hash,
+            "seed": seed,
+            "recipe": recipe.to_dict(),
+        },
         metrics=figures,
         data=tuple(record["data"]),
         intended_use="Research on single-cell images like those it was trained on; not a diagnosis.",
@@ -166,6 +183,7 @@ def cross_validate(
     recipe: Recipe | None = None,
     teacher: str | Path | None = "imagenet",
     unlabelled: str | Path | None = None,
+    trunk: str | Path | None = None,
     seed: int = 0,
     restart: bool = False,
     report: Report = print,
@@ -184,6 +202,7 @@ def cross_validate(
         recipe: See `train`.
         teacher: See `train`.
         unlabelled: See `train`.
+        trunk: See `train`; it must not have been distilled on cells of the table.
         seed: See `train`.
         restart: See `train`.
         report: See `train`.
@@ -204,33 +223,32 @@ def cross_validate(
     baseline = np.zeros(len(cells))
     fold_of_cell = np.zeros(len(cells), int)
     parts = []
-    shared = RunState(out / "state", _fingerprint(recipe, seed, f"{folds} folds", teacher, unlabelled), restart)
+    sources = _Sources(teacher, unlabelled, trunk)
+    shared = RunState(out / "state", _fingerprint(recipe, seed, f"{folds} folds", sources), restart)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
-    trunk = embeddings = None
-    if unlabelled is not None:
+    features = embeddings = None
+    if unlabelled is not None or trunk is not None:
         # No cell of the table takes part in this distillation: every fold can use it.
-        trunk = _distilled(recipe, shared, None, teacher, unlabelled, seed, report)
-    if trunk is not None:
+        features = _distilled(recipe, shared, out / _TRUNK_FILE, None, sources, seed, report)
+    if features is not None:
         model = new_network(recipe, len(cells.class_names), seed)
-        load_tensors(model, trunk, without_head=True)
-        embeddings = embed(model, arrays.pixels)
+        load_tensors(model, features, without_head=True)
+        embeddings = embed(model, arrays.pixels, np.arange(len(cells)), recipe)
     for number, fold in enumerate(outer):
         test = np.array(fold.parts["test"])
-        split = _with_validation(cells, fold, recipe.validation_share, seed)
+        split = _with_test(cells, fold, recipe, teacher is not None, seed)
         check_split(cells, split)
         manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
-        state = RunState(
-            shared.folder / f"fold_{number}", _fingerprint(recipe, seed, manifest_hash, teacher, unlabelled), restart
-        )
-        own_trunk = trunk
-        if own_trunk is None:
+        state = RunState(shared.folder / f"fold_{number}", _fingerprint(recipe, seed, manifest_hash, sources), restart)
+        own_features = features
+        if own_features is None:
             training_pixels = arrays.pixels[0, list(split.parts["train"])]
-            own_trunk = _distilled(recipe, state, training_pixels, teacher, None, seed, report)
+            own_features = _distilled(recipe, state, state.folder / _TRUNK_FILE, training_pixels, sources, seed, report)
         result = state.load_arrays()
         if result is None:
             fitted = fit_network(
-                recipe, cells, arrays.pixels, split, own_trunk, state, seed, report, embeddings=embeddings
+                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings=embeddings
             )
             logits = view_logits(fitted.model, arrays.pixels[0, test], recipe.prediction_views)
             result = {
@@ -240,7 +258,7 @@ def cross_validate(
             }
             state.save_arrays(result)
         probabilities[test] = result["probabilities"]
-        known = np.array(sorted((*split.parts["train"], *split.parts["validation"])))
+        known = np.array(fold.parts["train"])
         baseline[test] = area_baseline(arrays.area[known], cells.labels[known], arrays.area[test])
         fold_of_cell[test] = number
         measured = metrics(cells.labels[test], probabilities[test])
@@ -257,7 +275,7 @@ def cross_validate(
         )
         report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
     found = {
-        **_record(recipe, cells, seed, teacher, unlabelled, trunk),
+        **_record(recipe, cells, seed, sources, features),
         "folds": parts,
         "metrics": bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed).to_dict(),
         "area_baseline": bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed).to_dict(),
@@ -294,46 +312,71 @@ def _read_unlabelled(folder: str | Path, recipe: Recipe) -> np.ndarray:
         return np.stack(list(pool.map(lambda path: preprocessing(read_image(path)), paths)))
 
 
-def _require_parts(split: Split, *parts: str) -> None:
-    if set(split.parts) != set(parts):
-        raise DataError(f"The split has the parts {sorted(split.parts)}, but training takes {' and '.join(parts)}.")
+def _development_split(cells: Cells, recipe: Recipe, distilled: bool, seed: int) -> Split:
+    """Folds by subject where that is enough to choose, else one split into training and validation subjects."""
+    if validates_by_folds(recipe, distilled and recipe.distillation is not None):
+        folds = kfold_by_subject(cells, recipe.validation_folds, seed)
+        parts = {f"fold_{number}": fold.parts["test"] for number, fold in enumerate(folds, start=1)}
+        return Split(parts, seed, f"kfold_by_subject, {recipe.validation_folds} folds")
+    share = recipe.validation_share
+    return split_by_subject(cells, {"train": 1 - share, "validation": share}, seed)
 
 
-def _with_validation(cells: Cells, fold: Split, share: float, seed: int) -> Split:
-    """Split the subjects that a fold does not test into training and validation subjects."""
+def _with_test(cells: Cells, fold: Split, recipe: Recipe, distilled: bool, seed: int) -> Split:
+    """Split the subjects that a fold does not test for the choices of training; the test subjects stay apart."""
     rows = list(fold.parts["train"])
-    inner = split_by_subject(cells.subset(rows), {"train": 1 - share, "validation": share}, seed)
-    parts = {part: tuple(rows[row] for row in inner.parts[part]) for part in ("train", "validation")}
-    return Split({**parts, "test": fold.parts["test"]}, seed, fold.method)
+    inner = _development_split(cells.subset(rows), recipe, distilled, seed)
+    parts = {part: tuple(rows[row] for row in members) for part, members in inner.parts.items()}
+    return Split({**parts, "test": fold.parts["test"]}, seed, f"{fold.method}; {inner.method}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Stages
+def _training_rows(split: Split) -> np.ndarray:
+    """Cells that teach the network that is kept."""
+    parts = ["train"] if "train" in split.parts else [part for part in split.parts if part != "test"]
+    return np.concatenate([np.array(split.parts[part]) for part in parts])
+
+
+def _counts(cells: Cells, rows: np.ndarray) -> dict[str, dict[str, int]]:
+    """Cells and subjects of each class."""
+    classes = cells.subset(rows.tolist()).summary()["classes"]
+    return {
+        label: {"cells": int(found["cells"]), "subjects": int(found["subjects"])} for label, found in classes.items()
+    }
 
 
 def _distilled(
     recipe: Recipe,
     state: RunState,
+    file: Path,
     training_pixels: np.ndarray | None,
-    teacher: str | Path | None,
-    unlabelled: str | Path | None,
+    sources: _Sources,
     seed: int,
     report: Report,
 ) -> Path | None:
-    """File with the distilled trunk, made now or by the run that was interrupted; None without distillation."""
-    if recipe.distillation is None or teacher is None:
+    """File with the distilled trunk: given, made now, or left by an interrupted run; None without distillation."""
+    if recipe.distillation is None or sources.teacher is None:
         return None
-    file = state.folder / _TRUNK_FILE
-    if file.is_file():
-        report("distillation: done by the run that was interrupted")
-        return file
-    pixels = training_pixels if unlabelled is None else _read_unlabelled(unlabelled, recipe)
+    made_by = _plain(dataclasses.asdict(recipe.distillation))
+    given = Path(sources.trunk) if sources.trunk is not None else file
+    if given.is_file() or sources.trunk is not None:
+        found = (read_config(given) or {}).get("distillation", {})
+        if found.get("recipe") == made_by and (sources.trunk is not None or found.get("run") == state.fingerprint):
+            report(f"distillation: taken from {given}")
+            return given
+        if sources.trunk is not None:
+            raise DataError(
+                f"{given} was not distilled by this recipe: leave out the trunk, or give the recipe it had."
+            )
+    pixels = training_pixels if sources.unlabelled is None else _read_unlabelled(sources.unlabelled, recipe)
     assert pixels is not None
-    report(f"distillation: {len(pixels):,} images without labels, teacher {teacher}")
+    report(f"distillation: {len(pixels):,} images without labels, teacher {sources.teacher}")
     with precision(recipe.precision):
         model = new_network(recipe, 2, seed)
-    history = distil(model, pixels, recipe.distillation, teacher, seed=seed, folder=state.folder, report=report)
-    save_tensors(model, file, config={"distillation": history})
+        history = distil(
+            model, pixels, recipe.distillation, sources.teacher, seed=seed, folder=state.folder, report=report
+        )
+    about = {"recipe": made_by, "seed": seed, "images": len(pixels), "history": history, "run": state.fingerprint}
+    save_tensors(model, file, config={"distillation": about})
     return file
 
 
@@ -346,7 +389,7 @@ def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
         head=recipe.head,
         dropout=recipe.dropout,
     )
-    model.set_weights(fitted.model.get_weights())
+    copy_tensors(fitted.model, model)
     head = model.get_layer(LOGITS_LAYER)
     head.set_weights([values / fitted.temperature for values in head.get_weights()])
     model.zoo = ModelConfig(
@@ -365,35 +408,31 @@ def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
 # State of a run, and its record
 
 
-def _fingerprint(
-    recipe: Recipe, seed: int, data: str, teacher: str | Path | None, unlabelled: str | Path | None
-) -> str:
-    content = [recipe.to_dict(), seed, data, str(teacher), str(unlabelled), keras.backend.backend(), __version__]
+def _fingerprint(recipe: Recipe, seed: int, data: str, sources: _Sources) -> str:
+    given = [str(value) for value in dataclasses.astuple(sources)]
+    content = [recipe.to_dict(), seed, data, given, keras.backend.backend(), __version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _record(
-    recipe: Recipe,
-    cells: Cells,
-    seed: int,
-    teacher: str | Path | None,
-    unlabelled: str | Path | None,
-    trunk: Path | None,
-) -> dict[str, Any]:
+def _record(recipe: Recipe, cells: Cells, seed: int, sources: _Sources, features: Path | None) -> dict[str, Any]:
     """What produced a result, as far as it is the same for a training and a cross-validation."""
     data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
-    if trunk is not None:
+    if features is not None:
         data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
+    distillation = None
+    if features is not None:
+        distillation = (read_config(features) or {}).get("distillation", {}) | {
+            "teacher": _described(sources.teacher),
+            "unlabelled": None if sources.unlabelled is None else Path(sources.unlabelled).name,
+            "sha256": sha256_of(features),
+        }
     return {
         "package": __version__,
         "recipe": recipe.to_dict(),
         "seed": seed,
         "cells": cells.summary(),
         "notes": list(cells.notes),
-        "teacher": None if trunk is None else _described(teacher),
-        "unlabelled": None
-        if unlabelled is None
-        else {"folder": Path(unlabelled).name, "images": len(find_images([unlabelled])[0])},
+        "distillation": distillation,
         "data": data,
         "versions": {
             "python": platform.python_version(),
@@ -417,10 +456,6 @@ def _described(teacher: str | Path | None) -> dict[str, str]:
         return {"network": TEACHER_SOURCE, "weights": "keras.applications, imagenet"}
     assert teacher is not None
     return {"network": TEACHER_SOURCE, "weights": Path(teacher).name, "sha256": sha256_of(teacher)}
-
-
-def _brief(counts: dict[str, Any]) -> dict[str, int]:
-    return {"cells": int(counts["cells"]), "subjects": int(counts["subjects"])}
 
 
 def _plain(value: Any) -> Any:

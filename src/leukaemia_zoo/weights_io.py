@@ -144,6 +144,16 @@ def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> No
         variable.assign(values[name].astype(np.float32))
 
 
+def copy_tensors(source: Any, target: Any) -> None:
+    """Assign the weights of one network to another of the same architecture, by name.
+
+    ``target.set_weights(source.get_weights())`` would not do: its order depends on which layers are trainable.
+    """
+    values = {name: _to_numpy(variable) for name, variable in named_variables(source).items()}
+    for name, variable in named_variables(target).items():
+        variable.assign(values[name])
+
+
 def head_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Kernel (features, classes) and bias (classes,) of the head in a file, float32."""
     with _opened(path) as file:

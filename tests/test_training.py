@@ -1,0 +1,309 @@
+"""`training`, `fitting`, `distillation`, `recipes`: the recipe at work on small drawn cells with a random teacher."""
+
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukaemia_zoo import build_model, load_model, predict, read_data
+from leukaemia_zoo.calibration import apply_temperature
+from leukaemia_zoo.distillation import distil, load_teacher
+from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError, WeightsError
+from leukaemia_zoo.evaluation import metrics
+from leukaemia_zoo.fitting import drawing_weights, embed, fit_network, new_network, read_arrays
+from leukaemia_zoo.recipes import recipe_for
+from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.splits import Split, split_by_subject
+from leukaemia_zoo.training import cross_validate, train
+from leukaemia_zoo.weights_io import named_variables, save_tensors
+
+SMALL = {
+    "input_size": 40,
+    "turned_views": 2,
+    "prediction_views": 4,
+    "validation_share": 0.34,
+    "precision": "float32",
+    "inverse_penalties": [0.01, 0.1],
+    "batch_size": 8,
+    "distillation": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory, draw_cell):
+    """Six subjects of each class with six cells each: leukaemic ones are larger and brighter, not without overlap."""
+    root = tmp_path_factory.mktemp("cells") / "training_data" / "fold_0"
+    rng = np.random.default_rng(0)
+    for label, prefix, radius, level in (("all", "9", 0.30, 120), ("hem", "H9", 0.24, 100)):
+        (root / label).mkdir(parents=True)
+        for subject in range(6):
+            own = rng.normal(0, 8)
+            for cell in range(6):
+                frame = draw_cell(int(rng.integers(1 << 30)), 128, radius + rng.normal(0, 0.03), level + own)
+                Image.fromarray(frame).save(root / label / f"UID_{prefix}{subject}_1_{cell}_{label}.png")
+    return read_data(root)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """MobileNet with random weights in the format of a teacher's file."""
+    keras.utils.set_random_seed(3)
+    network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3))
+    arrays = {f"{layer.name}/{v.name}": np.asarray(v) for layer in network.layers for v in layer.weights}
+    file = tmp_path_factory.mktemp("teacher") / "mobilenet.npz"
+    np.savez(file, **arrays)
+    return file
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return recipe_for("cnn_attention", SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(cells, teacher, recipe, tmp_path_factory):
+    """Folder of one whole training, and the lines it reported."""
+    out, lines = tmp_path_factory.mktemp("runs") / "whole", []
+    train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, seed=1, report=lines.append)
+    return out, lines
+
+
+def _rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_leaves_a_model_whose_predictions_are_those_it_was_judged_by(trained, cells):
+    out, _ = trained
+    rows = _rows(out / "validation.csv")
+    path_of = {path.name: path for path in cells.paths}
+    found = predict(load_model(out), [path_of[row["file"]] for row in rows])
+    expected = [float(row["p_all"]) for row in rows]
+    # float16 kernels on the way; everything else, views and temperature too, must be the same
+    np.testing.assert_allclose(found.probabilities[:, 1], expected, atol=5e-3)
+    record = json.loads((out / "training.json").read_text())
+    labels = np.array([row["label"] == "all" for row in rows], int)
+    value = record["metrics"]["validation"]["values"]["auroc"]["value"]
+    assert value == pytest.approx(metrics(labels, np.array(expected))["auroc"], abs=1e-4)
+    assert value > 0.8
+
+
+def test_the_record_tells_what_produced_the_weight(trained, cells, recipe):
+    out, _ = trained
+    record = json.loads((out / "training.json").read_text())
+    assert record["recipe"]["input_size"] == 40
+    assert record["seed"] == 1
+    assert len(record["distillation"]["history"]) == 2
+    assert len(record["distillation"]["teacher"]["sha256"]) == 64
+    assert record["cells"]["cells"] == len(cells)
+    assert {row["inverse_penalty"] for row in record["curves"]} == {0.01, 0.1}
+    assert record["chosen"] == min(record["curves"], key=lambda row: row["log_loss"])
+    assert len(record["manifest_sha256"]) == 64
+    assert not (out / "state").exists()
+
+
+def test_the_temperature_is_inside_the_last_layer(trained, cells):
+    out, _ = trained
+    model = load_model(out)
+    logits = load_model(out, output="logits")
+    pixels = model.zoo.preprocessing.batch([np.asarray(Image.open(path)) for path in cells.paths[:4]])
+    hot = np.asarray(logits(pixels)) * model.zoo.temperature
+    np.testing.assert_allclose(apply_temperature(hot, model.zoo.temperature), np.asarray(model(pixels)), atol=1e-5)
+
+
+@pytest.mark.parametrize("line", ["distillation 1/2", "classifier, C = 0.01"])
+def test_an_interrupted_training_goes_on_and_ends_the_same(trained, cells, teacher, recipe, tmp_path, line):
+    whole, _ = trained
+
+    def stop(text):
+        if text.startswith(line):
+            raise KeyboardInterrupt
+
+    arguments = {"recipe": recipe, "teacher": teacher, "seed": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train("cnn_attention", cells, tmp_path / "run", report=stop, **arguments)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    lines = []
+    train("cnn_attention", cells, tmp_path / "run", report=lines.append, **arguments)
+    assert not any(text.startswith(line) and "distillation" in line for text in lines)
+    ours = named_variables(load_model(tmp_path / "run"))
+    for name, expected in named_variables(load_model(whole)).items():
+        np.testing.assert_allclose(np.asarray(ours[name]), np.asarray(expected), atol=2e-3, err_msg=name)
+
+
+def test_fine_tuning_goes_on_where_its_last_epoch_ended(cells, tmp_path):
+    changes = {**SMALL, "distillation": None, "head": "flatten", "fine_tune_epochs": 3, "patience": 5}
+    recipe = recipe_for("cnn_attention", changes)
+    split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
+    pixels = read_arrays(cells, recipe, 0).pixels
+
+    def fit(folder, report=lambda text: None):
+        state = RunState(folder, "x", restart=False)
+        return fit_network(recipe, cells, pixels, split, None, state, 0, report)
+
+    def stop(text):
+        if text.startswith("fine-tuning 2/3"):
+            raise KeyboardInterrupt
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", stop)
+    lines = []
+    resumed = fit(tmp_path / "run", lines.append)
+    assert [line[:15] for line in lines] == ["fine-tuning 3/3"]
+    assert [row["loss"] for row in resumed.curves] == pytest.approx([row["loss"] for row in whole.curves], rel=1e-4)
+    assert resumed.chosen == min(resumed.curves, key=lambda row: row["log_loss"])
+
+
+def test_a_folder_with_another_unfinished_run_is_refused(cells, teacher, recipe, tmp_path):
+    def stop(text):
+        if text.startswith("distillation 1/2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=1, report=stop)
+    with pytest.raises(DataError, match="--restart"):
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, report=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, restart=True, report=stop)
+
+
+def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):
+    split = split_by_subject(cells, {"train": 0.5, "validation": 0.3, "test": 0.2}, 0)
+    pixels = read_arrays(cells, recipe, 0).pixels
+    trunk = tmp_path / "trunk.safetensors"
+    save_tensors(new_network(recipe, 2, 0), trunk)
+    test = list(split.parts["test"])
+    changed, labels = pixels.copy(), cells.labels.copy()
+    changed[:, test] = 77
+    labels[test] = 1 - labels[test]
+    results = [
+        fit_network(
+            recipe, table, array, split, trunk, RunState(tmp_path / str(number), "x", False), 0, lambda text: None
+        )
+        for number, (table, array) in enumerate([(cells, pixels), (dataclasses.replace(cells, labels=labels), changed)])
+    ]
+    first, second = (named_variables(result.model) for result in results)
+    for name in first:
+        np.testing.assert_array_equal(np.asarray(first[name]), np.asarray(second[name]), err_msg=name)
+    assert results[0].temperature == results[1].temperature
+
+
+def test_the_classifier_sees_standardised_statistics(cells, recipe, tmp_path):
+    split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
+    pixels = read_arrays(cells, recipe, 0).pixels
+    trunk = tmp_path / "trunk.safetensors"
+    save_tensors(new_network(recipe, 2, 0), trunk)
+    fitted = fit_network(
+        recipe, cells, pixels, split, trunk, RunState(tmp_path / "s", "x", False), 0, lambda text: None
+    )
+    rows = np.array(split.parts["train"])
+    weights = drawing_weights(cells, rows, recipe)
+    outputs = keras.Model(fitted.model.inputs, fitted.model.get_layer("statistics_norm").output)
+    standardised = np.mean([np.asarray(outputs(view[rows].astype("float32"))) for view in pixels], axis=0)
+    np.testing.assert_allclose(weights @ standardised, 0, atol=1e-3)
+    assert embed(fitted.model, pixels[:, rows[:3]]).shape == (2, 3, standardised.shape[1])
+
+
+def test_a_split_that_leaks_is_refused(cells, teacher, recipe, tmp_path):
+    rows = np.arange(len(cells))
+    leaky = Split({"train": tuple(rows[::2].tolist()), "validation": tuple(rows[1::2].tolist())}, 0, "by hand")
+    with pytest.raises(LeakError, match="in more than one part"):
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, split=leaky)
+    assert not list(tmp_path.iterdir())
+
+
+def test_subjects_are_balanced(cells, recipe):
+    rows = np.arange(len(cells) - 4)  # the last subject lacks four of its six cells
+    weights = drawing_weights(cells, rows, dataclasses.replace(recipe, subject_power=0.0))
+    totals = {}
+    for row, weight in zip(rows, weights, strict=True):
+        totals[cells.subjects[row]] = totals.get(cells.subjects[row], 0) + weight
+    assert np.ptp(list(totals.values())) < 1e-12
+    balanced = drawing_weights(cells, rows, dataclasses.replace(recipe, balance_classes=True))
+    assert balanced[cells.labels[rows] == 1].sum() == pytest.approx(0.5)
+
+
+def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of_its_subject(
+    cells, teacher, recipe, tmp_path
+):
+    found = cross_validate(
+        "cnn_attention", cells, tmp_path, folds=2, recipe=recipe, teacher=teacher, report=lambda text: None
+    )
+    rows = _rows(tmp_path / "out_of_fold.csv")
+    assert sorted(row["file"] for row in rows) == sorted(path.name for path in cells.paths)
+    for fold in range(2):
+        manifest = json.loads((tmp_path / f"fold_{fold}.json").read_text())["parts"]
+        owners = {part: {file["subject"] for file in manifest[part]["files"]} for part in manifest}
+        assert not owners["test"] & (owners["train"] | owners["validation"])
+        assert {row["subject"] for row in rows if row["fold"] == str(fold)} == owners["test"]
+    labels = np.array([row["label"] == "all" for row in rows], int)
+    probabilities = np.array([float(row["p_all"]) for row in rows])
+    for name, value in metrics(labels, probabilities).items():
+        assert found["metrics"]["intervals"][name]["value"] == pytest.approx(value, abs=1e-3), name
+    assert found["area_baseline"]["intervals"]["auroc"]["value"] > 0.7
+    assert json.loads((tmp_path / "cross_validation.json").read_text()) == found
+
+
+def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path):
+    out, _ = trained
+    other = recipe_for("cnn_attention", {**SMALL, "distillation": {"epochs": 3, "steps_per_epoch": 2, "batch_size": 4}})
+    with pytest.raises(DataError, match="not distilled by this recipe"):
+        train(
+            "cnn_attention",
+            cells,
+            tmp_path,
+            recipe=other,
+            teacher=teacher,
+            trunk=out / "distilled.safetensors",
+            report=lambda text: None,
+        )
+
+
+def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe):
+    student = new_network(recipe, 2, 0)
+    before = [np.array(value) for value in student.get_layer("logits").get_weights()]
+    pixels = read_arrays(cells, recipe, 0).pixels[0]
+    long = dataclasses.replace(recipe.distillation, epochs=4, steps_per_epoch=8, colour=0.2)
+    history = distil(student, pixels, long, teacher, report=lambda text: None)
+    assert all(history[-1][pair] < 0.9 * history[0][pair] for pair in history[0])
+    for value, expected in zip(student.get_layer("logits").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_the_teacher_is_checked(teacher, tmp_path):
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_teacher(tmp_path / "none.npz", (40, 40), ["conv_pw_3_relu"])
+    np.savez(tmp_path / "half.npz", **{"conv1/kernel": np.zeros((3, 3, 3, 32))})
+    with pytest.raises(WeightsError, match="lack 'conv1_bn/"):
+        load_teacher(tmp_path / "half.npz", (40, 40), ["conv_pw_3_relu"])
+    np.savez(tmp_path / "pickle.npz", **{"conv1/kernel": np.array([{}], object)})
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_teacher(tmp_path / "pickle.npz", (40, 40), ["conv_pw_3_relu"])
+    maps = load_teacher(teacher, (40, 40), ["conv_pw_3_relu", "conv_pw_5_relu"])(np.zeros((1, 40, 40, 3)))
+    assert [tuple(value.shape) for value in maps] == [(1, 10, 10, 128), (1, 5, 5, 256)]
+
+
+def test_recipes_are_checked(tmp_path):
+    assert recipe_for("cnn", {"distillation": {"epochs": 1}}).distillation.epochs == 1
+    assert recipe_for("cnn", {"distillation": None}).distillation is None
+    with pytest.raises(UnknownNameError, match="did you mean batch_size"):
+        recipe_for("cnn", {"batchsize": 3})
+    with pytest.raises(DataError, match="'batch_size' must be of the kind int"):
+        recipe_for("cnn", {"batch_size": "many"})
+    with pytest.raises(UnknownNameError, match="did you mean cnn"):
+        recipe_for("cn")
+    (tmp_path / "recipe.json").write_text("[1]")
+    with pytest.raises(DataError, match="not a JSON object"):
+        recipe_for("cnn", tmp_path / "recipe.json")
+
+
+def test_a_new_network_is_the_same_for_the_same_seed(recipe):
+    first, second, third = (new_network(recipe, 2, seed).get_weights() for seed in (0, 0, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, third, strict=True))
+    assert build_model("cnn_attention", head="texture").count_params() < 1_000_000
