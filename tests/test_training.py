@@ -25,11 +25,12 @@ SMALL = {
     "input_size": 40,
     "turned_views": 2,
     "prediction_views": 4,
+    "validation_folds": 3,
     "validation_share": 0.34,
     "precision": "float32",
     "inverse_penalties": [0.01, 0.1],
     "batch_size": 8,
-    "distillation": {"epochs": 2, "steps_per_epoch": 2, "batch_size": 4},
+    "distillation": {"epochs": 2, "steps_per_epoch": 1, "batch_size": 4},
 }
 
 
@@ -77,19 +78,34 @@ def _rows(path):
         return list(csv.DictReader(file))
 
 
-def test_training_leaves_a_model_whose_predictions_are_those_it_was_judged_by(trained, cells):
-    out, _ = trained
-    rows = _rows(out / "validation.csv")
+def test_the_model_that_is_left_predicts_as_it_was_judged(cells, teacher, recipe, trained, tmp_path):
+    split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
+    trunk = trained[0] / "distilled.safetensors"
+    train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, trunk=trunk, split=split, report=str.strip)
+    rows = _rows(tmp_path / "validation.csv")
+    assert {row["subject"] for row in rows} == {cells.subjects[row] for row in split.parts["validation"]}
     path_of = {path.name: path for path in cells.paths}
-    found = predict(load_model(out), [path_of[row["file"]] for row in rows])
+    found = predict(load_model(tmp_path), [path_of[row["file"]] for row in rows])
     expected = [float(row["p_all"]) for row in rows]
     # float16 kernels on the way; everything else, views and temperature too, must be the same
     np.testing.assert_allclose(found.probabilities[:, 1], expected, atol=5e-3)
+
+
+def test_folds_validate_every_subject_and_the_last_classifier_learns_from_all(trained, cells):
+    out, _ = trained
+    rows = _rows(out / "validation.csv")
+    assert sorted(row["file"] for row in rows) == sorted(path.name for path in cells.paths)
+    parts = json.loads((out / "split.json").read_text())["parts"]
+    owners = [{file["subject"] for file in part["files"]} for part in parts.values()]
+    assert len(owners) == 3
+    assert sum(map(len, owners)) == len(set.union(*owners)) == 12
     record = json.loads((out / "training.json").read_text())
     labels = np.array([row["label"] == "all" for row in rows], int)
     value = record["metrics"]["validation"]["values"]["auroc"]["value"]
-    assert value == pytest.approx(metrics(labels, np.array(expected))["auroc"], abs=1e-4)
+    assert value == pytest.approx(metrics(labels, np.array([float(row["p_all"]) for row in rows]))["auroc"], abs=1e-4)
     assert value > 0.8
+    found = predict(load_model(out), cells.paths)
+    assert metrics(cells.labels, found.probabilities)["auroc"] > value
 
 
 def test_the_record_tells_what_produced_the_weight(trained, cells, recipe):
@@ -115,7 +131,7 @@ def test_the_temperature_is_inside_the_last_layer(trained, cells):
     np.testing.assert_allclose(apply_temperature(hot, model.zoo.temperature), np.asarray(model(pixels)), atol=1e-5)
 
 
-@pytest.mark.parametrize("line", ["distillation 1/2", "classifier, C = 0.01"])
+@pytest.mark.parametrize("line", ["distillation 1/2", "classifier, C = 0.1"])
 def test_an_interrupted_training_goes_on_and_ends_the_same(trained, cells, teacher, recipe, tmp_path, line):
     whole, _ = trained
 
@@ -206,7 +222,9 @@ def test_the_classifier_sees_standardised_statistics(cells, recipe, tmp_path):
     outputs = keras.Model(fitted.model.inputs, fitted.model.get_layer("statistics_norm").output)
     standardised = np.mean([np.asarray(outputs(view[rows].astype("float32"))) for view in pixels], axis=0)
     np.testing.assert_allclose(weights @ standardised, 0, atol=1e-3)
-    assert embed(fitted.model, pixels[:, rows[:3]]).shape == (2, 3, standardised.shape[1])
+    embeddings = embed(fitted.model, pixels, rows, recipe)
+    assert np.isnan(embeddings.turned[:, split.parts["validation"]]).all()
+    assert np.isfinite(embeddings.predicted[rows]).all()
 
 
 def test_a_split_that_leaks_is_refused(cells, teacher, recipe, tmp_path):
@@ -215,6 +233,14 @@ def test_a_split_that_leaks_is_refused(cells, teacher, recipe, tmp_path):
     with pytest.raises(LeakError, match="in more than one part"):
         train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, split=leaky)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_trained_is_said(cells, teacher, recipe, tmp_path):
+    with pytest.raises(DataError, match="nothing for this recipe to train"):
+        train("cnn_attention", cells, tmp_path / "a", recipe=recipe, teacher=None, report=str.strip)
+    flat = recipe_for("cnn_attention", {**SMALL, "head": "flatten"})
+    with pytest.raises(DataError, match="has no layers head2_relu"):
+        train("cnn_attention", cells, tmp_path / "b", recipe=flat, teacher=teacher, report=str.strip)
 
 
 def test_subjects_are_balanced(cells, recipe):
@@ -228,18 +254,27 @@ def test_subjects_are_balanced(cells, recipe):
     assert balanced[cells.labels[rows] == 1].sum() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("own_trunks", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of_its_subject(
-    cells, teacher, recipe, tmp_path
+    cells, teacher, recipe, trained, tmp_path, own_trunks
 ):
     found = cross_validate(
-        "cnn_attention", cells, tmp_path, folds=2, recipe=recipe, teacher=teacher, report=lambda text: None
+        "cnn_attention",
+        cells,
+        tmp_path,
+        folds=2,
+        recipe=recipe,
+        teacher=teacher,
+        trunk=None if own_trunks else trained[0] / "distilled.safetensors",
+        report=str.strip,
     )
     rows = _rows(tmp_path / "out_of_fold.csv")
     assert sorted(row["file"] for row in rows) == sorted(path.name for path in cells.paths)
     for fold in range(2):
         manifest = json.loads((tmp_path / f"fold_{fold}.json").read_text())["parts"]
         owners = {part: {file["subject"] for file in manifest[part]["files"]} for part in manifest}
-        assert not owners["test"] & (owners["train"] | owners["validation"])
+        assert len(owners) == 4
+        assert not owners["test"] & set.union(*(owners[part] for part in owners if part != "test"))
         assert {row["subject"] for row in rows if row["fold"] == str(fold)} == owners["test"]
     labels = np.array([row["label"] == "all" for row in rows], int)
     probabilities = np.array([float(row["p_all"]) for row in rows])
@@ -249,9 +284,15 @@ def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of
     assert json.loads((tmp_path / "cross_validation.json").read_text()) == found
 
 
+def test_unlabelled_images_that_are_tested_are_refused(cells, teacher, recipe, tmp_path):
+    folder = cells.paths[0].parent
+    with pytest.raises(LeakError, match="among the unlabelled images"):
+        cross_validate("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, unlabelled=folder)
+
+
 def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path):
     out, _ = trained
-    other = recipe_for("cnn_attention", {**SMALL, "distillation": {"epochs": 3, "steps_per_epoch": 2, "batch_size": 4}})
+    other = recipe_for("cnn_attention", {**SMALL, "distillation": {"epochs": 3, "steps_per_epoch": 1, "batch_size": 4}})
     with pytest.raises(DataError, match="not distilled by this recipe"):
         train(
             "cnn_attention",

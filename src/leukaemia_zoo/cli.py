@@ -436,7 +436,8 @@ def _about(info: ModelInfo) -> Iterator[str]:
     for name, measured in weight.metrics.items():
         yield f"  measured   {name}: {measured['on']}"
         for metric, value in measured["values"].items():
-            interval = f" ({value['low']:.3f} to {value['high']:.3f})" if "low" in value else ""
+            known = value.get("low") is not None and value.get("high") is not None
+            interval = f" ({value['low']:.3f} to {value['high']:.3f})" if known else " (no interval)"
             yield f"             {metric:<18} {value['value']:.3f}{interval}"
     yield f"  use        {weight.intended_use}"
     yield f"  cite       {weight.citation}"

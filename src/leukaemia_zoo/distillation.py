@@ -18,7 +18,7 @@ import numpy as np
 from keras import layers, ops
 
 from leukaemia_zoo.augmentation import CellAugmentation
-from leukaemia_zoo.errors import WeightsError
+from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.layers import CellMask
 from leukaemia_zoo.precision import precision
@@ -102,10 +102,21 @@ def distil(
     Returns:
         The losses of each epoch: the share of the variance of the teacher's features, inside the cell, that the student
         does not explain; one a pair of layers.
+
+    Raises:
+        DataError: If the student lacks a layer of the recipe's pairs.
+        WeightsError: If the teacher's weights cannot be had.
     """
+    missing = sorted({own for own, _ in recipe.pairs} - {layer.name for layer in student.layers})
+    if missing:
+        raise DataError(
+            f"The network '{student.name}' has no layers {', '.join(missing)}, which the distillation's pairs name: "
+            "use the head that the recipe was made for, or leave out the distillation."
+        )
     height, width = student.input_shape[1:3]
     names = list(dict.fromkeys(teacher_layer for _, teacher_layer in recipe.pairs))
     teacher = load_teacher(teacher_weights, (height, width), names)
+    _take_first_filters(student, teacher)
     inputs = keras.Input((height, width, 3))
     augmentation = CellAugmentation(
         zoom=recipe.zoom, shift=recipe.shift, colour=recipe.colour, cut_out=recipe.cut_out, seed=seed
@@ -181,21 +192,39 @@ def _mean_output(_: Any, output: Any) -> Any:
 def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     """Squared error of the projected features against the standardised target, averaged over the cell: (batch,)."""
     stride = round(features.shape[1] / target.shape[1])
-    channels = target.shape[-1]
     if stride > 1:
         features = layers.AveragePooling2D(stride, padding="same")(features)
-    # Cut to the common size from the top left: so aligned, the centres of two positions differ by less than half a
-    # stride, with padding (one position more than the teacher) as without (fewer).
-    height, width = (min(own, other) for own, other in zip(features.shape[1:3], target.shape[1:3], strict=True))
+    # Cut to the common size from the top left: the centres of two positions then differ by less than half a stride,
+    # with padding (one position more than the teacher) as without (fewer). The rest of the shift is left to the 3 x 3
+    # part of the projection, which is linear throughout.
     side = features.shape[1:3]
+    height, width = (min(own, other) for own, other in zip(side, target.shape[1:3], strict=True))
     features, target = features[:, :height, :width], target[:, :height, :width]
-    projected = layers.Conv2D(channels, 1 if stride == 1 else 3, padding="same", name=f"project_{name}")(features)
+    projected = layers.SeparableConv2D(target.shape[-1], 3, padding="same", name=f"project_{name}")(features)
     standardised = layers.BatchNormalization(
         center=False, scale=False, momentum=0.95, dtype="float32", name=f"standardise_{name}"
     )(target)
     weight = ops.image.resize(mask, side, interpolation="bilinear", antialias=True)[:, :height, :width]
     error = ops.mean(ops.square(ops.cast(projected, "float32") - standardised), axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
+
+
+def _take_first_filters(student: keras.Model, teacher: keras.Model) -> None:
+    """Begin with the teacher's first filters, BatchNorm folded in, if the student's first convolution has their shape.
+
+    The teacher sees pixels from -1 to 1, the student as its own Rescaling says: x_teacher = gain x_student + shift.
+    """
+    own = next(layer for layer in student.layers if isinstance(layer, layers.Conv2D))
+    filters, norm = teacher.get_layer("conv1"), teacher.get_layer("conv1_bn")
+    if tuple(own.kernel.shape) != tuple(filters.kernel.shape) or own.bias is None:
+        return
+    scale = next(layer for layer in student.layers if isinstance(layer, layers.Rescaling))
+    gain = 1 / (127.5 * scale.scale)
+    shift = -scale.offset * gain - 1
+    factor = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
+    kernel = np.asarray(filters.kernel) * factor
+    bias = np.asarray(norm.beta) - np.asarray(norm.moving_mean) * factor + shift * kernel.sum(axis=(0, 1, 2))
+    own.set_weights([gain * kernel, bias])
 
 
 class _Unlabelled(keras.utils.PyDataset):

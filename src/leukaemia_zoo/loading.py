@@ -59,7 +59,8 @@ def load_model(
 
     Returns:
         An ordinary ``keras.Model`` from images (batch, height, width, 3), RGB, 0 to 255, to float32 (batch, classes).
-        Its ``zoo`` attribute, a `ModelConfig`, holds classes and preprocessing.
+        Its ``zoo`` attribute, a `ModelConfig`, holds classes and preprocessing. Calling the model judges one view of
+        each image; `predict` averages over the turned and mirrored views that the weight was calibrated for.
 
     Raises:
         UnknownNameError: If there is no such name; the message lists close matches.

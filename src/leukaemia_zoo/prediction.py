@@ -15,7 +15,7 @@ import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
 from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.images import as_image, read_image
+from leukaemia_zoo.images import as_image, find_images, read_image
 from leukaemia_zoo.loading import config_of
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.views import symmetric_views
@@ -170,9 +170,10 @@ def predict(
 
     Args:
         model: A network from `load_model`, with probabilities as output.
-        images: One path or a sequence of paths; or one frame (height, width, 3), a batch (N, height, width, 3) or a
-            sequence of frames of any sizes: RGB, 0 to 255, uint8 or float. Frames are cropped and resized as the
-            weight's own preprocessing says, so give whole frames, not the network's input size.
+        images: One path or a sequence of paths, of which folders stand for the images in them; or one frame (height,
+            width, 3), a batch (N, height, width, 3) or a sequence of frames of any sizes: RGB, 0 to 255, uint8 or
+            float. Frames are cropped and resized as the weight's own preprocessing says, so give whole frames, not
+            the network's input size.
         subjects: Subject of each image; None takes it from C-NMC file names.
         batch_size: Images computed at once.
         errors: What happens with an image that cannot be read: ``"raise"``, or ``"report"`` in the ``error`` of its
@@ -291,11 +292,13 @@ def _probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -
 def _as_items(images: Any) -> tuple[Sequence[Any], bool]:
     """The images one by one, and whether they are files."""
     if isinstance(images, str | os.PathLike):
-        return [images], True
+        images = [images]
     if hasattr(images, "ndim") and images.ndim != 1:  # with one axis: a column of paths
         return ([images] if images.ndim < 4 else images), False
     items = list(images)
-    return items, bool(items) and all(isinstance(item, str | os.PathLike) for item in items)
+    if not items or not all(isinstance(item, str | os.PathLike) for item in items):
+        return items, False
+    return [found for item in items for found in (find_images([item])[0] if Path(item).is_dir() else [item])], True
 
 
 def _name(item: Any, number: int) -> str:

@@ -20,10 +20,10 @@ import numpy as np
 
 from leukaemia_zoo import __version__
 from leukaemia_zoo.architectures import LOGITS_LAYER, build_model
-from leukaemia_zoo.calibration import apply_temperature
+from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from leukaemia_zoo.datasets import Cells
 from leukaemia_zoo.distillation import TEACHER_SOURCE, distil
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.errors import DataError, LeakError
 from leukaemia_zoo.evaluation import (
     area_baseline,
     bootstrap_over_subjects,
@@ -170,6 +170,8 @@ def train(
     for metric in ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity", "ece"):
         if metric in measured:
             report(f"validation {metric}: {measured[metric]}")
+    if not MIN_TEMPERATURE * 1.01 < fitted.temperature < MAX_TEMPERATURE * 0.99:
+        report("the temperature is at the end of its range: there are too few validation cells to calibrate")
     report(f"temperature {fitted.temperature:.3f}; saved in {out}")
     return model
 
@@ -217,6 +219,7 @@ def cross_validate(
     """
     recipe = recipe or recipe_for(name)
     out = Path(out)
+    _refuse_tested_images(cells, unlabelled)
     outer = kfold_by_subject(cells, folds, seed)
     out.mkdir(parents=True, exist_ok=True)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
@@ -243,8 +246,8 @@ def cross_validate(
         state = RunState(shared.folder / f"fold_{number}", _fingerprint(recipe, seed, manifest_hash, sources), restart)
         own_features = features
         if own_features is None:
-            training_pixels = arrays.pixels[0, list(split.parts["train"])]
-            own_features = _distilled(recipe, state, state.folder / _TRUNK_FILE, training_pixels, sources, seed, report)
+            taught = arrays.pixels[0, _training_rows(split)]
+            own_features = _distilled(recipe, state, state.folder / _TRUNK_FILE, taught, sources, seed, report)
         result = state.load_arrays()
         if result is None:
             fitted = fit_network(
@@ -310,6 +313,19 @@ def _read_unlabelled(folder: str | Path, recipe: Recipe) -> np.ndarray:
     )
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(lambda path: preprocessing(read_image(path)), paths)))
+
+
+def _refuse_tested_images(cells: Cells, unlabelled: str | Path | None) -> None:
+    """A network that imitated a teacher on an image has seen it, even without its label."""
+    if unlabelled is None:
+        return
+    tested = {path.resolve() for path in cells.paths}
+    for path in find_images([unlabelled])[0]:
+        if path.resolve() in tested:
+            raise LeakError(
+                f"{path} is among the unlabelled images of the distillation and among the cells to be tested: take the "
+                "cells of the table out of the unlabelled images, or leave them out for a distillation in each fold."
+            )
 
 
 def _development_split(cells: Cells, recipe: Recipe, distilled: bool, seed: int) -> Split:
