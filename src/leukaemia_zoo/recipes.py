@@ -83,9 +83,9 @@ class Recipe:
     distillation: DistillationRecipe | None
     validation_folds: int = 5
     validation_share: float = 0.2
-    turned_views: int = 5
+    turned_views: int = 3
     prediction_views: int = 8
-    inverse_penalties: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    inverse_penalties: tuple[float, ...] = (0.03, 0.1, 0.3)
     subject_power: float = 0.5
     balance_classes: bool = False
     fine_tune_epochs: int = 0
