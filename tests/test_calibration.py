@@ -230,7 +230,7 @@ class TestSlopeAndIntercept:
 
 def test_no_backend_and_no_scientific_library_is_imported():
     code = (
-        "import sys, leukaemia_zoo.calibration, leukaemia_zoo.evaluation;"
+        "import sys, leukaemia_zoo.calibration, leukaemia_zoo.evaluation, leukaemia_zoo.bootstrap;"
         "print({'keras', 'tensorflow', 'jax', 'torch', 'sklearn', 'scipy'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import __version__, cli, load_model, predict, registry, save_model
+from leukaemia_zoo import __version__, cli, load_model, predict, printing, registry, save_model
 from leukaemia_zoo.cli import main
 from leukaemia_zoo.registry import ARCHITECTURES
 
@@ -402,7 +402,7 @@ def test_nothing_is_left_behind_when_it_fails_midway(run, tiny_folder, mixed_fol
     out = tmp_path / "out"
     out.mkdir()
     (out / "o.csv").write_text("the results of yesterday\n")
-    rows, row = [], cli._row
+    rows, row = [], printing.row
 
     def fail(*arguments):
         if len(rows) == 6:
@@ -412,7 +412,7 @@ def test_nothing_is_left_behind_when_it_fails_midway(run, tiny_folder, mixed_fol
         rows.append(arguments)
         return row(*arguments)
 
-    monkeypatch.setattr(cli, "_row", fail)
+    monkeypatch.setattr(printing, "row", fail)
     status, _, err = run(
         "predict", mixed_folder, "--model", tiny_folder, "--csv", out / "o.csv", "--json", out / "o.json"
     )

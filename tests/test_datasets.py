@@ -10,15 +10,12 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo import cnmc, datasets
+from leukaemia_zoo.cells import Cells, duplicate_cells
 from leukaemia_zoo.cnmc import official_duplicates, official_files, official_row
 from leukaemia_zoo.datasets import (
-    CNMC_CLASSES,
     MERGED_SUBJECTS,
-    Cells,
     canonical_subject,
-    duplicate_cells,
     parse_cnmc_name,
-    pixel_sha256,
     read_cnmc,
     read_csv,
     read_data,
@@ -131,46 +128,6 @@ def test_official_list_is_the_published_one() -> None:
         for path, digest, size in zip(listed.paths, listed.digests, listed.sizes, strict=True)
     }
     assert packed == {row["path"]: (row["sha256"], int(row["bytes"])) for row in rows}
-
-
-# --- the table ---
-
-
-def test_cells_refuse_columns_that_do_not_fit() -> None:
-    with pytest.raises(DataError, match="one length"):
-        Cells((Path("a"),), np.array([0, 1]), ("x",), CNMC_CLASSES, ("",), "csv")
-    with pytest.raises(DataError, match="between 0 and 1"):
-        Cells((Path("a"),), np.array([2]), ("x",), CNMC_CLASSES, ("",), "csv")
-    with pytest.raises(DataError, match="whole numbers"):
-        Cells((Path("a"),), np.array([0.5]), ("x",), CNMC_CLASSES, ("",), "csv")
-
-
-def test_subset_summary_and_description() -> None:
-    cells = Cells(
-        tuple(Path(f"{name}.png") for name in "abc"),
-        np.array([0, 1, 1], np.int8),
-        ("H1", "7", None),
-        CNMC_CLASSES,
-        ("fold_0", "fold_0", "fold_1"),
-        "c-nmc",
-        ("A note.",),
-    )
-    assert cells.labels.dtype == np.int64
-    part = cells.subset(np.array([2, 0]))
-    assert names(part) == ["c.png", "a.png"]
-    assert part.subjects == (None, "H1")
-    assert part.labels.tolist() == [1, 0]
-    assert len(cells.subset([])) == 0
-    assert cells.summary() == {
-        "source": "c-nmc",
-        "cells": 3,
-        "subjects": 2,
-        "cells_without_subject": 1,
-        "classes": {"hem": {"cells": 1, "subjects": 1}, "all": {"cells": 2, "subjects": 1}},
-        "groups": {"fold_0": 2, "fold_1": 1},
-    }
-    for text in ("3 cells of 2 known subjects", "all: 2 cells of 1", "1 cells without a subject", "A note."):
-        assert text in cells.describe()
 
 
 # --- C-NMC ---
@@ -461,35 +418,6 @@ def test_bad_csv_names_row_and_fault(tmp_path: Path, lines: tuple[str, ...], mes
         read_csv(write_csv(tmp_path / "t.csv", *lines))
 
 
-# --- identical images ---
-
-
-def test_identical_images_are_found_in_any_format_and_only_those(tmp_path: Path) -> None:
-    for folder, value in (("x", 7), ("y", 8)):
-        paint(tmp_path / folder / "cell.bmp", value)
-    same = paint(tmp_path / "y" / "other name.webp", 7)
-    paint(tmp_path / "y" / "nearly.webp", 9)
-    assert duplicate_cells(read_folders(tmp_path)) == [(tmp_path / "x" / "cell.bmp", same)]
-
-
-def test_pixel_hash_sees_the_shape_and_a_rewritten_file(tmp_path: Path) -> None:
-    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
-    Image.new("RGB", (24, 16)).save(wide)
-    Image.new("RGB", (16, 24)).save(high)
-    before = pixel_sha256(wide)
-    assert before != pixel_sha256(high)
-    Image.new("RGB", (40, 20), "white").save(wide)
-    assert pixel_sha256(wide) != before
-
-
-def test_unreadable_image_is_named(tmp_path: Path) -> None:
-    paint(tmp_path / "a" / "good.png")
-    whole = paint(tmp_path / "b" / "cut.png").read_bytes()
-    (tmp_path / "b" / "cut.png").write_bytes(whole[:45])
-    with pytest.raises(DataError, match=r"cut\.png cannot be read"):
-        duplicate_cells(read_folders(tmp_path))
-
-
 # --- habits ---
 
 
@@ -500,7 +428,6 @@ def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     paint(training / "fold_2" / "hem" / "UID_h3_10_1_hem.bmp")
     paint(Path("my_cells/blast/1.png"), 1)
     paint(Path("my_cells/lymphocyte/2.png"), 2)
-    paint(Path("my_cells/lymphocyte/copy of 1.webp"), 1)
     write_csv(
         Path("my_cells.csv"), "path,label,subject", "my_cells/blast/1.png,blast,P1", "my_cells/lymphocyte/2.png,x,P2"
     )

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo import splits
-from leukaemia_zoo.datasets import Cells, read_data
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.datasets import read_data
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.splits import (
     Split,

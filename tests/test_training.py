@@ -3,6 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -327,6 +330,21 @@ def test_the_teacher_is_checked(teacher, tmp_path):
         load_teacher(tmp_path / "pickle.npz", (40, 40), ["conv_pw_3_relu"])
     maps = load_teacher(teacher, (40, 40), ["conv_pw_3_relu", "conv_pw_5_relu"])(np.zeros((1, 40, 40, 3)))
     assert [tuple(value.shape) for value in maps] == [(1, 10, 10, 128), (1, 5, 5, 256)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_command_trains_on_every_backend(cells, teacher, tmp_path, backend):
+    pytest.importorskip(backend)
+    (tmp_path / "recipe.json").write_text(json.dumps(SMALL))
+    command = [sys.executable, "-m", "leukaemia_zoo.cli", "train", "cnn_attention", "--data", cells.paths[0].parents[1]]
+    command += ["--out", tmp_path / "run", "--teacher", teacher, "--recipe", tmp_path / "recipe.json"]
+    environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["versions"]["backend"] == backend
+    found = predict(load_model(tmp_path / "run"), cells.paths)  # on TensorFlow
+    assert metrics(cells.labels, found.probabilities)["auroc"] > 0.8
 
 
 def test_recipes_are_checked(tmp_path):

@@ -26,7 +26,7 @@ _MODULE_OF = {
     "Preprocessing": "preprocessing",
     "read_image": "images",
     "find_images": "images",
-    "Cells": "datasets",
+    "Cells": "cells",
     "read_data": "datasets",
     "read_cnmc": "datasets",
     "read_folders": "datasets",
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from leukaemia_zoo.architectures import build_model
     from leukaemia_zoo.attention import AttentionBlock, attention_maps
     from leukaemia_zoo.augmentation import CellAugmentation
-    from leukaemia_zoo.datasets import Cells, read_cnmc, read_csv, read_data, read_folders
+    from leukaemia_zoo.cells import Cells
+    from leukaemia_zoo.datasets import read_cnmc, read_csv, read_data, read_folders
     from leukaemia_zoo.images import find_images, read_image
     from leukaemia_zoo.loading import load_model, save_model
     from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions, predict

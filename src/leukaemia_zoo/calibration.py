@@ -210,7 +210,7 @@ def calibration_slope_intercept(labels: npt.ArrayLike, probabilities: npt.ArrayL
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What `evaluation` uses as well
+# What `evaluation` and `bootstrap` use as well
 
 
 def checked_predictions(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[IntArray, FloatArray]:

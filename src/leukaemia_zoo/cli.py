@@ -12,14 +12,10 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from leukaemia_zoo import __version__
+from leukaemia_zoo import __version__, printing
 from leukaemia_zoo.errors import DataError, ImageError, LeukaemiaZooError
-
-if TYPE_CHECKING:
-    from leukaemia_zoo.prediction import Prediction, SubjectTally
-    from leukaemia_zoo.registry import ModelInfo
 
 DEFAULT_MODEL = "cnn_attention"
 _TABLE_ROWS = 50
@@ -177,7 +173,7 @@ def _predict(options: argparse.Namespace) -> int:
         write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
         write_json = stack.enter_context(_json_writer(options.json))
         if table:
-            print(_heading(paths, model.zoo.class_names))
+            print(printing.heading(paths, model.zoo.class_names))
         for prediction in _progress(found, len(paths), "cells", quiet=table):
             write_csv(prediction.to_record())
             write_json(prediction.to_record())
@@ -189,13 +185,13 @@ def _predict(options: argparse.Namespace) -> int:
                 # Below the table where there is one; of very many files at once, so that they need no memory.
                 reasons.append(prediction.error) if table else _tell_not_read(prediction.error)
             if table:
-                print(_row(prediction, _path_width(paths), model.zoo.class_names))
+                print(printing.row(prediction, printing.path_width(paths), model.zoo.class_names))
     sys.stdout.flush()
     for reason in reasons:
         _tell_not_read(reason)
     if not options.quiet:
         name = options.model if from_folder else model.zoo.weight or options.model
-        _print_summary(name, counts, failed, len(skipped), tally)
+        _print(printing.summary(name, counts, failed, len(skipped), tally.summaries()))
         if not (table or options.csv or options.json):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS)
@@ -269,62 +265,10 @@ def _rounded(value: Any, digits: int) -> Any:
     return round(value, digits) if isinstance(value, float) else value
 
 
-def _path_width(paths: Sequence[Path]) -> int:
-    return min(60, max(len(_printable(str(path))) for path in paths))
-
-
-def _heading(paths: Sequence[Path], class_names: tuple[str, ...]) -> str:
-    columns = "  ".join(f"{'p_' + name:>7}" for name in class_names)
-    return f"{'path':<{_path_width(paths)}}  {'subject':<8}  {'label':<{_label_width(class_names)}}  {columns}"
-
-
-def _row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str:
-    path = _printable(prediction.path)
-    path = path if len(path) <= width else "…" + path[1 - width :]
-    start = f"{path:<{width}}  {prediction.subject or '-':<8}  "
-    if prediction.probabilities is None:
-        return f"{start}{'-':<{_label_width(class_names)}}  not read"
-    columns = (f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True))
-    return f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}"
-
-
-def _label_width(class_names: tuple[str, ...]) -> int:
-    return max(6, *map(len, class_names))
-
-
-def _printable(text: str) -> str:
-    """A file name without line ends and terminal commands."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def _tell_not_read(reason: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"not read: {_printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one
-
-
-def _print_summary(model: str, counts: dict[str, int], failed: int, skipped: int, tally: SubjectTally) -> None:
-    summaries = tally.summaries()
-    if summaries:
-        names = summaries[0].class_names
-        columns = [*("n_" + name for name in names), *("mean p_" + name for name in names)]
-        widths = [max(len(column), 7) for column in columns]
-        first = max(7, *(len(row.subject) for row in summaries))
-        heading = "  ".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
-        print(f"\n{'subject':<{first}}  {'cells':>6}  {heading}")
-        for row in summaries:
-            values = [*map(str, row.counts), *(f"{p:.3f}" for p in row.mean_probabilities)]
-            cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
-            print(f"{row.subject:<{first}}  {row.cells:6d}  {cells}")
-    parts = [f"{count} {name}" for name, count in counts.items()]
-    parts += [f"{failed} not read"] if failed else []
-    print(f"\n{_count(sum(counts.values()) + failed, 'file')} by {model}: {', '.join(parts)}.")
-    if skipped:
-        print(f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image.")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    tqdm.write(f"not read: {printing.printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,17 +330,8 @@ def _list(options: argparse.Namespace) -> int:
         print(f"There is no {what} named '{options.pattern}'.", file=sys.stderr)
     if options.json:
         print(json.dumps([info.to_dict() for info in infos], indent=2))
-        return 0
-    if infos:
-        print(f"{'architecture':<14}  {'pretrained':<20}  {'input':<9}  {'parameters':>11}  what it is")
-    for info in infos:
-        spec = info.architecture
-        height, width = info.weight.config.preprocessing.input_size if info.weight else spec.input_size
-        parameters = info.weight.parameters if info.weight else spec.parameters
-        print(
-            f"{spec.name:<14}  {info.weight.name if info.weight else 'no weights':<20}  {f'{height}x{width}':<9}  "
-            f"{parameters:>11,}  {spec.title}"
-        )
+    else:
+        _print(printing.models(infos))
     return 0
 
 
@@ -407,44 +342,17 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(info.to_dict(), indent=2))
     else:
-        print("\n".join(_about(info)))
+        _print(printing.about(info))
     return 0
 
 
-def _about(info: ModelInfo) -> Iterator[str]:
-    spec, weight = info.architecture, info.weight
-    yield f"{info.name}: {spec.title}"
-    yield f"  network    {spec.source}"
-    if weight is None:
-        yield f"  input      {spec.input_size[0]}x{spec.input_size[1]} RGB, 0 to 255; {spec.parameters:,} parameters"
-        yield "  weights    none yet: load_model(..., weights=None) gives random ones"
-        return
-    config = weight.config
-    height, width = config.preprocessing.input_size
-    yield f"  input      {height}x{width} RGB, 0 to 255; {weight.parameters:,} parameters; head '{config.head}'"
-    yield f"  classes    {', '.join(config.class_names)}"
-    yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
-    yield f"  licence    {weight.licence}"
-    for source in weight.data:
-        yield f"  data       {source['name']} ({source['licence']}); {source['source']}"
-    for part in ("train", "validation"):
-        if part in weight.training:
-            counts = weight.training[part]
-            yield f"  {part:<10} " + ", ".join(
-                f"{name}: {count['cells']:,} cells of {count['subjects']} subjects" for name, count in counts.items()
-            )
-    for name, measured in weight.metrics.items():
-        yield f"  measured   {name}: {measured['on']}"
-        for metric, value in measured["values"].items():
-            known = value.get("low") is not None and value.get("high") is not None
-            interval = f" ({value['low']:.3f} to {value['high']:.3f})" if known else " (no interval)"
-            yield f"             {metric:<18} {value['value']:.3f}{interval}"
-    yield f"  use        {weight.intended_use}"
-    yield f"  cite       {weight.citation}"
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# progress
+# the terminal
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 @contextlib.contextmanager

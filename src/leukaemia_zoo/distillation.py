@@ -21,7 +21,7 @@ from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.layers import CellMask
-from leukaemia_zoo.precision import precision
+from leukaemia_zoo.precision import compiles_steps, precision
 from leukaemia_zoo.recipes import DistillationRecipe
 from leukaemia_zoo.seeds import reseed
 
@@ -146,7 +146,7 @@ def distil(
             weight_decay=recipe.weight_decay,
         ),
         loss=dict.fromkeys(losses, _mean_output),
-        jit_compile=False,  # compiling takes longer than it saves at this size
+        jit_compile=compiles_steps(),
     )
     history = _resumed(model, folder)
     for epoch in range(len(history), recipe.epochs):

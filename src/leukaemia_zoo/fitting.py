@@ -19,11 +19,11 @@ import numpy as np
 from leukaemia_zoo.architectures import LOGITS_LAYER, STATISTICS_NORM, build_model, with_output
 from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.calibration import apply_temperature, fit_temperature
-from leukaemia_zoo.datasets import Cells
+from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import cell_area, metrics
 from leukaemia_zoo.images import read_image
-from leukaemia_zoo.precision import precision
+from leukaemia_zoo.precision import compiles_steps, precision
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.run_state import RunState
@@ -347,7 +347,7 @@ def _fine_tune(
             clipnorm=1.0,
         ),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-        jit_compile=False,  # compiling takes longer than it saves at this size
+        jit_compile=compiles_steps(),
     )
     if progress["epoch"]:
         state.restore(trainer)

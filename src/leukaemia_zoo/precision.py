@@ -1,4 +1,4 @@
-"""Building layers in another precision than the caller's."""
+"""How networks are computed in training: in which precision, and compiled or not."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def precision(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def compiles_steps() -> bool:
+    """Whether training steps are compiled with XLA: JAX crawls without, elsewhere it costs more than it saves here."""
+    return bool(keras.backend.backend() == "jax")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.datasets import Cells, pixel_sha256
+from leukaemia_zoo.cells import Cells, pixel_sha256
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.files import write_json
 

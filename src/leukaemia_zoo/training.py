@@ -6,11 +6,8 @@ penalty and epoch and the temperature look at validation subjects only; test sub
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
 import json
-import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,20 +15,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo import __version__
 from leukaemia_zoo.architectures import LOGITS_LAYER, build_model
+from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
-from leukaemia_zoo.datasets import Cells
-from leukaemia_zoo.distillation import TEACHER_SOURCE, distil
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.distillation import distil
 from leukaemia_zoo.errors import DataError, LeakError
-from leukaemia_zoo.evaluation import (
-    area_baseline,
-    bootstrap_over_subjects,
-    metrics,
-    paired_difference,
-    per_subject,
-)
-from leukaemia_zoo.files import replacing, write_json
+from leukaemia_zoo.evaluation import area_baseline, metrics, per_subject
+from leukaemia_zoo.files import write_json
 from leukaemia_zoo.fitting import (
     Fitted,
     Report,
@@ -48,21 +39,13 @@ from leukaemia_zoo.loading import save_model
 from leukaemia_zoo.precision import precision
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe, recipe_for
+from leukaemia_zoo.records import Sources, class_counts, fingerprint, plain, provenance, write_predictions
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, save_manifest, split_by_subject
-from leukaemia_zoo.weights_io import copy_tensors, load_tensors, read_config, save_tensors, sha256_of
+from leukaemia_zoo.weights_io import copy_tensors, load_tensors, read_config, save_tensors
 
 _TRUNK_FILE = "distilled.safetensors"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sources:
-    """Where features that were not learnt on the labelled cells come from; see `train`."""
-
-    teacher: str | Path | None
-    unlabelled: str | Path | None
-    trunk: str | Path | None
 
 
 def train(
@@ -118,8 +101,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     manifest_hash = save_manifest(out / "split.json", cells, split)
 
-    sources = _Sources(teacher, unlabelled, trunk)
-    state = RunState(out / "state", _fingerprint(recipe, seed, manifest_hash, sources), restart)
+    sources = Sources(teacher, unlabelled, trunk)
+    state = RunState(out / "state", fingerprint(recipe, seed, manifest_hash, sources), restart)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     taught = _training_rows(split)
@@ -138,7 +121,7 @@ def train(
     )
     figures = {"validation": {"on": where, "values": measured.to_dict()["intervals"]}}
     record = {
-        **_record(recipe, cells, seed, sources, features),
+        **provenance(recipe, cells, seed, sources, features),
         "manifest_sha256": manifest_hash,
         "curves": fitted.curves,
         "chosen": fitted.chosen,
@@ -147,15 +130,15 @@ def train(
         "metrics": figures,
         "per_subject": per_subject(labels, probabilities, owners, cells.class_names),
     }
-    _write_predictions(out / "validation.csv", cells, validation, probabilities)
+    write_predictions(out / "validation.csv", cells, validation, probabilities)
     save_model(
         model,
         out,
         half=True,
         name=f"{name}.{'cnmc' if cells.source == 'c-nmc' else 'custom'}",
         training={
-            "train": _counts(cells, taught),
-            "validation": _counts(cells, validation),
+            "train": class_counts(cells, taught),
+            "validation": class_counts(cells, validation),
             "validation_folds": 1 if "train" in split.parts else len(split.parts),
             "manifest_sha256": manifest_hash,
             "seed": seed,
@@ -165,7 +148,7 @@ def train(
         data=tuple(record["data"]),
         intended_use="Research on single-cell images like those it was trained on; not a diagnosis.",
     )
-    write_json(out / "training.json", _plain(record))
+    write_json(out / "training.json", plain(record))
     state.remove()
     for metric in ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity", "ece"):
         if metric in measured:
@@ -226,8 +209,8 @@ def cross_validate(
     baseline = np.zeros(len(cells))
     fold_of_cell = np.zeros(len(cells), int)
     parts = []
-    sources = _Sources(teacher, unlabelled, trunk)
-    shared = RunState(out / "state", _fingerprint(recipe, seed, f"{folds} folds", sources), restart)
+    sources = Sources(teacher, unlabelled, trunk)
+    shared = RunState(out / "state", fingerprint(recipe, seed, f"{folds} folds", sources), restart)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     features = embeddings = None
@@ -243,7 +226,7 @@ def cross_validate(
         split = _with_test(cells, fold, recipe, teacher is not None, seed)
         check_split(cells, split)
         manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
-        state = RunState(shared.folder / f"fold_{number}", _fingerprint(recipe, seed, manifest_hash, sources), restart)
+        state = RunState(shared.folder / f"fold_{number}", fingerprint(recipe, seed, manifest_hash, sources), restart)
         own_features = features
         if own_features is None:
             taught = arrays.pixels[0, _training_rows(split)]
@@ -278,7 +261,7 @@ def cross_validate(
         )
         report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
     found = {
-        **_record(recipe, cells, seed, sources, features),
+        **provenance(recipe, cells, seed, sources, features),
         "folds": parts,
         "metrics": bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed).to_dict(),
         "area_baseline": bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed).to_dict(),
@@ -287,8 +270,8 @@ def cross_validate(
         ).to_dict(),
         "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
     }
-    found = _plain(found)
-    _write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=fold_of_cell)
+    found = plain(found)
+    write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=fold_of_cell)
     write_json(out / "cross_validation.json", found)
     shared.remove()
     for metric, interval in found["metrics"]["intervals"].items():
@@ -352,27 +335,19 @@ def _training_rows(split: Split) -> np.ndarray:
     return np.concatenate([np.array(split.parts[part]) for part in parts])
 
 
-def _counts(cells: Cells, rows: np.ndarray) -> dict[str, dict[str, int]]:
-    """Cells and subjects of each class."""
-    classes = cells.subset(rows.tolist()).summary()["classes"]
-    return {
-        label: {"cells": int(found["cells"]), "subjects": int(found["subjects"])} for label, found in classes.items()
-    }
-
-
 def _distilled(
     recipe: Recipe,
     state: RunState,
     file: Path,
     training_pixels: np.ndarray | None,
-    sources: _Sources,
+    sources: Sources,
     seed: int,
     report: Report,
 ) -> Path | None:
     """File with the distilled trunk: given, made now, or left by an interrupted run; None without distillation."""
     if recipe.distillation is None or sources.teacher is None:
         return None
-    made_by = _plain(dataclasses.asdict(recipe.distillation))
+    made_by = plain(dataclasses.asdict(recipe.distillation))
     given = Path(sources.trunk) if sources.trunk is not None else file
     if given.is_file() or sources.trunk is not None:
         found = (read_config(given) or {}).get("distillation", {})
@@ -418,91 +393,3 @@ def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
         temperature=fitted.temperature,
     )
     return model
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# State of a run, and its record
-
-
-def _fingerprint(recipe: Recipe, seed: int, data: str, sources: _Sources) -> str:
-    given = [str(value) for value in dataclasses.astuple(sources)]
-    content = [recipe.to_dict(), seed, data, given, keras.backend.backend(), __version__]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _record(recipe: Recipe, cells: Cells, seed: int, sources: _Sources, features: Path | None) -> dict[str, Any]:
-    """What produced a result, as far as it is the same for a training and a cross-validation."""
-    data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
-    if features is not None:
-        data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
-    distillation = None
-    if features is not None:
-        distillation = (read_config(features) or {}).get("distillation", {}) | {
-            "teacher": _described(sources.teacher),
-            "unlabelled": None if sources.unlabelled is None else Path(sources.unlabelled).name,
-            "sha256": sha256_of(features),
-        }
-    return {
-        "package": __version__,
-        "recipe": recipe.to_dict(),
-        "seed": seed,
-        "cells": cells.summary(),
-        "notes": list(cells.notes),
-        "distillation": distillation,
-        "data": data,
-        "versions": {
-            "python": platform.python_version(),
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "numpy": np.__version__,
-        },
-        "machine": {"processor": platform.machine(), "system": platform.system()},
-    }
-
-
-_C_NMC = {
-    "name": "C-NMC 2019",
-    "source": "Gupta and Gupta 2019, doi 10.7937/tcia.2019.dc64i46r",
-    "licence": "CC BY 3.0 according to third-party notes",
-}
-
-
-def _described(teacher: str | Path | None) -> dict[str, str]:
-    if str(teacher) == "imagenet":
-        return {"network": TEACHER_SOURCE, "weights": "keras.applications, imagenet"}
-    assert teacher is not None
-    return {"network": TEACHER_SOURCE, "weights": Path(teacher).name, "sha256": sha256_of(teacher)}
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as JSON has them: no NumPy types, no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _write_predictions(
-    path: Path, cells: Cells, rows: np.ndarray, probabilities: np.ndarray, fold: np.ndarray | None = None
-) -> None:
-    """One row a cell: file name, subject, label, probability of each class, and the fold that tested it."""
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "file",
-                "subject",
-                "label",
-                *(f"p_{name}" for name in cells.class_names),
-                *(["fold"] if fold is not None else []),
-            ]
-        )
-        for row, values in zip(rows, probabilities, strict=True):
-            writer.writerow(
-                [cells.paths[row].name, cells.subjects[row], cells.class_names[cells.labels[row]]]
-                + [f"{value:.6f}" for value in values]
-                + ([int(fold[row])] if fold is not None else [])
-            )

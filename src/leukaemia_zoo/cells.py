@@ -1,0 +1,159 @@
+"""The table of labelled cells, which readers make and splits and training take, and what is in it twice."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.errors import DataError, ImageError
+from leukaemia_zoo.images import read_image
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A table of labelled cell images, one row a file; the images themselves stay on disk.
+
+    Attributes:
+        paths: Image files.
+        labels: Index into `class_names` of each cell, int64 of shape (n,).
+        subjects: The person each cell comes from, merged where one person has several numbers; None where unknown.
+        class_names: Class of each label.
+        groups: The part of the source that each cell lies in, such as the C-NMC fold `fold_0`; else `""`.
+        source: The reader: `c-nmc`, `folders` or `csv`.
+        notes: What the reader left out, dropped or merged, one sentence each.
+
+    Raises:
+        DataError: If the columns differ in length or a label is not an index into `class_names`.
+
+    >>> cells = Cells((Path("a.png"), Path("b.png")), np.array([0, 1]), ("P1", "P2"), ("hem", "all"), ("", ""), "csv")
+    >>> len(cells), cells.subset([1]).subjects
+    (2, ('P2',))
+    """
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    subjects: tuple[str | None, ...]
+    class_names: tuple[str, ...]
+    groups: tuple[str, ...]
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in ("paths", "labels", "subjects", "groups")}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"A table of cells needs columns of one length, but these have {lengths}.")
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or (len(labels) and not np.issubdtype(labels.dtype, np.integer)):
+            raise DataError(f"Labels must be whole numbers in one dimension, not {labels.dtype} of {labels.shape}.")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
+            raise DataError(
+                f"Labels must lie between 0 and {len(self.class_names) - 1} for the classes "
+                f"{', '.join(self.class_names)}, but they reach from {labels.min()} to {labels.max()}."
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Cells":
+        """Return the cells at these indices, in this order, with the same classes, source and notes."""
+        rows = [int(index) for index in indices]
+        return Cells(
+            paths=tuple(self.paths[row] for row in rows),
+            labels=self.labels[np.array(rows, dtype=np.int64)],
+            subjects=tuple(self.subjects[row] for row in rows),
+            class_names=self.class_names,
+            groups=tuple(self.groups[row] for row in rows),
+            source=self.source,
+            notes=self.notes,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers a report needs: cells and subjects, in all and per class, and cells per group."""
+        names = [self.class_names[label] for label in self.labels]
+        cells = Counter(names)
+        subjects = {
+            class_name: {
+                subject
+                for subject, name in zip(self.subjects, names, strict=True)
+                if subject is not None and name == class_name
+            }
+            for class_name in self.class_names
+        }
+        return {
+            "source": self.source,
+            "cells": len(self),
+            "subjects": len(set(self.subjects) - {None}),
+            "cells_without_subject": sum(subject is None for subject in self.subjects),
+            "classes": {name: {"cells": cells[name], "subjects": len(subjects[name])} for name in self.class_names},
+            "groups": {group: count for group, count in sorted(Counter(self.groups).items()) if group},
+        }
+
+    def describe(self) -> str:
+        """Return the summary and the notes as a few lines of text."""
+        summary = self.summary()
+        lines = [f"{summary['cells']:,} cells of {summary['subjects']:,} known subjects ({self.source})"]
+        lines += [
+            f"  {name}: {counts['cells']:,} cells of {counts['subjects']:,} known subjects"
+            for name, counts in summary["classes"].items()
+        ]
+        if summary["cells_without_subject"]:
+            lines.append(f"  {summary['cells_without_subject']:,} cells without a subject")
+        lines += [f"  {group}: {count:,} cells" for group, count in summary["groups"].items()]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def duplicate_cells(cells: Cells) -> list[tuple[Path, Path]]:
+    """Return the pairs of files that show exactly the same pixels, whatever their format.
+
+    Every further copy of an image is paired with its first in the table.
+
+    Raises:
+        DataError: If a file cannot be read as an image.
+
+    >>> [(one.name, other.name) for one, other in duplicate_cells(read_folders("my_cells"))]
+    [('1.png', 'copy of 1.webp')]
+    """
+    first: dict[str, Path] = {}
+    pairs = []
+    for path in cells.paths:
+        original = first.setdefault(pixel_sha256(path), path)
+        if original != path:
+            pairs.append((original, path))
+    return pairs
+
+
+def pixel_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of an image's size and RGB pixels as `read_image` gives them to the networks.
+
+    It is the same for one image in two lossless formats. JPEG changes pixels, so a JPEG copy counts as another image.
+
+    Raises:
+        DataError: If the file cannot be read as an image.
+
+    >>> len(pixel_sha256("my_cells/blast/1.png"))
+    64
+    """
+    path = Path(path)
+    try:
+        # One run checks many splits of the same files; size and time of change tell whether a file is still the same.
+        status = path.stat()
+        return _pixel_sha256(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}): check the path.") from error
+    except ImageError as error:
+        raise DataError(str(error)) from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _pixel_sha256(path: Path, size: int, changed: int) -> str:
+    pixels = read_image(path)
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    digest.update(pixels.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""What the command line prints: functions from predictions, summaries and models to lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leukaemia_zoo.prediction import Prediction, SubjectSummary
+    from leukaemia_zoo.registry import ModelInfo
+
+
+def path_width(paths: Sequence[Path]) -> int:
+    """Columns that the paths take, at most 60."""
+    return min(60, max(len(printable(str(path))) for path in paths))
+
+
+def heading(paths: Sequence[Path], class_names: tuple[str, ...]) -> str:
+    """The line above the rows of a prediction table."""
+    columns = "  ".join(f"{'p_' + name:>7}" for name in class_names)
+    return f"{'path':<{path_width(paths)}}  {'subject':<8}  {'label':<{_label_width(class_names)}}  {columns}"
+
+
+def row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str:
+    """One prediction, with its path cut on the left to `width` columns."""
+    path = printable(prediction.path)
+    path = path if len(path) <= width else "…" + path[1 - width :]
+    start = f"{path:<{width}}  {prediction.subject or '-':<8}  "
+    if prediction.probabilities is None:
+        return f"{start}{'-':<{_label_width(class_names)}}  not read"
+    columns = (f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True))
+    return f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}"
+
+
+def _label_width(class_names: tuple[str, ...]) -> int:
+    return max(6, *map(len, class_names))
+
+
+def printable(text: str) -> str:
+    """A file name without line ends and terminal commands."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def summary(
+    model: str, counts: dict[str, int], failed: int, skipped: int, summaries: Sequence[SubjectSummary]
+) -> Iterator[str]:
+    """What was found in each subject, where any is known, and in all files."""
+    if summaries:
+        names = summaries[0].class_names
+        columns = [*("n_" + name for name in names), *("mean p_" + name for name in names)]
+        widths = [max(len(column), 7) for column in columns]
+        first = max(7, *(len(each.subject) for each in summaries))
+        titles = "  ".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
+        yield f"\n{'subject':<{first}}  {'cells':>6}  {titles}"
+        for each in summaries:
+            values = [*map(str, each.counts), *(f"{p:.3f}" for p in each.mean_probabilities)]
+            cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+            yield f"{each.subject:<{first}}  {each.cells:6d}  {cells}"
+    parts = [f"{count} {name}" for name, count in counts.items()]
+    parts += [f"{failed} not read"] if failed else []
+    yield f"\n{_count(sum(counts.values()) + failed, 'file')} by {model}: {', '.join(parts)}."
+    if skipped:
+        yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def models(infos: Sequence[ModelInfo]) -> Iterator[str]:
+    """One line a weight or architecture, below a heading; nothing of none."""
+    if infos:
+        yield f"{'architecture':<14}  {'pretrained':<20}  {'input':<9}  {'parameters':>11}  what it is"
+    for info in infos:
+        spec = info.architecture
+        height, width = info.weight.config.preprocessing.input_size if info.weight else spec.input_size
+        parameters = info.weight.parameters if info.weight else spec.parameters
+        yield (
+            f"{spec.name:<14}  {info.weight.name if info.weight else 'no weights':<20}  {f'{height}x{width}':<9}  "
+            f"{parameters:>11,}  {spec.title}"
+        )
+
+
+def about(info: ModelInfo) -> Iterator[str]:
+    """What is known of one model."""
+    spec, weight = info.architecture, info.weight
+    yield f"{info.name}: {spec.title}"
+    yield f"  network    {spec.source}"
+    if weight is None:
+        yield f"  input      {spec.input_size[0]}x{spec.input_size[1]} RGB, 0 to 255; {spec.parameters:,} parameters"
+        yield "  weights    none yet: load_model(..., weights=None) gives random ones"
+        return
+    config = weight.config
+    height, width = config.preprocessing.input_size
+    yield f"  input      {height}x{width} RGB, 0 to 255; {weight.parameters:,} parameters; head '{config.head}'"
+    yield f"  classes    {', '.join(config.class_names)}"
+    yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
+    yield f"  licence    {weight.licence}"
+    for source in weight.data:
+        yield f"  data       {source['name']} ({source['licence']}); {source['source']}"
+    for part in ("train", "validation"):
+        if part in weight.training:
+            counts = weight.training[part]
+            yield f"  {part:<10} " + ", ".join(
+                f"{name}: {count['cells']:,} cells of {count['subjects']} subjects" for name, count in counts.items()
+            )
+    for name, measured in weight.metrics.items():
+        yield f"  measured   {name}: {measured['on']}"
+        for metric, value in measured["values"].items():
+            known = value.get("low") is not None and value.get("high") is not None
+            interval = f" ({value['low']:.3f} to {value['high']:.3f})" if known else " (no interval)"
+            yield f"             {metric:<18} {value['value']:.3f}{interval}"
+    yield f"  use        {weight.intended_use}"
+    yield f"  cite       {weight.citation}"

@@ -1,0 +1,122 @@
+"""What a run writes down: where its features came from, what produced its result, and its predictions."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from leukaemia_zoo import __version__
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.distillation import TEACHER_SOURCE
+from leukaemia_zoo.files import replacing
+from leukaemia_zoo.recipes import Recipe
+from leukaemia_zoo.weights_io import read_config, sha256_of
+
+_C_NMC = {
+    "name": "C-NMC 2019",
+    "source": "Gupta and Gupta 2019, doi 10.7937/tcia.2019.dc64i46r",
+    "licence": "CC BY 3.0 according to third-party notes",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Where features that were not learnt on the labelled cells come from; see `train`."""
+
+    teacher: str | Path | None
+    unlabelled: str | Path | None
+    trunk: str | Path | None
+
+
+def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources) -> str:
+    """Hash of all that must be the same for an interrupted run to go on."""
+    given = [str(value) for value in dataclasses.astuple(sources)]
+    content = [recipe.to_dict(), seed, data, given, keras.backend.backend(), __version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def provenance(recipe: Recipe, cells: Cells, seed: int, sources: Sources, features: Path | None) -> dict[str, Any]:
+    """What produced a result, as far as it is the same for a training and a cross-validation."""
+    data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
+    if features is not None:
+        data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
+    distillation = None
+    if features is not None:
+        distillation = (read_config(features) or {}).get("distillation", {}) | {
+            "teacher": _described(sources.teacher),
+            "unlabelled": None if sources.unlabelled is None else Path(sources.unlabelled).name,
+            "sha256": sha256_of(features),
+        }
+    return {
+        "package": __version__,
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "cells": cells.summary(),
+        "notes": list(cells.notes),
+        "distillation": distillation,
+        "data": data,
+        "versions": {
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+            "numpy": np.__version__,
+        },
+        "machine": {"processor": platform.machine(), "system": platform.system()},
+    }
+
+
+def _described(teacher: str | Path | None) -> dict[str, str]:
+    if str(teacher) == "imagenet":
+        return {"network": TEACHER_SOURCE, "weights": "keras.applications, imagenet"}
+    assert teacher is not None
+    return {"network": TEACHER_SOURCE, "weights": Path(teacher).name, "sha256": sha256_of(teacher)}
+
+
+def class_counts(cells: Cells, rows: np.ndarray) -> dict[str, dict[str, int]]:
+    """Cells and subjects of each class."""
+    classes = cells.subset(rows.tolist()).summary()["classes"]
+    return {
+        label: {"cells": int(found["cells"]), "subjects": int(found["subjects"])} for label, found in classes.items()
+    }
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them: no NumPy types, no NaN."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def write_predictions(
+    path: Path, cells: Cells, rows: np.ndarray, probabilities: np.ndarray, fold: np.ndarray | None = None
+) -> None:
+    """One row a cell: file name, subject, label, probability of each class, and the fold that tested it."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [
+                "file",
+                "subject",
+                "label",
+                *(f"p_{name}" for name in cells.class_names),
+                *(["fold"] if fold is not None else []),
+            ]
+        )
+        for row, values in zip(rows, probabilities, strict=True):
+            writer.writerow(
+                [cells.paths[row].name, cells.subjects[row], cells.class_names[cells.labels[row]]]
+                + [f"{value:.6f}" for value in values]
+                + ([int(fold[row])] if fold is not None else [])
+            )

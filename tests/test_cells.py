@@ -1,0 +1,104 @@
+import doctest
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leukaemia_zoo import cells as module
+from leukaemia_zoo.cells import Cells, duplicate_cells, pixel_sha256
+from leukaemia_zoo.cnmc import CNMC_CLASSES
+from leukaemia_zoo.datasets import read_folders
+from leukaemia_zoo.errors import DataError
+
+
+def paint(path: Path, value: int = 0) -> Path:
+    """Write a tiny image; the value, below 256, decides its pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((18, 16, 3), value, np.uint8)
+    pixels[0, 0] = (10, 20, 30)
+    options = {"lossless": True} if path.suffix.lower() == ".webp" else {}
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+# --- the table ---
+
+
+def test_cells_refuse_columns_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="one length"):
+        Cells((Path("a"),), np.array([0, 1]), ("x",), CNMC_CLASSES, ("",), "csv")
+    with pytest.raises(DataError, match="between 0 and 1"):
+        Cells((Path("a"),), np.array([2]), ("x",), CNMC_CLASSES, ("",), "csv")
+    with pytest.raises(DataError, match="whole numbers"):
+        Cells((Path("a"),), np.array([0.5]), ("x",), CNMC_CLASSES, ("",), "csv")
+
+
+def test_subset_summary_and_description() -> None:
+    cells = Cells(
+        tuple(Path(f"{name}.png") for name in "abc"),
+        np.array([0, 1, 1], np.int8),
+        ("H1", "7", None),
+        CNMC_CLASSES,
+        ("fold_0", "fold_0", "fold_1"),
+        "c-nmc",
+        ("A note.",),
+    )
+    assert cells.labels.dtype == np.int64
+    part = cells.subset(np.array([2, 0]))
+    assert [path.name for path in part.paths] == ["c.png", "a.png"]
+    assert part.subjects == (None, "H1")
+    assert part.labels.tolist() == [1, 0]
+    assert len(cells.subset([])) == 0
+    assert cells.summary() == {
+        "source": "c-nmc",
+        "cells": 3,
+        "subjects": 2,
+        "cells_without_subject": 1,
+        "classes": {"hem": {"cells": 1, "subjects": 1}, "all": {"cells": 2, "subjects": 1}},
+        "groups": {"fold_0": 2, "fold_1": 1},
+    }
+    for text in ("3 cells of 2 known subjects", "all: 2 cells of 1", "1 cells without a subject", "A note."):
+        assert text in cells.describe()
+
+
+# --- identical images ---
+
+
+def test_identical_images_are_found_in_any_format_and_only_those(tmp_path: Path) -> None:
+    for folder, value in (("x", 7), ("y", 8)):
+        paint(tmp_path / folder / "cell.bmp", value)
+    same = paint(tmp_path / "y" / "other name.webp", 7)
+    paint(tmp_path / "y" / "nearly.webp", 9)
+    assert duplicate_cells(read_folders(tmp_path)) == [(tmp_path / "x" / "cell.bmp", same)]
+
+
+def test_pixel_hash_sees_the_shape_and_a_rewritten_file(tmp_path: Path) -> None:
+    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
+    Image.new("RGB", (24, 16)).save(wide)
+    Image.new("RGB", (16, 24)).save(high)
+    before = pixel_sha256(wide)
+    assert before != pixel_sha256(high)
+    Image.new("RGB", (40, 20), "white").save(wide)
+    assert pixel_sha256(wide) != before
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    paint(tmp_path / "a" / "good.png")
+    whole = paint(tmp_path / "b" / "cut.png").read_bytes()
+    (tmp_path / "b" / "cut.png").write_bytes(whole[:45])
+    with pytest.raises(DataError, match=r"cut\.png cannot be read"):
+        duplicate_cells(read_folders(tmp_path))
+
+
+# --- habits ---
+
+
+def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paint(Path("my_cells/blast/1.png"), 1)
+    paint(Path("my_cells/lymphocyte/2.png"), 2)
+    paint(Path("my_cells/lymphocyte/copy of 1.webp"), 1)
+    result = doctest.testmod(module, extraglobs={"read_folders": read_folders})
+    assert result.attempted > 0
+    assert result.failed == 0
