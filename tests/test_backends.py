@@ -181,7 +181,10 @@ def test_shipped_weights_are_equal(small_runs, name, one, other):
     assert len(keys) == 3
     probabilities = [key for key in keys if key.endswith("probabilities")]
     compare(small_runs[one], small_runs[other], probabilities, LAYER)
-    compare(small_runs[one], small_runs[other], keys, NETWORK)
+    for key in set(keys) - set(probabilities):
+        # Trained weights give values in the tens and hundreds, which float32 holds to seven digits: relative to those.
+        ours, theirs = small_runs[one][key], small_runs[other][key]
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(ours).max(), err_msg=key)
 
 
 def test_probabilities_are_the_softmax_of_the_logits_in_the_helper():
