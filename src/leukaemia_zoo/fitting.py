@@ -418,7 +418,7 @@ def validation_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
     found = metrics(labels, apply_temperature(logits, temperature))
     return {
         "log_loss": found["log_loss"],
-        "auroc": found.get("auroc", found.get("macro_auroc", float("nan"))),
+        "auroc": found["auroc"],
         "weighted_f1": found["weighted_f1"],
         "temperature": temperature,
     }

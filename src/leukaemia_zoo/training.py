@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo.architectures import LOGITS_LAYER, build_model
+from leukaemia_zoo.architectures import LOGITS_LAYER
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from leukaemia_zoo.cells import Cells
@@ -43,7 +43,7 @@ from leukaemia_zoo.records import Sources, class_counts, fingerprint, plain, pro
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, save_manifest, split_by_subject
-from leukaemia_zoo.weights_io import copy_tensors, load_tensors, read_config, save_tensors
+from leukaemia_zoo.weights_io import load_tensors, read_config, save_tensors
 
 _TRUNK_FILE = "distilled.safetensors"
 
@@ -260,11 +260,13 @@ def cross_validate(
             }
         )
         report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
+    judged = bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed)
+    by_area = bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed)
     found = {
         **provenance(recipe, cells, seed, sources, features),
         "folds": parts,
-        "metrics": bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed).to_dict(),
-        "area_baseline": bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed).to_dict(),
+        "metrics": judged.to_dict(),
+        "area_baseline": by_area.to_dict(),
         "less_area_baseline": paired_difference(
             cells.labels, probabilities, np.stack([1 - baseline, baseline], 1), cells.subjects, seed=seed
         ).to_dict(),
@@ -274,11 +276,8 @@ def cross_validate(
     write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=fold_of_cell)
     write_json(out / "cross_validation.json", found)
     shared.remove()
-    for metric, interval in found["metrics"]["intervals"].items():
-        report(
-            f"{metric:<18} {interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}); "
-            f"cell area alone {found['area_baseline']['intervals'][metric]['value']:.3f}"
-        )
+    for metric in judged:
+        report(f"{metric:<18} {judged[metric]}; cell area alone {by_area[metric].value:.3f}")
     return found
 
 
@@ -372,15 +371,8 @@ def _distilled(
 
 
 def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network in float32 with the temperature inside its last layer."""
-    model = build_model(
-        recipe.architecture,
-        num_classes=len(cells.class_names),
-        input_size=recipe.input_size,
-        head=recipe.head,
-        dropout=recipe.dropout,
-    )
-    copy_tensors(fitted.model, model)
+    """The network with the temperature inside its last layer, and what it takes to feed it."""
+    model = fitted.model
     head = model.get_layer(LOGITS_LAYER)
     head.set_weights([values / fitted.temperature for values in head.get_weights()])
     model.zoo = ModelConfig(
