@@ -33,9 +33,47 @@ class ImageError(LeukaemiaZooError, ValueError):
     """An image, as a file or an array, that cannot be read or is not what a model takes."""
 
 
+class CytologyMissingError(LeukaemiaZooError, ImportError):
+    """A package of the extra ``cytology`` that is not installed; the message says how to install it."""
+
+
 class DataError(LeukaemiaZooError, ValueError):
     """A data set, CSV, label or subject that cannot be used as given."""
 
 
+class DeviceError(LeukaemiaZooError, ValueError):
+    """Devices to train on that are not there, or that the work cannot be shared among."""
+
+
 class LeakError(DataError):
     """A split that shares a subject or an identical image between its parts."""
+
+
+class HubError(WeightsError):
+    """Something between this machine and the Hugging Face Hub; the subclasses say what."""
+
+
+class HubOfflineError(HubError):
+    """A file that is not in the local cache while the network is switched off (``HF_HUB_OFFLINE``)."""
+
+
+class HubUnavailableError(HubError):
+    """The Hub, or the way to it, does not answer as it should: no connection, time-out, too many requests, its fault.
+
+    Attributes:
+        during_transfer: Whether the file was there and only its transfer failed, so that another try may do.
+    """
+
+    during_transfer = False
+
+
+class HubAccessError(HubError):
+    """The Hub wants a token, or the token it was given does not allow this."""
+
+
+class HubNotFoundError(HubError):
+    """A repository, revision or file that does not exist on the Hub."""
+
+
+class HubStorageError(HubError):
+    """What came from the Hub cannot be written: disk full, folder read-only, no permission."""

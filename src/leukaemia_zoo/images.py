@@ -13,7 +13,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -169,6 +169,28 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
         else:
             images.append(path)
     return images, skipped
+
+
+def image_items(images: Any) -> tuple[Sequence[Any], bool]:
+    """The images one by one, and whether they are files.
+
+    Args:
+        images: One path or a sequence of paths, of which folders stand for the images in them; or one frame, a batch or
+            a sequence of frames.
+
+    Example:
+        >>> items, are_files = image_items(np.zeros((2, 64, 64, 3), np.uint8))
+        >>> len(items), are_files
+        (2, False)
+    """
+    if isinstance(images, str | os.PathLike):
+        images = [images]
+    if hasattr(images, "ndim") and images.ndim != 1:  # with one axis: a column of paths
+        return ([images] if images.ndim < 4 else images), False
+    items = list(images)
+    if not items or not all(isinstance(item, str | os.PathLike) for item in items):
+        return items, False
+    return [found for item in items for found in (find_images([item])[0] if Path(item).is_dir() else [item])], True
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -1,14 +1,12 @@
-"""From a name or a folder to a network that is ready, and back.
+"""From a name, a folder or a repository on the Hub to a network that is ready, and back.
 
-A saved model is a folder with ``config.json`` (plain data: see `WeightSpec`) and one safetensors file. Loading checks
-the file's sha256, then builds the network from our own code, then compares all tensors, and only then assigns them.
-Nothing that is loaded can run code.
+`sources` finds the weight and checks its sha256; here the network is built from our own code, all tensors are compared,
+and only then assigned. Nothing that is loaded can run code.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import warnings
 from numbers import Integral
@@ -19,22 +17,12 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
-from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
+from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.registry import (
-    ARCHITECTURES,
-    ModelConfig,
-    WeightSpec,
-    close_matches,
-    list_models,
-    model_info,
-    packaged_file,
-)
-from leukaemia_zoo.weights_io import check_integrity, head_tensors, load_tensors, save_tensors, sha256_of
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, close_matches, model_info
+from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find
+from leukaemia_zoo.weights_io import head_tensors, load_tensors, save_tensors, sha256_of
 
 
 def load_model(
@@ -48,9 +36,11 @@ def load_model(
     """Load a network of the zoo, or one that `save_model` or training left in a folder.
 
     Args:
-        name_or_path: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), or a folder with a saved model.
-        weights: ``"default"`` for the pretrained weight that the name means; None for the architecture as published,
-            with random weights; or a folder or ``.safetensors`` file that `save_model` wrote.
+        name_or_path: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), a folder with a saved model, or a model in
+            our format on the Hugging Face Hub, ``"hf://org/name@revision"`` (commit, tag or branch).
+        weights: ``"default"`` for the pretrained weight that the name means, from the package, the local cache of the
+            Hub or the Hub; None for the architecture as published, with random weights; or a folder, ``.safetensors``
+            file or ``hf://`` repository.
         num_classes: Number of classes; None for the weight's own (2 where there is no weight). With 1 there is one
             sigmoid unit, P(last class); of a two-class weight it gives exactly the second of the two probabilities.
             Any other number than the weight's replaces the last layer by a new one, with a warning: train it.
@@ -65,6 +55,7 @@ def load_model(
     Raises:
         UnknownNameError: If there is no such name; the message lists close matches.
         WeightsError: If there is no weight, or the folder holds no model.
+        HubError: If the weight cannot be had from the Hub; its subclasses say why.
         IntegrityError: If the file is not the one that was saved.
         TensorMismatchError: If its tensors do not fit the network.
 
@@ -76,14 +67,13 @@ def load_model(
     """
     if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
-    spec, file = _find(os.fspath(name_or_path), weights)
-    if spec is None:
-        config = _random_config(model_info(os.fspath(name_or_path)).architecture.name, num_classes, class_names)
+    name = os.fspath(name_or_path)
+    if weights is None:
+        config = _random_config(model_info(name).architecture.name, num_classes, class_names)
         model = _build(config, 2 if num_classes is None else num_classes)
     else:
-        assert file is not None
-        check_integrity(file, spec.sha256, spec.size)
-        config = spec.config
+        found = find(name, None if weights == "default" else weights)
+        spec, file, config = found.spec, found.file, found.spec.config
         own = _units(file, config)
         if num_classes in (None, own):
             model = _build(config, own)
@@ -170,58 +160,6 @@ def config_of(model: keras.Model) -> ModelConfig:
             "model.zoo to a ModelConfig."
         )
     return config
-
-
-def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
-    """Row and weight file of a saved model, checked for form but not yet for integrity."""
-    path = Path(folder) / CONFIG_FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"The folder {folder} holds no saved model: there is no {CONFIG_FILE} in it.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); save the model again.") from None
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} is not the description of a model; save the model again.")
-    spec = WeightSpec.from_dict(data)
-    return spec, Path(folder) / spec.file
-
-
-def _find(name: str, weights: Any) -> tuple[WeightSpec | None, Path | None]:
-    """The row and the file that the caller means; (None, None) for random weights."""
-    if weights is None:
-        return None, None
-    if weights != "default":
-        return _from_path(Path(weights), name)
-    # What is in the zoo means the zoo's own, whatever folders lie about; ./cnn.cnmc means the folder.
-    if name not in {*ARCHITECTURES, *list_models(pretrained=True)} and (
-        Path(name).is_dir() or any(sep in name for sep in (os.sep, "/"))
-    ):
-        if not Path(name).is_dir():
-            raise WeightsError(f"There is no folder {name} with a saved model.")
-        return read_saved(name)
-    info = model_info(name)
-    if info.weight is None:
-        raise WeightsError(
-            f"There is no pretrained weight for '{name}' yet: give the folder of a model of your own, "
-            + "".join(f"{weight}, " for weight in list_models(pretrained=True))
-            + "or in Python weights=None for the network with random weights."
-        )
-    return info.weight, packaged_file(info.weight)
-
-
-def _from_path(path: Path, name: str) -> tuple[WeightSpec, Path]:
-    """A weight that the caller names by path, for the architecture that the caller names."""
-    folder = path if path.is_dir() else path.parent
-    if not path.exists():
-        raise WeightsError(f"There is no weight at {path}.")
-    spec, file = read_saved(folder)
-    if path.is_file() and path != file:
-        raise WeightsError(f"{folder / CONFIG_FILE} describes {file.name}, not {path.name}.")
-    expected = model_info(name).architecture.name
-    if spec.config.architecture != expected:
-        raise TensorMismatchError(f"{path} is a weight of '{spec.config.architecture}', not of '{expected}'.")
-    return spec, file
 
 
 def _random_config(architecture: str, num_classes: int | None, class_names: Any) -> ModelConfig:

@@ -170,26 +170,32 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_integrity(path: str | Path, sha256: str, size: int | None = None) -> None:
+def check_integrity(
+    path: str | Path, sha256: str, size: int | None = None, mend: str = "remove it and install or fetch it again"
+) -> None:
     """Raise unless a file has the promised size and sha256.
 
+    Args:
+        path: The file.
+        sha256: 64 hexadecimal digits.
+        size: In bytes, if it is known.
+        mend: What to do about it, for the error.
+
     Raises:
-        IntegrityError: If it has not; the message holds both hashes.
+        WeightsError: If there is no file.
+        IntegrityError: If it is another one; the message holds both hashes.
     """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"There is no weight file {path}.")
-    found = path.stat().st_size
-    if size is not None and found != size:
-        raise IntegrityError(
-            f"{path} has {found:,} bytes, not the {size:,} promised: it is cut off or not this weight."
-        )
-    digest = sha256_of(path)
-    if digest != sha256:
-        raise IntegrityError(
-            f"{path} is damaged or not this weight: its sha256 is {digest}, not the promised {sha256}; "
-            "remove it and install or fetch it again."
-        )
+    found, digest = path.stat().st_size, sha256_of(path)
+    if digest == sha256 and size in (None, found):
+        return
+    lengths = f"{found:,} bytes, not the {size:,} promised, and " if size not in (None, found) else ""
+    raise IntegrityError(
+        f"{path} is cut off, damaged or not this weight: it has {lengths}the sha256 {digest}, not the promised "
+        f"{sha256}; {mend}."
+    )
 
 
 def _in_head(name: str) -> bool:

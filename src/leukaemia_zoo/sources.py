@@ -1,0 +1,228 @@
+"""Where a weight comes from: what the caller names, package, checkout, the local cache of the Hub, the Hub; in turn.
+
+A saved model is a folder with ``config.json`` (plain data: see `WeightSpec`) and one safetensors file. A repository on
+the Hub holds the same two. Whatever is found here has been compared with the size and the sha256 that its description
+promises, and nothing of it has been parsed but that description. Nothing here imports Keras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from leukaemia_zoo import hub
+from leukaemia_zoo.errors import DataError, TensorMismatchError, WeightsError
+from leukaemia_zoo.files import replacing, write_json
+from leukaemia_zoo.registry import (
+    ARCHITECTURES,
+    WeightSpec,
+    checkout_file,
+    list_models,
+    model_info,
+    packaged_file,
+    weights,
+)
+from leukaemia_zoo.weights_io import check_integrity, sha256_of
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A weight that was found, and is what it should be.
+
+    Attributes:
+        spec: Its description.
+        file: Its file, of the promised size and sha256.
+        place: ``"path"``, ``"package"``, ``"checkout"``, ``"cache"`` or ``"hub"``: where it was found.
+    """
+
+    spec: WeightSpec
+    file: Path
+    place: str
+
+
+def is_in_zoo(name: str) -> bool:
+    """Whether a name means an architecture or a weight of the zoo, whatever folders of that name lie about."""
+    return name in ARCHITECTURES or name in weights()
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether a name means a folder or a repository on the Hub: ``./cnn.cnmc`` is a folder, ``cnn.cnmc`` is not."""
+    return not is_in_zoo(name) and (name.startswith(hub.PREFIX) or os.sep in name or "/" in name or Path(name).is_dir())
+
+
+def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
+    """Find the weight that is meant.
+
+    Args:
+        name: Architecture or weight of the zoo, folder, or ``hf://org/name@revision``.
+        path: Folder, ``.safetensors`` file or ``hf://`` repository to take the weight from; ``name`` then says the
+            architecture.
+
+    Raises:
+        UnknownNameError: If there is no such name.
+        WeightsError: If there is no weight; its subclasses say why, also for the Hub.
+        IntegrityError: If the file is not the promised one.
+        TensorMismatchError: If ``path`` holds a weight of another architecture.
+    """
+    if path is not None:
+        expected = model_info(name).architecture.name
+        found = _elsewhere(os.fspath(path), expected)
+        if found.spec.config.architecture != expected:
+            raise TensorMismatchError(f"{path} is a weight of '{found.spec.config.architecture}', not of '{expected}'.")
+        return found
+    if is_elsewhere(name):
+        return _elsewhere(name)
+    info = model_info(name)
+    if info.weight is None:
+        raise WeightsError(
+            f"There is no pretrained weight for '{name}' yet: give the folder of a model of your own, "
+            + "".join(f"{weight}, " for weight in list_models(pretrained=True))
+            + "or in Python weights=None for the network with random weights."
+        )
+    return _of_the_zoo(info.weight)
+
+
+def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
+    """Row and weight file of a saved model, checked for form but not yet for integrity."""
+    spec = _read_config(Path(folder) / CONFIG_FILE)
+    return spec, Path(folder) / spec.file
+
+
+def download(name: str, folder: str | os.PathLike[str] | None = None) -> Found:
+    """Get a weight ahead of time, so that it is there when there is no network.
+
+    Args:
+        name: Architecture or weight of the zoo, or ``hf://org/name@revision``.
+        folder: Where to write ``<weight>/config.json`` and ``<weight>/model.safetensors`` for another machine, on which
+            `load_model` takes ``folder`` itself; None to fill the local cache.
+
+    Returns:
+        What was found or fetched; with ``folder`` the copy.
+
+    Raises:
+        DataError: If ``name`` is a folder.
+        WeightsError: As `find`.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> lz.download("cnn_attention").place  # travels inside the package
+        'package'
+    """
+    if is_elsewhere(name) and not name.startswith(hub.PREFIX):
+        raise DataError(f"{name} is a folder: there is nothing to download, load_model takes it as it is.")
+    found = find(name)
+    if folder is None:
+        return found
+    target = Path(folder) / found.spec.name
+    row = dataclasses.replace(found.spec, file=WEIGHTS_FILE)
+    with replacing(target / WEIGHTS_FILE) as beside:
+        shutil.copyfile(found.file, beside)
+        check_integrity(beside, row.sha256, row.size)
+    write_json(target / CONFIG_FILE, row.to_dict())
+    return Found(row, target / WEIGHTS_FILE, found.place)
+
+
+def _of_the_zoo(spec: WeightSpec) -> Found:
+    for place, file in (("package", packaged_file(spec)), ("checkout", checkout_file(spec))):
+        if file.is_file():
+            mend = "install leukaemia-zoo again" if place == "package" else "restore it with git"
+            check_integrity(file, spec.sha256, spec.size, mend=mend)
+            return Found(spec, file, place)
+    if spec.repo is None or spec.revision is None:
+        raise WeightsError(
+            f"The weight '{spec.name}' ({spec.size:,} bytes, sha256 {spec.sha256}) is not inside this package and was "
+            f"not published on the Hub yet: get weights/{spec.file} from the project and name it with weights=FILE."
+        )
+    return _from_hub(spec, spec.repo, spec.revision, WEIGHTS_FILE)
+
+
+def _elsewhere(name: str, architecture: str | None = None) -> Found:
+    """A weight that the caller names by path or repository."""
+    if name.startswith(hub.PREFIX):
+        return _from_repository(*hub.parse(name))
+    path = Path(name)
+    if not path.exists():
+        kind = "folder" if architecture is None else "weight at"
+        raise WeightsError(f"There is no {kind} {name}: name the folder of a saved model.")
+    if path.is_dir():
+        spec, file = read_saved(_model_folder(path, architecture))
+    elif (path.parent / CONFIG_FILE).is_file():
+        spec, file = read_saved(path.parent)
+        if path != file:
+            raise WeightsError(f"{path.parent / CONFIG_FILE} describes {file.name}, not {path.name}.")
+    else:
+        return Found(_row_of(path), path, "path")
+    check_integrity(file, spec.sha256, spec.size, mend="save, copy or download the model again")
+    return Found(spec, file, "path")
+
+
+def _model_folder(folder: Path, architecture: str | None) -> Path:
+    """The folder itself, or the one in it that holds a model: that is how `download` leaves them."""
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if architecture is not None:
+        inside = [path for path in inside if read_saved(path)[0].config.architecture == architecture]
+    if len(inside) > 1:
+        raise WeightsError(
+            f"The folder {folder} holds {len(inside)} models: name one of {', '.join(map(str, inside))}."
+        )
+    return inside[0] if inside else folder  # of which it is then told that it holds none
+
+
+def _row_of(path: Path) -> WeightSpec:
+    """What the registry knows of a file without a description: whoever got it by hand has the file alone."""
+    digest = sha256_of(path)
+    for spec in weights().values():
+        if spec.sha256 == digest:
+            return spec
+    raise WeightsError(
+        f"There is no {CONFIG_FILE} beside {path}, and its sha256 {digest} is of no weight of the zoo: put the two "
+        "files of a saved model into one folder, or get the file again."
+    )
+
+
+def _from_repository(repo: str, revision: str | None) -> Found:
+    """A model in somebody's repository: nothing is believed of it but that its description is ours in form."""
+    config, commit = hub.fetch_config(repo, revision, CONFIG_FILE)
+    if revision is None:
+        _log.warning(
+            "hf://%s names no revision: commit %s was taken; write hf://%s@%s to get the same again.",
+            *(repo, commit, repo, commit),
+        )
+    spec = _read_config(config)
+    if spec.size > hub.LARGEST_WEIGHTS:
+        raise WeightsError(
+            f"The description in {repo} claims a weight of {spec.size:,} bytes, more than any architecture has: do not "
+            "use it."
+        )
+    return _from_hub(spec, repo, commit, spec.file)
+
+
+def _from_hub(spec: WeightSpec, repo: str, commit: str, name: str) -> Found:
+    file = hub.HubFile(repo, commit, name, spec.sha256, spec.size)
+    place = "cache" if hub.cache_path(file).is_file() else "hub"
+    origin = f"{hub.PREFIX}{repo}@{commit}"
+    spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, origin=origin))
+    return Found(spec, hub.fetch(file), place)
+
+
+def _read_config(path: Path) -> WeightSpec:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"The folder {path.parent} holds no saved model: there is no {path.name} in it.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); save the model again.") from None
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path} is not the description of a model; save the model again.")
+    return WeightSpec.from_dict(data)
