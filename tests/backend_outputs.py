@@ -13,10 +13,10 @@ import numpy as np
 
 # The least input of each published network, with a few pixels more, so that nothing is one pixel small throughout.
 SMALL = ("cnn", "cnn_attention")
-LARGE = {"vgg16": 48, "resnet50": 64, "inception_v3": 96, "xception": 80}
+LARGE = {"vgg16": 48, "resnet50": 64, "inception_v3": 96, "xception": 80, "mobilenet": 48}
 
 # By how much a convolution widens its input: what keeps the activations of each published network at order 1.
-GAINS = {"resnet50": 0.8, "inception_v3": 1.5, "xception": 0.95}
+GAINS = {"resnet50": 0.8, "inception_v3": 1.5, "xception": 0.95, "mobilenet": 1.8}
 
 
 def set_fixed_weights(model):
@@ -36,7 +36,9 @@ def set_fixed_weights(model):
         elif len(shape) == 1:
             value = rng.normal(0, 0.1, shape)
         else:
-            fan_in = np.prod(shape[:2]) if kind == "depthwise_kernel" else np.prod(shape[:-1])
+            # Each filter of a depthwise convolution sees one channel, whatever its kernel is called.
+            depthwise = kind == "depthwise_kernel" or (len(shape) == 4 and shape[-1] == 1)
+            fan_in = np.prod(shape[:2]) if depthwise else np.prod(shape[:-1])
             gain = 1.0 if layer == "logits" else GAINS.get(model.name, 1.4)
             if layer in ("block1_conv1", "conv1_conv") and model.name in ("vgg16", "resnet50"):
                 gain /= 64  # these see pixels and not numbers of order 1
@@ -99,7 +101,7 @@ def small():
 
 
 def large():
-    """The four published networks at a reduced input, and the names of their tensors in this fresh process."""
+    """The published networks at a reduced input, and the names of their tensors in this fresh process."""
     from keras import backend
 
     from leukaemia_zoo import build_model
@@ -116,15 +118,16 @@ def large():
 
 
 def shipped():
-    """Every weight of the registry."""
-    from leukaemia_zoo import load_model
-    from leukaemia_zoo.registry import weights
+    """Every weight that travels in the package."""
+    from leukaemia_zoo import load_model, ood_scores
+    from leukaemia_zoo.registry import packaged_file, weights
 
     found = {}
-    for name in weights():
+    for name in [spec.name for spec in weights().values() if packaged_file(spec).is_file()]:
         model = load_model(name)
         for key, value in outputs_of(model, cells(4, model.input_shape[1])).items():
             found[f"{name}:{key}"] = value
+        found[f"ood:{name}"] = ood_scores(model, cells(4, 64))
     return found
 
 

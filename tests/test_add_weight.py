@@ -60,8 +60,8 @@ def cross_validation(tmp_path):
 
 @pytest.fixture
 def package(tmp_path):
-    folder = tmp_path / "package"
-    folder.mkdir()
+    folder = tmp_path / "checkout" / "src" / "leukaemia_zoo"
+    folder.mkdir(parents=True)
     (folder / "weights.json").write_text("[]", encoding="utf-8")
     return folder
 
@@ -78,6 +78,13 @@ def test_a_weight_gets_a_file_and_a_row(tool, trained, cross_validation, package
     assert list(row.metrics) == ["cross_validation", "cross_validation_area_baseline", "validation"]
     assert "7,861 cells of 60 subjects (21 hem, 39 all) in 5 folds by subject" in row.metrics["cross_validation"]["on"]
     check_integrity(package / "weights" / row.file, row.sha256, row.size)
+
+
+def test_a_large_file_lies_outside_the_package(tool, trained, cross_validation, package, monkeypatch):
+    monkeypatch.setattr(tool, "LARGEST_PACKAGED", 1000)
+    row = tool.add_weight(trained, NAME, cross_validation, _about(), package)
+    check_integrity(package.parents[1] / "weights" / row.file, row.sha256, row.size)
+    assert not (package / "weights").exists()
 
 
 def test_a_weight_of_the_same_name_is_replaced(tool, trained, cross_validation, package):

@@ -1,4 +1,4 @@
-"""The six networks: their sizes, their contract, their graphs."""
+"""The networks: their sizes, their contract, their graphs."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from leukaemia_zoo.layers import CellMask, CellStatistics
 from leukaemia_zoo.registry import ARCHITECTURES
 
 SMALL = ("cnn", "cnn_attention")
-PUBLISHED = ("vgg16", "resnet50", "inception_v3", "xception")
+PUBLISHED = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet")
 LEAST = {name: spec.min_size for name, spec in ARCHITECTURES.items()}
 
 
@@ -56,14 +56,20 @@ def test_the_originals_have_their_parameters(name, total, fixed):
 
 @pytest.mark.parametrize(
     ("name", "total"),
-    [("vgg16", 14_714_688), ("resnet50", 23_587_712), ("inception_v3", 21_802_784), ("xception", 20_861_480)],
+    [
+        ("vgg16", 14_714_688),
+        ("resnet50", 23_587_712),
+        ("inception_v3", 21_802_784),
+        ("xception", 20_861_480),
+        ("mobilenet", 3_228_864),
+    ],
 )
 def test_the_published_networks_have_their_parameters_without_the_head(name, total):
     model = build_model(name, num_classes=2, input_size=LEAST[name])
     head = model.get_layer("logits")
     assert model.count_params() - head.count_params() == total == ARCHITECTURES[name].parameters
     assert with_output(model, "embeddings").count_params() == total
-    features = 512 if name == "vgg16" else 2048
+    features = {"vgg16": 512, "mobilenet": 1024}.get(name, 2048)
     assert [tuple(weight.shape) for weight in head.weights] == [(features, 2), (2,)]
 
 
@@ -111,7 +117,7 @@ def test_the_published_input_sizes():
     sizes = {name: ARCHITECTURES[name].input_size for name in ARCHITECTURES}
     assert sizes == {
         **{"vgg16": (224, 224), "resnet50": (224, 224), "inception_v3": (299, 299), "xception": (299, 299)},
-        **{"cnn": (180, 180), "cnn_attention": (100, 100)},
+        **{"cnn": (180, 180), "cnn_attention": (100, 100), "mobilenet": (224, 224)},
     }
     assert build_model("cnn").input_shape == (None, 180, 180, 3)
     assert build_model("cnn_attention").input_shape == (None, 100, 100, 3)
@@ -203,6 +209,7 @@ def scaled(name, pixel):
         ("resnet50", np.array([0, 102, 255]) - [103.939, 116.779, 123.68]),
         ("inception_v3", np.array([255, 102, 0]) / 127.5 - 1),
         ("xception", np.array([255, 102, 0]) / 127.5 - 1),
+        ("mobilenet", np.array([255, 102, 0]) / 127.5 - 1),
     ],
 )
 def test_scaling_and_channel_order_are_those_of_the_publication(name, expected):
@@ -214,7 +221,7 @@ def test_scaling_and_channel_order_are_those_of_the_publication(name, expected):
 
 def test_heads_by_name():
     for name, spec in ARCHITECTURES.items():
-        assert spec.heads == (("flatten", "texture") if name in SMALL else ("pooled",))
+        assert spec.heads == (("flatten", "texture") if name in SMALL else ("pooled", "texture"))
     layers = {head: [layer.name for layer in build_model("cnn", head=head).layers] for head in ("flatten", "texture")}
     assert {"flatten", "dense"} <= set(layers["flatten"])
     assert not {"flatten", "dense"} & set(layers["texture"])
@@ -347,6 +354,29 @@ def test_published_networks_build_in_mixed_precision(name, policy):
     model = build_model(name, input_size=LEAST[name])
     assert model.output.dtype == "float32"
     assert model.get_layer("logits").compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in SMALL])
+def test_the_texture_head_of_the_published_networks(name):
+    """Statistics of three or four depths, at the least input and at others, of the cell alone."""
+    for size in (LEAST[name], 96, 101):
+        model = build_model(name, head="texture", input_size=size)
+        features = {"inception_v3": 1280, "mobilenet": 2816}.get(name, 1536)
+        assert model.get_layer("statistics").output.shape == (None, features)
+        for layer in model.layers:
+            if layer.name.endswith("_mask_crop"):
+                statistics_layer = model.get_layer(layer.name.replace("neck", "statistics").replace("_mask_crop", ""))
+                features, mask = statistics_layer.input
+                assert mask.shape[1:3] == features.shape[1:3]
+    black = statistics(model, np.zeros((1, 101, 101, 3), np.float32))
+    assert np.isfinite(black).all()
+    assert run(model, cells(2, 101)).shape == (2, 2)
+
+
+def test_mobilenet_for_texture_has_fewer_than_a_million_weights():
+    model = build_model("mobilenet", head="texture", input_size=128)
+    assert model.count_params() == 832_194
+    assert not any(layer.name.startswith("conv_pw_9") for layer in model.layers)
 
 
 # --- mistakes ---

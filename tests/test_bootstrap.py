@@ -10,8 +10,8 @@ from reference_metrics import cohort, several_classes, slow_multi_class, slow_tw
 from scipy.special import ndtr
 
 from leukaemia_zoo import bootstrap
-from leukaemia_zoo.bootstrap import Interval, bootstrap_over_subjects, paired_difference
-from leukaemia_zoo.calibration import checked_predictions
+from leukaemia_zoo.bootstrap import Interval, Resampling, bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.calibration import calibration_slope_intercept, checked_predictions, resampled_slope_intercept
 from leukaemia_zoo.errors import DataError, UnknownNameError
 from leukaemia_zoo.evaluation import MULTI_CLASS_METRICS, TWO_CLASS_METRICS, WeightedCells, metrics, subject_codes
 
@@ -164,6 +164,57 @@ class TestBootstrap:
             for name, value in truth.items():
                 held[name] += found[name].low <= value <= found[name].high
         shares = {name: count / 400 for name, count in held.items()}
+        assert all(0.90 <= share <= 0.97 for share in shares.values()), shares
+
+
+class TestResampling:
+    def test_each_draw_passes_the_same_resamples(self):
+        labels, _, subjects = cohort()
+        resampling = Resampling(labels, subjects, 300, 5, 0.95)
+        first, again = (resampling.draw(lambda counts, _: {"first": counts[:, 0]})["first"] for _ in range(2))
+        assert first.shape == (300,)
+        assert first.std() > 0
+        np.testing.assert_array_equal(first, again)
+
+    def test_mirrored_percentiles_by_hand(self):
+        resampling = Resampling(np.arange(200) % 2, None, 10, 0, 0.95)
+        drawn = np.linspace(2.0, 3.0, 1001)
+        plain, mirrored = (resampling.interval(2.2, drawn, mirrored=mirrored) for mirrored in (False, True))
+        assert (mirrored.low, mirrored.high) == pytest.approx((4.4 - plain.high, 4.4 - plain.low))
+        assert mirrored.low < 1.45  # as far below the value as the resamples reach above it
+        assert Resampling(np.array([0, 1]), None, 10, 0, 0.95).interval(2.2, drawn, mirrored=True).to_dict() == {
+            "value": 2.2,
+            "low": None,
+            "high": None,
+        }
+
+    @pytest.mark.parametrize("change", [{"resamples": 0}, {"resamples": 2.5}, {"level": 1.0}, {"subjects": ["a"]}])
+    def test_bad_arguments(self, change):
+        with pytest.raises(DataError):
+            Resampling(
+                **({"labels": np.array([0, 1]), "subjects": None, "resamples": 5, "seed": 0, "level": 0.9} | change)
+            )
+
+    @pytest.mark.slow
+    def test_intervals_of_slope_and_intercept_hold_the_truth_as_often_as_they_say(self):
+        # The scores of `cohort` are normal with a variance of 2 and means 2.5 apart, so that logistic regression holds
+        # exactly, with a slope of 2.5 / 2 and odds of 26 to 14 halfway between the means, at 0.25.
+        names = ("slope", "intercept")
+        truth = {"slope": 1.25, "intercept": math.log(26 / 14) - 1.25 * 0.25}
+        held = dict.fromkeys(truth, 0)
+        for seed in range(300):
+            labels, p, subjects = cohort(ill=26, healthy=14, seed=seed)
+            checked = checked_predictions(labels, p)
+            resampling = Resampling(labels, subjects, 400, seed, 0.95)
+            drawn = resampling.draw(
+                lambda *counts, checked=checked: dict(
+                    zip(names, resampled_slope_intercept(*checked, *counts), strict=True)
+                )
+            )
+            for name, value in zip(names, calibration_slope_intercept(*checked), strict=True):
+                found = resampling.interval(value, drawn[name], mirrored=True)
+                held[name] += found.low <= truth[name] <= found.high
+        shares = {name: count / 300 for name, count in held.items()}
         assert all(0.90 <= share <= 0.97 for share in shares.values()), shares
 
 

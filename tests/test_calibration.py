@@ -18,6 +18,7 @@ from leukaemia_zoo.calibration import (
     expected_calibration_error,
     fit_temperature,
     reliability,
+    resampled_slope_intercept,
 )
 from leukaemia_zoo.errors import DataError
 
@@ -226,6 +227,63 @@ class TestSlopeAndIntercept:
     def test_two_classes_only(self):
         with pytest.raises(DataError, match="3 classes"):
             calibration_slope_intercept([0], [[0.5, 0.25, 0.25]])
+
+
+class TestSlopesOfResamples:
+    def fits(self, labels, p, counts, units=None):
+        table = np.stack([1 - np.asarray(p), p], axis=1)
+        units = np.arange(len(p)) if units is None else units
+        return resampled_slope_intercept(np.asarray(labels), table, np.asarray(counts, float), units)
+
+    def test_are_those_of_repeated_cells(self):
+        rng = np.random.default_rng(0)
+        units = rng.integers(0, 15, 300)
+        logits = rng.normal(size=300) * 4 + 3  # far from 0, so that the start and the scale matter
+        labels = (rng.random(300) < 1 / (1 + np.exp(-(logits - 3) / 3))).astype(int)
+        p = 1 / (1 + np.exp(-logits))
+        counts = rng.integers(0, 4, (70, 15))  # more than are fitted at a time
+        slopes, intercepts = self.fits(labels, p, counts, units)
+        for row in (0, 31, 32, 69):
+            repeated = np.repeat(np.arange(300), counts[row][units])
+            expected = calibration_slope_intercept(labels[repeated], p[repeated])
+            assert (slopes[row], intercepts[row]) == pytest.approx(expected, abs=1e-6)
+
+    def test_all_but_separated(self):
+        # One cell of each class on the wrong side, ever less often than the others: the slope grows, but is found.
+        labels, p = np.array([0, 0, 1, 1]), np.array([0.01, 0.7, 0.6, 0.99])
+        counts = np.array([[many, 1, 1, many] for many in (1, 10, 1000, 100_000)])
+        slopes, intercepts = self.fits(labels, p, counts)
+        logit = np.log(p / (1 - p))
+        for slope, intercept, drawn in zip(slopes, intercepts, counts, strict=True):
+            promised = 1 / (1 + np.exp(-(slope * logit + intercept)))
+            # At the best fit both sums over the cells, of the residuals and of them times the logit, are 0.
+            assert (drawn * (labels - promised)).sum() == pytest.approx(0, abs=1e-6)
+            assert (drawn * (labels - promised) * logit).sum() == pytest.approx(0, abs=1e-6)
+
+    @pytest.mark.filterwarnings("error")
+    def test_resamples_that_are_far_from_the_whole(self):
+        # One unit of 1,000 easy cells, which none of the resamples holds, makes the fit to all cells steep: full steps
+        # from there go astray.
+        rng = np.random.default_rng(0)
+        easy = np.arange(1000) % 2
+        logits = np.concatenate([12.0 * easy - 6 + rng.normal(size=1000), rng.normal(size=8) * 6])
+        labels, p = np.concatenate([easy, rng.integers(0, 2, 8)]), 1 / (1 + np.exp(-logits))
+        units = np.concatenate([np.zeros(1000, int), np.arange(1, 9)])
+        counts = rng.integers(0, 3, (40, 9))
+        counts[:, 0] = 0
+        slopes, _ = self.fits(labels, p, counts, units)
+        repeated = [np.repeat(np.arange(1008), drawn[units]) for drawn in counts]
+        expected = [calibration_slope_intercept(labels[rows], p[rows])[0] for rows in repeated]
+        assert np.isfinite(expected).sum() >= 10
+        np.testing.assert_allclose(slopes, expected, rtol=1e-5)
+
+    @pytest.mark.filterwarnings("error")
+    def test_nan_where_a_resample_has_no_best_fit(self):
+        labels, p = [0, 0, 1, 1, 1], [0.1, 0.6, 0.4, 0.9, 0.6]
+        everything, one_class, separated, shared_edge = [1] * 5, [1, 2, 0, 0, 0], [1, 0, 1, 1, 0], [1, 1, 0, 1, 1]
+        slopes, intercepts = self.fits(labels, p, [everything, one_class, separated, shared_edge])
+        assert np.isfinite(slopes).tolist() == np.isfinite(intercepts).tolist() == [True, False, False, False]
+        assert np.isnan(self.fits([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [[1, 1, 1, 1]])).all()
 
 
 def test_no_backend_and_no_scientific_library_is_imported():

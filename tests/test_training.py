@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,17 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import build_model, load_model, predict, read_data
+from leukaemia_zoo import build_model, load_model, precision, predict, read_data
 from leukaemia_zoo.calibration import apply_temperature
+from leukaemia_zoo.cross_validation import cross_validate
 from leukaemia_zoo.distillation import distil, load_teacher
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError, WeightsError
 from leukaemia_zoo.evaluation import metrics
 from leukaemia_zoo.fitting import drawing_weights, embed, fit_network, new_network, read_arrays
+from leukaemia_zoo.ood import ood_scores
 from leukaemia_zoo.recipes import recipe_for
 from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.splits import Split, split_by_subject
-from leukaemia_zoo.training import cross_validate, train
-from leukaemia_zoo.weights_io import named_variables, save_tensors
+from leukaemia_zoo.splits import Split, load_manifest, split_by_subject
+from leukaemia_zoo.training import train
+from leukaemia_zoo.weights_io import load_tensors, named_variables, save_tensors
 
 SMALL = {
     "input_size": 40,
@@ -122,6 +125,8 @@ def test_the_record_tells_what_produced_the_weight(trained, cells, recipe):
     assert {row["inverse_penalty"] for row in record["curves"]} == {0.01, 0.1}
     assert record["chosen"] == min(record["curves"], key=lambda row: row["log_loss"])
     assert len(record["manifest_sha256"]) == 64
+    assert 0 < record["distillation"]["seconds"] <= record["seconds"] < 600
+    assert record["machine"]["devices"] == ["cpu"]
     assert not (out / "state").exists()
 
 
@@ -132,6 +137,35 @@ def test_the_temperature_is_inside_the_last_layer(trained, cells):
     pixels = model.zoo.preprocessing.batch([np.asarray(Image.open(path)) for path in cells.paths[:4]])
     hot = np.asarray(logits(pixels)) * model.zoo.temperature
     np.testing.assert_allclose(apply_temperature(hot, model.zoo.temperature), np.asarray(model(pixels)), atol=1e-5)
+
+
+def test_the_limit_is_that_of_cells_that_were_held_out(trained, cells, recipe):
+    out, _ = trained
+    model = load_model(out)
+    parts = [np.array(part) for part in load_manifest(out / "split.json", cells).parts.values()]
+    embeddings = embed(model, read_arrays(cells, recipe, 1).pixels, np.arange(len(cells)), recipe)
+    scores = []
+    for number, held_out in enumerate(parts):
+        others = np.concatenate([*parts[:number], *parts[number + 1 :]])
+        weights = np.tile(drawing_weights(cells, others, recipe), 2) / 2
+        taught = embeddings.turned[:, others].reshape(len(weights), -1)
+        mean = weights @ taught
+        deviation = np.sqrt(weights @ (taught - mean) ** 2) + 1e-6
+        scores.extend(np.sqrt(np.mean(((embeddings.predicted[held_out] - mean) / deviation) ** 2, axis=1)))
+    # float16 kernels on the way
+    assert model.zoo.ood_limit == pytest.approx(np.quantile(scores, 0.99), rel=0.01)
+    assert np.mean(ood_scores(model, cells.paths)) < np.mean(scores)
+
+
+def test_a_fine_tuned_network_has_the_limit_of_its_validation_cells(cells, tmp_path):
+    recipe = recipe_for("cnn_attention", {**SMALL, "distillation": None, "fine_tune_epochs": 1})
+    split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
+    model = train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, split=split, report=str.strip)
+    scores = ood_scores(model, [cells.paths[row] for row in split.parts["validation"]])
+    assert model.zoo.ood_limit == pytest.approx(np.quantile(scores, 0.99), rel=1e-4)
+    flat = recipe_for("cnn_attention", {**SMALL, "distillation": None, "fine_tune_epochs": 1, "head": "flatten"})
+    flat = train("cnn_attention", cells, tmp_path / "f", recipe=flat, teacher=None, split=split, report=str.strip)
+    assert flat.zoo.ood_limit is None
 
 
 @pytest.mark.parametrize("line", ["distillation 1/2", "classifier, C = 0.1"])
@@ -319,6 +353,27 @@ def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teac
         np.testing.assert_array_equal(value, expected)
 
 
+def test_a_network_of_the_teachers_layers_learns_to_see_the_same_in_another_stain(cells, teacher):
+    changes = {"epochs": 4, "steps_per_epoch": 8, "batch_size": 8, "colour": 0.2, "learning_rate": 0.001}
+    recipe = recipe_for("mobilenet", {"input_size": 40, "precision": "float32", "distillation": changes})
+    student = new_network(recipe, 2, 0)
+    pixels = read_arrays(cells, recipe, 0).pixels[0]
+    with np.load(teacher) as arrays:
+        first = arrays["conv1/kernel"]
+    history = distil(student, pixels, recipe.distillation, teacher, report=lambda text: None)
+    assert sum(history[-1].values()) < sum(history[0].values())
+    learnt = np.asarray(student.get_layer("conv1").kernel)
+    assert 0 < np.abs(learnt - first).max() < 0.1 * np.abs(first).max()  # its own weights, not far from where it began
+    norm = student.get_layer("conv1_bn")
+    np.testing.assert_array_equal(np.asarray(norm.moving_mean), 0)  # as in the teacher
+
+
+def test_restaining_takes_layers_of_the_teacher(teacher):
+    recipe = recipe_for("cnn_attention", SMALL | {"distillation": {"restain": 0.3}})
+    with pytest.raises(DataError, match="each layer by itself, but its pairs name block2_pool and conv_pw_3_relu"):
+        distil(new_network(recipe, 2, 0), np.zeros((2, 40, 40, 3), np.uint8), recipe.distillation, teacher)
+
+
 def test_the_teacher_is_checked(teacher, tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         load_teacher(tmp_path / "none.npz", (40, 40), ["conv_pw_3_relu"])
@@ -336,15 +391,170 @@ def test_the_teacher_is_checked(teacher, tmp_path):
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_command_trains_on_every_backend(cells, teacher, tmp_path, backend):
     pytest.importorskip(backend)
-    (tmp_path / "recipe.json").write_text(json.dumps(SMALL))
-    command = [sys.executable, "-m", "leukaemia_zoo.cli", "train", "cnn_attention", "--data", cells.paths[0].parents[1]]
-    command += ["--out", tmp_path / "run", "--teacher", teacher, "--recipe", tmp_path / "recipe.json"]
+    (tmp_path / "recipe.json").write_text(json.dumps({**SMALL, "fine_tune_epochs": 1}))
+    data, run = cells.paths[0].parents[1], tmp_path / "run"
     environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert json.loads((tmp_path / "run" / "training.json").read_text())["versions"]["backend"] == backend
-    found = predict(load_model(tmp_path / "run"), cells.paths)  # on TensorFlow
-    assert metrics(cells.labels, found.probabilities)["auroc"] > 0.8
+
+    def command(*arguments):
+        line = [sys.executable, "-m", "leukaemia_zoo.cli", *map(str, arguments)]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    options = ["--out", run, "--teacher", teacher, "--recipe", tmp_path / "recipe.json"]
+    told = command("train", "cnn_attention", "--data", data, *options)
+    assert "weights: random from seed 0" in told
+    record = json.loads((run / "training.json").read_text())
+    assert record["versions"]["backend"] == backend
+    assert [row["stage"] for row in record["curves"]] == ["classifier", "classifier", "fine-tuning"]
+    command("predict", data, "--model", run, "--csv", tmp_path / "there.csv", "--quiet")
+    rows = _rows(tmp_path / "there.csv")
+    found = predict(load_model(run), [row["path"] for row in rows])  # on TensorFlow
+    np.testing.assert_allclose(found.probabilities[:, 1], [float(row["p_all"]) for row in rows], atol=1e-3)
+    labels = np.array([row["path"].endswith("_all.png") for row in rows], int)
+    assert metrics(labels, found.probabilities)["auroc"] > 0.8
+
+
+# --- initial weights, curves ---
+
+
+@pytest.fixture(scope="module")
+def begun(cells, recipe, trained, tmp_path_factory):
+    """Folder of a training without a teacher that began with the weights of another, and the lines it reported."""
+    out, lines = tmp_path_factory.mktemp("runs") / "begun", []
+    model = train(
+        "cnn_attention", cells, out, recipe=recipe, teacher=None, init=trained[0], seed=4, report=lines.append
+    )
+    return out, lines, model
+
+
+def test_a_classifier_is_fitted_on_initial_weights(begun, trained, cells):
+    out, lines, model = begun
+    source = named_variables(load_model(trained[0]))
+    for name, value in named_variables(model).items():
+        if not name.startswith(("logits/", "statistics_norm/")):
+            np.testing.assert_array_equal(np.asarray(value), np.asarray(source[name]), err_msg=name)
+    row = json.loads((trained[0] / "config.json").read_text())
+    record = json.loads((out / "training.json").read_text())
+    init = {"source": "whole", "sha256": row["sha256"]}
+    assert record["init"] == init
+    assert record["distillation"] is None
+    assert json.loads((out / "config.json").read_text())["training"]["init"] == init
+    # What taught the weights is named, and that these people were among it.
+    assert record["data"] == row["data"]
+    assert "teacher" in [entry["name"] for entry in record["data"]]
+    assert f"weights: whole, sha256 {row['sha256']}" in lines
+    assert any("of 12 people" in line and "too favourable" in line for line in lines)
+    assert {line["stage"] for line in _rows(out / "curves.csv")} == {"classifier"}
+    assert not (out / "state").exists()
+
+
+def test_the_default_beginning_is_told_and_written_down(trained):
+    out, lines = trained
+    assert lines[0] == "weights: random from seed 1"
+    assert json.loads((out / "training.json").read_text())["init"] == "random"
+    assert json.loads((out / "config.json").read_text())["training"]["init"] == "random"
+    assert re.search(r"^distillation 1/2: .*, about \d+ (s|min) left$", "\n".join(lines), re.MULTILINE)
+    assert {row["stage"] for row in _rows(out / "curves.csv")} == {"distillation", "classifier"}
+    assert (out / "curves.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_distillation_goes_on_from_the_initial_weights(trained, cells, teacher, recipe, tmp_path):
+    still = dataclasses.replace(recipe.distillation, epochs=1, learning_rate=1e-12, weight_decay=0.0)
+    still = dataclasses.replace(recipe, distillation=still)
+    trunk = trained[0] / "distilled.safetensors"
+    out = tmp_path / "run"
+    train("cnn_attention", cells, out, recipe=still, teacher=teacher, init=trunk, report=str.strip)
+    ours, theirs, fresh = (new_network(recipe, 2, 0) for _ in range(3))
+    load_tensors(ours, out / "distilled.safetensors")
+    load_tensors(theirs, trunk)
+    ours, theirs, fresh = map(named_variables, (ours, theirs, fresh))
+    for layer in ("block1_conv", "block2_conv", "head2_conv"):
+        kernel = np.asarray(ours[f"{layer}/kernel"])
+        np.testing.assert_allclose(kernel, np.asarray(theirs[f"{layer}/kernel"]), atol=1e-6)
+        assert not np.allclose(kernel, np.asarray(fresh[f"{layer}/kernel"]), atol=1e-3)
+    record = json.loads((out / "training.json").read_text())
+    assert record["init"]["source"] == "distilled.safetensors"
+    # A trunk takes its beginning along.
+    again = tmp_path / "again"
+    given = out / "distilled.safetensors"
+    train("cnn_attention", cells, again, recipe=still, teacher=teacher, trunk=given, report=str.strip)
+    assert json.loads((again / "training.json").read_text())["init"] == record["init"]
+
+
+def test_fine_tuning_keeps_the_statistics_of_initial_weights(trained, cells, tmp_path):
+    changes = {**SMALL, "distillation": None, "fine_tune_epochs": 1, "fine_tune_learning_rate": 0.01}
+    recipe = recipe_for("cnn_attention", changes)
+    split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
+    pixels = read_arrays(cells, recipe, 0).pixels
+    state = RunState(tmp_path / "s", "x", False)
+    seen = {}
+
+    def keep(trainer):
+        seen.update({name: np.array(value) for name, value in named_variables(trainer.layers[-1]).items()})
+
+    state.save = keep  # the network that learns, whatever the validation cells prefer
+    fit_network(recipe, cells, pixels, split, trained[0] / "distilled.safetensors", state, 0, str.strip)
+    trunk = new_network(recipe, 2, 0)
+    load_tensors(trunk, trained[0] / "distilled.safetensors")
+    expected = {name: np.asarray(value) for name, value in named_variables(trunk).items()}
+    for name in ("head1_norm/moving_mean", "head1_norm/gamma"):
+        np.testing.assert_array_equal(seen[name], expected[name])
+    assert not np.allclose(seen["head1_conv/kernel"], expected["head1_conv/kernel"], atol=1e-4)
+
+
+def test_cross_validation_refuses_weights_that_know_the_people(trained, cells, recipe, tmp_path):
+    with pytest.raises(LeakError, match=r"72 of 72 cells must not judge 'whole'.*--init"):
+        cross_validate("cnn_attention", cells, tmp_path, folds=2, recipe=recipe, teacher=None, init=trained[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_cross_validation_begins_with_initial_weights(cells, recipe, tmp_path):
+    trunk = tmp_path / "other.safetensors"
+    save_tensors(new_network(recipe, 2, 8), trunk)
+    out, lines = tmp_path / "out", []
+    found = cross_validate(
+        "cnn_attention", cells, out, folds=2, recipe=recipe, teacher=None, init=trunk, report=lines.append
+    )
+    assert lines[0].startswith("weights: other.safetensors, sha256 ")
+    assert found["init"]["source"] == "other.safetensors"
+    assert found["distillation"] is None
+    # Nothing but a classifier is fitted, so that three folds choose in turn, beside the test part.
+    assert len(json.loads((out / "fold_0.json").read_text())["parts"]) == 4
+    assert not (out / "state").exists()
+
+
+def test_an_unfinished_run_with_another_beginning_is_refused(trained, cells, recipe, tmp_path):
+    def stop(text):
+        if text.startswith("classifier"):
+            raise KeyboardInterrupt
+
+    settings = {"recipe": recipe, "teacher": None, "report": stop}
+    with pytest.raises(KeyboardInterrupt):
+        train("cnn_attention", cells, tmp_path, init=trained[0], **settings)
+    with pytest.raises(DataError, match="beginning"):
+        train("cnn_attention", cells, tmp_path, init=trained[0] / "distilled.safetensors", **settings)
+
+
+def test_a_head_without_statistics_needs_fine_tuning(cells, tmp_path):
+    flat = recipe_for("cnn_attention", {**SMALL, "head": "flatten", "distillation": None})
+    save_tensors(new_network(flat, 2, 0), tmp_path / "flat.safetensors")
+    with pytest.raises(DataError, match="head 'flatten' gives no statistics"):
+        train(
+            "cnn_attention", cells, tmp_path / "run", recipe=flat, init=tmp_path / "flat.safetensors", report=str.strip
+        )
+
+
+def test_the_precision_that_was_used_is_written_down(cells, recipe, teacher, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "computing_devices", lambda: ["cpu"])
+    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: True)
+    settings = {"teacher": teacher, "trunk": trained[0] / "distilled.safetensors", "report": str.strip}
+    auto = dataclasses.replace(recipe, precision="auto")
+    train("cnn_attention", cells, tmp_path, recipe=auto, **settings)
+    for file in ("training.json", "config.json"):
+        data = json.loads((tmp_path / file).read_text())
+        assert data.get("training", data)["recipe"]["precision"] == "mixed_bfloat16"
 
 
 def test_recipes_are_checked(tmp_path):

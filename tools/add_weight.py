@@ -1,11 +1,12 @@
-"""Put a trained network into the package: its file into `weights/`, its row into `weights.json`.
+"""Put a trained network into the zoo: its row into `weights.json`, its file into the package, or beside it if large.
 
     python tools/add_weight.py runs/attention --name cnn_attention.cnmc --cross-validation runs/attention_cv \\
         --licence Apache-2.0 --citation "..." --data pbc.json
 
 `--data` is a JSON list of further sources, such as the unlabelled images of the distillation, each with `name`,
-`source` and `licence`. A weight of the same name is replaced. Afterwards make the figures anew with
-`python tools/render_figures.py`.
+`source` and `licence`. A weight of the same name is replaced. A file of more than 4 MB goes into `weights/` at the root
+of the checkout, which is in no archive. Afterwards make the figures anew with `python tools/render_figures.py`, and the
+outputs that the tests compare with by `python tools/golden_outputs.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.files import write_json
-from leukaemia_zoo.loading import load_model, read_saved
+from leukaemia_zoo.loading import load_model
 from leukaemia_zoo.registry import WeightSpec
+from leukaemia_zoo.sources import read_saved
 from leukaemia_zoo.weights_io import check_integrity
 
 PACKAGE = Path(__file__).parents[1] / "src" / "leukaemia_zoo"
+LARGEST_PACKAGED = 4_000_000  # bytes: the wheel stays below 10 MB with two of them
 
 
 def add_weight(
@@ -44,8 +47,9 @@ def add_weight(
         data=(*spec.data, *about.pop("data")),
         **about,
     )
-    (package / "weights").mkdir(exist_ok=True)
-    shutil.copyfile(file, package / "weights" / row.file)
+    place = (package if spec.size <= LARGEST_PACKAGED else package.parents[1]) / "weights"
+    place.mkdir(exist_ok=True)
+    shutil.copyfile(file, place / row.file)
     table = package / "weights.json"
     rows = {old["name"]: old for old in json.loads(table.read_text(encoding="utf-8"))} | {name: row.to_dict()}
     write_json(table, [rows[key] for key in sorted(rows)])

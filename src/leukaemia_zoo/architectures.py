@@ -1,4 +1,4 @@
-"""The six networks of the zoo as flat functional Keras graphs: no weights, no files.
+"""The networks of the zoo as flat functional Keras graphs: no weights, no files.
 
 One contract for all: RGB images from 0 to 255 in, channels last; one probability per class out, in the order of the
 class names. What a network expects of its input (scaling, channel order, mean) is part of its graph.
@@ -7,6 +7,7 @@ class names. What a network expects of its input (scaling, channel order, mean) 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Literal, get_args
@@ -17,13 +18,18 @@ from keras import layers, ops
 from leukaemia_zoo.attention import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
 from leukaemia_zoo.layers import CellMask, CellStatistics
-from leukaemia_zoo.registry import ARCHITECTURES, close_matches
+from leukaemia_zoo.registry import ARCHITECTURES, ModelSpec, close_matches, register
 
 Output = Literal["probabilities", "logits", "embeddings"]
 
 EMBEDDING_LAYER = "embedding"
 LOGITS_LAYER = "logits"
 STATISTICS_NORM = "statistics_norm"
+
+_OWN_HEAD = "own"
+"""The one head of an architecture that somebody registered: its builder makes the features."""
+
+_REGISTERED: set[str] = set()
 
 _MAX_SIDE = 2048
 """The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
@@ -47,10 +53,11 @@ def build_model(
     dropout: float | None = None,
     output: Output = "probabilities",
 ) -> keras.Model:
-    """Build one of the six architectures with random weights.
+    """Build one of the architectures with random weights.
 
     Args:
-        name: ``"vgg16"``, ``"resnet50"``, ``"inception_v3"``, ``"xception"``, ``"cnn"`` or ``"cnn_attention"``.
+        name: ``"vgg16"``, ``"resnet50"``, ``"inception_v3"``, ``"xception"``, ``"cnn"``, ``"cnn_attention"`` or
+            ``"mobilenet"``.
         num_classes: Number of classes. With 1 there is one sigmoid unit, the probability of the last class.
         input_size: Height and width of the input, or one number for both; None for the architecture's own (180 for
             ``cnn``, 100 for ``cnn_attention``, 224 or 299 for the published networks).
@@ -58,10 +65,11 @@ def build_model(
 
             * ``"flatten"``: every position of the last feature map into one dense layer, as in the original ``cnn``
               and ``cnn_attention`` (their default).
-            * ``"texture"``: two more convolutions (64 and 128 channels), then mean and standard deviation of the
-              features of four depths over the cell and not over the black around it; no dense layer that could learn
-              positions. For ``cnn`` and ``cnn_attention``.
-            * ``"pooled"``: global average pooling, for the four published networks (their default).
+            * ``"texture"``: mean and standard deviation of the features of several depths over the cell and not over
+              the black around it; no dense layer that could learn positions. ``cnn`` and ``cnn_attention`` get two more
+              convolutions for it (64 and 128 channels), four published networks a 1 x 1 convolution at each depth;
+              ``mobilenet`` ends at its eighth block.
+            * ``"pooled"``: global average pooling, for the five published networks (their default).
         dropout: Share of the embedding dropped in training; None for the architecture's own.
         output: ``"probabilities"``, ``"logits"`` (before softmax or sigmoid) or ``"embeddings"`` (what the last dense
             layer sees, float32).
@@ -76,7 +84,8 @@ def build_model(
 
     Source:
         VGG16 doi 10.48550/arXiv.1409.1556, ResNet50 doi 10.1109/CVPR.2016.90, Inception v3 doi 10.1109/CVPR.2016.308,
-        Xception doi 10.1109/CVPR.2017.195; ``cnn`` and ``cnn_attention`` from "Leukaemia Classification using DL".
+        Xception doi 10.1109/CVPR.2017.195, MobileNet doi 10.48550/arXiv.1704.04861; ``cnn`` and ``cnn_attention`` from
+        "Leukaemia Classification using DL".
 
     Example:
         >>> import leukaemia_zoo as lz
@@ -105,6 +114,71 @@ def build_model(
     probabilities = layers.Activation(activation, dtype="float32", name="probabilities")(logits)
     model = keras.Model(inputs, probabilities, name=name)
     return with_output(model, output)
+
+
+def register_architecture(
+    name: str,
+    builder: Callable[[Any], Any],
+    *,
+    input_size: int | tuple[int, int],
+    title: str = "",
+    min_size: int = 8,
+    dropout: float = 0.0,
+    source: str = "not published",
+) -> None:
+    """Add an architecture of your own to the zoo, for this process.
+
+    From then on its name is taken wherever that of an architecture is: ``load_model(name, weights=None)``, `fine_tune`,
+    `save_model`, `predict`. A saved model of it can be loaded by processes that have registered it too; nothing that is
+    loaded can register anything.
+
+    Args:
+        name: Small letters, digits and underscores; none of the zoo's own. A name that was registered before is
+            replaced.
+        builder: From the input, a symbolic tensor (batch, height, width, 3) of RGB from 0 to 255, to the features that
+            the classifier sees, (batch, features). Give layers names, so that its weights are found again whatever is
+            built beside it.
+        input_size: Height and width that it is built for unless told otherwise, or one number for both.
+        title: One line about it.
+        min_size: The fewest pixels a side that it can be built for.
+        dropout: Share of the features dropped in training.
+        source: Where it was published.
+
+    Raises:
+        ArchitectureError: If the name cannot be used, or the builder makes no such features.
+
+    Example:
+        >>> import keras, leukaemia_zoo as lz
+        >>> def build(images):
+        ...     x = keras.layers.Rescaling(1 / 255, name="scale")(images)
+        ...     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv")(x)
+        ...     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        >>> lz.register_architecture("my_tiny", build, input_size=32)
+        >>> lz.load_model("my_tiny", weights=None, num_classes=3).output_shape
+        (None, 3)
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ArchitectureError(f"{name!r} cannot name an architecture: use small letters, digits and underscores.")
+    if name in ARCHITECTURES and name not in _REGISTERED:
+        raise ArchitectureError(f"'{name}' is an architecture of the zoo: give yours another name.")
+    if not isinstance(min_size, Integral) or min_size < 1:
+        raise ArchitectureError(f"min_size is {min_size!r}: give whole pixels from 1 on.")
+    size = _size(input_size, name, int(min_size))
+    if not 0 <= dropout < 1:
+        raise ArchitectureError(f"dropout is {dropout!r}, but it is a share from 0 up to, not including, 1.")
+    inputs = keras.Input((*size, 3), name="images")
+    features = builder(inputs)
+    shape = tuple(getattr(features, "shape", ()))
+    if len(shape) != 2 or not isinstance(shape[1], int):
+        raise ArchitectureError(
+            f"The builder of '{name}' gives the shape {shape}, not (batch, features): end it with a pooling or "
+            "flattening layer."
+        )
+    parameters = keras.Model(inputs, features).count_params()
+    spec = ModelSpec(name, title or name, size, int(min_size), parameters, (_OWN_HEAD,), dropout, source)
+    register(spec)
+    _REGISTERED.add(name)
+    _BUILDERS[name] = lambda images, plan: _embedding(builder(images), plan.dropout)
 
 
 def with_output(model: keras.Model, output: Output) -> keras.Model:
@@ -210,13 +284,40 @@ def _texture_head(stages: list[tuple[Any, Any]], plan: _Plan) -> Any:
 # The four published networks, from keras.applications
 
 
-def _published(application: Callable[..., keras.Model], scale: Callable[[Any], Any]) -> Callable[[Any, _Plan], Any]:
+def _published(
+    application: Callable[..., keras.Model], scale: Callable[[Any], Any], taps: dict[str, int], necks: bool = True
+) -> Callable[[Any, _Plan], Any]:
     def build(inputs: Any, plan: _Plan) -> Any:
         # With input_tensor the layers join this graph: no nested model, so that Grad-CAM and fine-tuning see each one.
         backbone = application(include_top=False, weights=None, input_tensor=scale(inputs))
+        if plan.head == "texture":
+            return _tapped_head(inputs, backbone, taps, plan, necks)
         return _embedding(layers.GlobalAveragePooling2D(name="pool")(backbone.output), plan.dropout)
 
     return build
+
+
+def _tapped_head(inputs: Any, backbone: keras.Model, taps: dict[str, int], plan: _Plan, necks: bool) -> Any:
+    """Statistics over the cell at several depths of a published network.
+
+    `taps` are layers and their strides; with `necks` each is narrowed by a 1 x 1 convolution.
+    """
+    cell = CellMask(name="cell_mask")(inputs)
+    depths = []
+    for number, (name, stride) in enumerate(taps.items(), start=1):
+        x = backbone.get_layer(name).output
+        if necks:
+            x = layers.Conv2D(128 if stride < 16 else 256, 1, use_bias=False, name=f"neck{number}_conv")(x)
+            x = layers.BatchNormalization(name=f"neck{number}_norm")(x)
+            x = layers.Activation("relu", name=f"neck{number}_relu")(x)
+        mask = layers.AveragePooling2D(stride, padding="same", dtype="float32", name=f"neck{number}_mask")(cell)
+        # Networks without padding lose a margin, about as much on each side.
+        margins = [(have - want) for have, want in zip(mask.shape[1:3], x.shape[1:3], strict=True)]
+        crop = tuple((margin // 2, margin - margin // 2) for margin in margins)
+        mask = layers.Cropping2D(crop, dtype="float32", name=f"neck{number}_mask_crop")(mask)
+        depths.append(CellStatistics(name=f"statistics{number}")(x, mask))
+    x = layers.Concatenate(dtype="float32", name="statistics")(depths)
+    return _embedding(layers.BatchNormalization(dtype="float32", name=STATISTICS_NORM)(x), plan.dropout)
 
 
 def _scale_to_one(inputs: Any) -> Any:
@@ -232,10 +333,32 @@ def _scale_as_caffe(inputs: Any) -> Any:
 
 
 _BUILDERS: dict[str, Callable[[Any, _Plan], Any]] = {
-    "vgg16": _published(keras.applications.VGG16, _scale_as_caffe),
-    "resnet50": _published(keras.applications.ResNet50, _scale_as_caffe),
-    "inception_v3": _published(keras.applications.InceptionV3, _scale_to_one),
-    "xception": _published(keras.applications.Xception, _scale_to_one),
+    "vgg16": _published(
+        keras.applications.VGG16,
+        _scale_as_caffe,
+        {"block2_pool": 4, "block3_pool": 8, "block4_pool": 16, "block5_pool": 32},
+    ),
+    "resnet50": _published(
+        keras.applications.ResNet50,
+        _scale_as_caffe,
+        {"conv2_block3_out": 4, "conv3_block4_out": 8, "conv4_block6_out": 16, "conv5_block3_out": 32},
+    ),
+    # Without padding, and its blocks of stride 4 have no names of their own.
+    "inception_v3": _published(
+        keras.applications.InceptionV3, _scale_to_one, {"mixed2": 8, "mixed7": 16, "mixed10": 32}
+    ),
+    "xception": _published(
+        keras.applications.Xception,
+        _scale_to_one,
+        {"block3_sepconv1_act": 4, "block4_sepconv1_act": 8, "block13_sepconv1_act": 16, "block14_sepconv2_act": 32},
+    ),
+    # Depths that a classifier reads best, and nothing beyond them: fewer than a million weights.
+    "mobilenet": _published(
+        keras.applications.MobileNet,
+        _scale_to_one,
+        {"conv_pw_3_relu": 4, "conv_pw_5_relu": 8, "conv_pw_6_relu": 16, "conv_pw_8_relu": 16},
+        necks=False,
+    ),
     "cnn": _cnn,
     "cnn_attention": _cnn_attention,
 }

@@ -19,10 +19,13 @@ import numpy.typing as npt
 
 from leukaemia_zoo.calibration import FloatArray, IntArray, checked_predictions
 from leukaemia_zoo.errors import DataError, UnknownNameError
-from leukaemia_zoo.evaluation import Subjects, WeightedCells, subject_codes
+from leukaemia_zoo.evaluation import Subjects, Threshold, WeightedCells, subject_codes
 
 # Cell weights that are held at a time: 16 MB, small enough to stay in the cache and large enough to amortise Python.
 _WEIGHTS_AT_A_TIME = 2_000_000
+
+Measure = Callable[[FloatArray, IntArray], dict[str, FloatArray]]
+"""From counts of shape (R, units) and the unit of each cell to values of shape (R,) by name."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def bootstrap_over_subjects(
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
 ) -> Bootstrap:
     """Give each metric an interval for new subjects.
 
@@ -113,8 +116,9 @@ def bootstrap_over_subjects(
     nominal 95 % intervals held the truth in 87 % (AUROC) and 88 % (balanced accuracy) with plain percentiles, in 85 %
     and 84 % with BCa, and in 94 % and 95 % with these.
 
-    Two things no bootstrap mends: a metric that is perfect in every subject gets an interval of no width, and the ECE
-    of a resample is larger than that of new subjects, so that its interval lies high.
+    Three things no bootstrap mends: a metric that is perfect in every subject gets an interval of no width; the ECE of
+    a resample is larger than that of new subjects, so that its interval lies high; and thresholds stay as they are
+    given, so that intervals leave out that other data would have led to other ones.
 
     Args:
         labels: Integers of shape (N,), 0 to K - 1.
@@ -125,7 +129,7 @@ def bootstrap_over_subjects(
         resamples: Number of resamples.
         seed: Seed of the draws; the same seed gives the same intervals.
         level: Nominal coverage, between 0 and 1.
-        threshold: As in `evaluation.metrics`.
+        threshold: As in `evaluation.metrics`: one number, or one a cell.
 
     Returns:
         A `Bootstrap`. Its values are those of `evaluation.metrics`. Bounds are NaN where a metric depends on a class
@@ -162,7 +166,7 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-    thresholds: tuple[float, float] = (0.5, 0.5),
+    thresholds: tuple[Threshold, Threshold] = (0.5, 0.5),
 ) -> Bootstrap:
     """Give the difference a - b of two models on the same cells an interval.
 
@@ -178,7 +182,7 @@ def paired_difference(
         resamples: Number of resamples.
         seed: Seed of the draws.
         level: Nominal coverage, between 0 and 1.
-        thresholds: The threshold of a and that of b.
+        thresholds: The threshold of a and that of b, each one number or one a cell.
 
     Returns:
         A `Bootstrap` whose values are metric of a - metric of b.
@@ -207,33 +211,143 @@ def paired_difference(
     return _bootstrap(a.labels, subjects, values, difference, (resamples, seed, level))
 
 
+class Resampling:
+    """The resamples of one set of cells, for statistics of any kind; `bootstrap_over_subjects` says how they are drawn.
+
+    Every `draw` passes the same resamples, made anew from the seed, so that what several of them give may be combined
+    resample by resample.
+
+    Attributes:
+        unit: `"subject"`, or `"cell"` where no subject is known.
+        resamples: Number of resamples.
+        level: Nominal coverage.
+        seed: Seed of the resamples.
+
+    Example:
+        >>> resampling = Resampling(np.array([0, 0, 1, 1]), ["a", "b", "c", "d"], resamples=3, seed=0, level=0.95)
+        >>> resampling.draw(lambda counts, units: {"cells": counts[:, units].sum(axis=1)})
+        {'cells': array([4., 4., 4.])}
+    """
+
+    def __init__(self, labels: IntArray, subjects: Subjects, resamples: int, seed: int, level: float) -> None:
+        if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 1:
+            raise DataError(f"resamples is {resamples!r}: give a whole number above 0.")
+        if not 0 < level < 1:
+            raise DataError(f"level is {level!r}: give a share between 0 and 1, such as 0.95.")
+        named = subject_codes(subjects, len(labels))
+        self.unit = "cell" if named is None else "subject"
+        self.resamples, self.seed, self.level = int(resamples), seed, float(level)
+        self._units = np.arange(len(labels)) if named is None else named[1]
+        self._strata = _strata(labels, self._units)
+        sizes = np.bincount(self._units)
+        self._effective = {label: _effective_number(sizes[stratum]) for label, stratum in self._strata.items()}
+
+    def draw(self, measure: Measure) -> dict[str, FloatArray]:
+        """Return what `measure` says of each resample, shape (resamples,) each."""
+        parts = _draws([*self._strata.values()], self.resamples, self.seed, len(self._units))
+        chunks = [measure(counts, self._units) for counts in parts]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+    def interval(self, value: float, drawn: FloatArray, label: int | None = None, mirrored: bool = False) -> Interval:
+        """Return the interval of a statistic with this value and these values in the resamples.
+
+        Args:
+            value: The statistic of the cells as they are.
+            drawn: What `draw` gave for it; NaN where it is not defined, which is left out.
+            label: The class whose cells alone the statistic depends on, such as 0 for the specificity; None for all.
+            mirrored: Turn the percentiles round the value (the basic bootstrap), for a statistic with a bias, which the
+                resamples show once more: they lie off the value as the value lies off the truth. In simulations of 40
+                subjects, nominal 95 % intervals of a calibration slope held the truth in 88 % without and 93 % with it.
+        """
+        number = self._effective[label] if label in self._effective else min(self._effective.values())
+        low, high = _expanded_percentiles(drawn, self.level, number)
+        return Interval(value, 2 * value - high, 2 * value - low) if mirrored else Interval(value, low, high)
+
+    def metrics(self, cells: WeightedCells, names: Sequence[str]) -> dict[str, Interval]:
+        """Return the intervals of metrics by name, for the same cells; names are those of `WeightedCells.resampled`."""
+        whole = cells.whole(names)
+        drawn = self.draw(lambda counts, units: cells.resampled(counts, units, names))
+        return {name: self.interval(float(whole[name][0]), drawn[name], _label_of(name)) for name in names}
+
+
 def _bootstrap(
     labels: IntArray,
     subjects: Subjects,
     values: dict[str, float],
-    measure: Callable[[FloatArray, IntArray], dict[str, FloatArray]],
+    measure: Measure,
     settings: tuple[int, int, float],
 ) -> Bootstrap:
-    """Resample, `measure` (counts and units to values by name), and take the percentiles."""
-    resamples, seed, level = settings
-    if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 1:
-        raise DataError(f"resamples is {resamples!r}: give a whole number above 0.")
-    if not 0 < level < 1:
-        raise DataError(f"level is {level!r}: give a share between 0 and 1, such as 0.95.")
-    named = subject_codes(subjects, len(labels))
-    units = np.arange(len(labels)) if named is None else named[1]
-    strata = _strata(labels, units)
-    chunks = [measure(counts, units) for counts in _draws([*strata.values()], int(resamples), seed, len(labels))]
-    sizes = np.bincount(units)
-    effective = {label: _effective_number(sizes[stratum]) for label, stratum in strata.items()}
-    intervals = {}
-    for name, value in values.items():
-        # Only these two depend on one class alone.
-        label = {"specificity": 0, "sensitivity": 1}.get(name)
-        number = min(effective.values()) if label is None or label not in effective else effective[label]
-        drawn = np.concatenate([chunk[name] for chunk in chunks])
-        intervals[name] = Interval(value, *_expanded_percentiles(drawn, level, number))
-    return Bootstrap("cell" if named is None else "subject", int(resamples), float(level), seed, intervals)
+    resampling = Resampling(labels, subjects, *settings)
+    drawn = resampling.draw(measure)
+    intervals = {name: resampling.interval(value, drawn[name], _label_of(name)) for name, value in values.items()}
+    return Bootstrap(resampling.unit, resampling.resamples, resampling.level, resampling.seed, intervals)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Intervals without resampling, for independent units such as the verdicts on subjects
+
+
+def wilson_interval(right: int, number: int, level: float = 0.95) -> Interval:
+    """Give a share of independent cases Wilson's interval (1927), which has a width even where all are right.
+
+    Returns:
+        An `Interval` from 0 to 1; NaN throughout where there is no case.
+
+    Example:
+        >>> print(wilson_interval(10, 10))
+        1.000 (0.722 to 1.000)
+    """
+    if not number:
+        return Interval(math.nan, math.nan, math.nan)
+    from scipy.special import ndtri
+
+    square = float(ndtri((1 + level) / 2)) ** 2
+    share = right / number
+    centre = share + square / (2 * number)
+    spread = math.sqrt(square * (share * (1 - share) / number + square / (4 * number**2)))
+    scale = 1 + square / number
+    # At 0 and 1 the bound is the share itself, which rounding would miss.
+    return Interval(
+        share,
+        0.0 if right == 0 else (centre - spread) / scale,
+        1.0 if right == number else (centre + spread) / scale,
+    )
+
+
+def auroc_interval(auroc: float, negatives: int, positives: int, level: float = 0.95) -> Interval:
+    """Give the AUROC of independent cases an interval that has a width even where the classes are separated.
+
+    Newcombe (2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
+    method 5): all areas whose own standard error, by Hanley and McNeil with both group sizes at their mean, reaches to
+    the one that was found.
+
+    Returns:
+        An `Interval` from 0 to 1; NaN throughout where a class has no case.
+
+    Example:
+        >>> print(auroc_interval(1.0, 12, 8))
+        1.000 (0.793 to 1.000)
+    """
+    if not negatives or not positives:
+        return Interval(math.nan, math.nan, math.nan)
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    square, mean = float(ndtri((1 + level) / 2)) ** 2, (negatives + positives) / 2
+
+    def lower(found: float) -> float:
+        def excess(area: float) -> float:
+            inflation = 2 * mean - 1 - 3 * (mean - 1) / ((2 - area) * (1 + area))
+            return (found - area) ** 2 - square * area * (1 - area) * inflation / (negatives * positives)
+
+        # At 1 itself the standard error is 0, so that 1 is a root as well, and not the one that is looked for.
+        return 0.0 if found == 0 else float(brentq(excess, 0, min(found, 1 - 1e-9)))
+
+    return Interval(auroc, lower(auroc), 1 - lower(1 - auroc))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Drawing
 
 
 def _strata(labels: IntArray, units: IntArray) -> dict[int, IntArray]:
@@ -272,6 +386,14 @@ def _expanded_percentiles(values: FloatArray, level: float, number: float) -> tu
     tail = float(ndtr(stdtrit(number - 1, (1 - level) / 2) * math.sqrt(number / (number - 1))))
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _label_of(name: str) -> int | None:
+    """Return the class that a metric depends on alone; None if it depends on all."""
+    metric, _, label = name.partition(":")
+    if metric == "recall":
+        return int(label)
+    return {"specificity": 0, "sensitivity": 1}.get(name)
 
 
 def _checked_metrics(wanted: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:

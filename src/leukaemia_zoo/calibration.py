@@ -27,6 +27,10 @@ _SUM_TOLERANCE = 1e-3
 # A float32 sigmoid saturates at 1 about here, so that probabilities nearer to 0 or 1 carry no further information.
 _EPSILON = 1e-7
 
+# Resamples that are fitted together: few enough for the processor's cache. Most need 4 steps; a resample that is all
+# but separated needs more.
+_FITS_AT_A_TIME, _NEWTON_STEPS, _LAST_STEP = 32, 100, 1e-5
+
 
 def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
     """Find the one temperature T that minimises the log loss of softmax(logits / T).
@@ -193,8 +197,7 @@ def calibration_slope_intercept(labels: npt.ArrayLike, probabilities: npt.ArrayL
     truth, table = checked_predictions(labels, probabilities)
     if table.shape[1] != 2:
         raise DataError(f"probabilities have {table.shape[1]} classes: slope and intercept are defined for two.")
-    promised = np.clip(table[:, 1], _EPSILON, 1 - _EPSILON)
-    logit = np.log(promised) - np.log1p(-promised)
+    logit = _clipped_logit(table[:, 1])
     negative, positive = logit[truth == 0], logit[truth == 1]
     if not len(negative) or not len(positive):
         return math.nan, math.nan
@@ -270,6 +273,107 @@ def bin_index(confidence: FloatArray, bins: int) -> IntArray:
     if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
         raise DataError(f"bins is {bins!r}: give a whole number above 0.")
     return np.minimum((confidence * bins).astype(np.int64), bins - 1)
+
+
+def resampled_slope_intercept(
+    labels: IntArray, probabilities: FloatArray, counts: FloatArray, units: IntArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return `calibration_slope_intercept` of each of R resamples, both of shape (R,), for checked predictions.
+
+    All resamples are fitted at once, by Newton's method from the fit to the cells as they are, with steps halved where
+    they overshoot.
+
+    Args:
+        labels: Shape (N,), 0 or 1.
+        probabilities: Shape (N, 2).
+        counts: How often each unit was drawn, shape (R, units).
+        units: Unit of each cell, shape (N,).
+
+    Returns:
+        Slopes and intercepts, NaN where a resample has no best fit.
+    """
+    slope, intercept = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
+    start = calibration_slope_intercept(labels, probabilities)
+    if math.isnan(start[0]):  # what separates all cells separates any part of them
+        return slope, intercept
+    logit = _clipped_logit(probabilities[:, 1])
+    mean, spread = logit.mean(), logit.std()
+    fitted = np.flatnonzero(_overlap(labels, logit, counts, units))
+    for part in np.array_split(fitted, math.ceil(len(fitted) / _FITS_AT_A_TIME)) if len(fitted) else []:
+        design = np.stack([np.ones_like(logit), (logit - mean) / spread], axis=1)
+        truth, weights = labels.astype(np.float64), counts[part][:, units]
+        found = _newton(design, truth, weights, np.array([start[1] + start[0] * mean, start[0] * spread]))
+        # For a resample without the easy subjects the common fit may be so steep that no step leads away from it.
+        lost = np.isnan(found[:, 0])
+        if lost.any():
+            found[lost] = _newton(design, truth, weights[lost], np.zeros(2))
+        slope[part] = found[:, 1] / spread
+        intercept[part] = found[:, 0] - slope[part] * mean
+    return slope, intercept
+
+
+def _clipped_logit(promised: FloatArray) -> FloatArray:
+    promised = np.clip(promised, _EPSILON, 1 - _EPSILON)
+    return np.log(promised) - np.log1p(-promised)
+
+
+def _overlap(labels: IntArray, logit: FloatArray, counts: FloatArray, units: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether each resample has cells of both classes whose logits overlap, shape (R,)."""
+    drawn = counts > 0
+
+    def extreme(label: int, sign: int) -> FloatArray:
+        by_unit = np.full(counts.shape[1], -np.inf)
+        np.maximum.at(by_unit, units[labels == label], sign * logit[labels == label])
+        return sign * np.where(drawn, by_unit, -np.inf).max(axis=1)
+
+    # Without a cell of a class its maximum is -inf, which lies below everything.
+    apart = (extreme(0, 1) <= extreme(1, -1)) | (extreme(1, 1) <= extreme(0, -1))
+    return np.logical_not(apart)
+
+
+def _newton(design: FloatArray, labels: FloatArray, weights: FloatArray, start: FloatArray) -> FloatArray:
+    """Fit logistic regressions of two coefficients with weights of shape (R, N): coefficients (R, 2), NaN if none."""
+    products = np.stack([design[:, 0], design[:, 1], design[:, 1] ** 2], axis=1)
+
+    def derivatives(at: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        with np.errstate(over="ignore"):  # exp of a huge number is inf, and 1 / inf is the right 0
+            promised = 1 / (1 + np.exp(-(at @ design.T)))
+        gradient = (weights * (labels - promised)) @ design
+        promised *= 1 - promised
+        promised *= weights
+        return gradient, promised @ products
+
+    def step_from(gradient: FloatArray, curvature: FloatArray) -> FloatArray:
+        a, b, c = curvature.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (
+                np.stack([c * gradient[:, 0] - b * gradient[:, 1], a * gradient[:, 1] - b * gradient[:, 0]], 1)
+                / (a * c - b * b)[:, None]
+            )
+
+    found = np.full((len(weights), 2), np.nan)
+    rows = np.arange(len(weights))  # those that are not fitted yet
+    at = np.tile(start, (len(weights), 1))
+    gradient, curvature = derivatives(at, weights)
+    step = step_from(gradient, curvature)
+    for _ in range(_NEWTON_STEPS):
+        new_gradient, curvature = derivatives(at + step, weights)
+        # The likelihood is concave: a step that ends on a steeper slope than it began on went too far.
+        ahead, behind = (np.abs((there * step).sum(axis=1)) for there in (new_gradient, gradient))
+        good = ahead <= behind
+        at[good] += step[good]
+        gradient[good] = new_gradient[good]
+        newton = step_from(new_gradient, curvature)
+        # The error squares with each step, so that after one of this size nothing is left of it.
+        done = good & (np.abs(newton) < _LAST_STEP).all(axis=1)
+        found[rows[done]] = at[done] + newton[done]
+        step = np.where(good[:, None], newton, step / 2)
+        going = ~done & np.isfinite(step).all(axis=1)
+        if not going.any():
+            break
+        if not going.all():
+            rows, at, gradient, step, weights = rows[going], at[going], gradient[going], step[going], weights[going]
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Cells:
         groups: The part of the source that each cell lies in, such as the C-NMC fold `fold_0`; else `""`.
         source: The reader: `c-nmc`, `folders` or `csv`.
         notes: What the reader left out, dropped or merged, one sentence each.
+        columns: Further columns of a CSV, one text a cell, such as the microscope: a benchmark can report by them.
 
     Raises:
         DataError: If the columns differ in length or a label is not an index into `class_names`.
@@ -42,9 +43,11 @@ class Cells:
     groups: tuple[str, ...]
     source: str
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("paths", "labels", "subjects", "groups")}
+        lengths |= {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"A table of cells needs columns of one length, but these have {lengths}.")
         labels = np.asarray(self.labels)
@@ -71,6 +74,7 @@ class Cells:
             groups=tuple(self.groups[row] for row in rows),
             source=self.source,
             notes=self.notes,
+            columns={name: tuple(values[row] for row in rows) for name, values in self.columns.items()},
         )
 
     def summary(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ belong together: every reader gives the subject of each cell, or None where noth
 import csv
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -173,7 +174,7 @@ def read_folders(root: str | Path) -> Cells:
 
 
 def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
-    """Read a CSV with the columns `path`, `label` and, if known, `subject`; other columns are ignored.
+    """Read a CSV with the columns `path`, `label` and, if known, `subject`; other columns are kept in `Cells.columns`.
 
     Relative paths start from `root`, by default the folder of the CSV. Labels are class names or numbers; they are
     sorted as a person would, and `hem` and `all`, in any case, always come as `("hem", "all")`. Subjects stay as
@@ -212,7 +213,9 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
     for one, other in pairwise(class_names):
         if one.casefold() == other.casefold():
             raise DataError(f"{path} writes one class both as {one!r} and as {other!r}: use one spelling.")
-    return _to_cells(rows, class_names, "csv", [])
+    further = [name for name in records[0][1] if name and name not in ("path", "label", "subject")]
+    columns = {name: tuple(record[name] for _, record in records) for name in further}
+    return replace(_to_cells(rows, class_names, "csv", []), columns=columns)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

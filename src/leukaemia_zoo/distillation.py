@@ -24,6 +24,10 @@ from leukaemia_zoo.layers import CellMask
 from leukaemia_zoo.precision import compiles_steps, precision
 from leukaemia_zoo.recipes import DistillationRecipe
 from leukaemia_zoo.seeds import reseed
+from leukaemia_zoo.timing import TimeLeft
+
+_NOISE = 4.0
+"""Standard deviation, in grey levels, of the noise that `DistillationRecipe.restain` adds."""
 
 TEACHER_SOURCE = (
     "MobileNet 1.0 (Howard et al. 2017, doi 10.48550/arXiv.1704.04861), ImageNet, keras.applications, Apache-2.0"
@@ -87,6 +91,7 @@ def distil(
     seed: int = 0,
     folder: Path | None = None,
     report: Callable[[str], None] = print,
+    keep_first_filters: bool = False,
 ) -> list[dict[str, float]]:
     """Train the trunk of a network to give the feature maps of an ImageNet network; labels are not used.
 
@@ -98,6 +103,8 @@ def distil(
         seed: Seed of the views and of the order.
         folder: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
         report: Called with a line an epoch.
+        keep_first_filters: Leave the student's first convolution as it is; otherwise it begins with the teacher's
+            filters, where it has their shape.
 
     Returns:
         The losses of each epoch: the share of the variance of the teacher's features, inside the cell, that the student
@@ -116,7 +123,10 @@ def distil(
     height, width = student.input_shape[1:3]
     names = list(dict.fromkeys(teacher_layer for _, teacher_layer in recipe.pairs))
     teacher = load_teacher(teacher_weights, (height, width), names)
-    _take_first_filters(student, teacher)
+    if recipe.restain:
+        _begin_as(teacher, student, recipe.pairs, keep_first_filters)
+    elif not keep_first_filters:
+        _take_first_filters(student, teacher)
     inputs = keras.Input((height, width, 3))
     augmentation = CellAugmentation(
         zoom=recipe.zoom, shift=recipe.shift, colour=recipe.colour, cut_out=recipe.cut_out, seed=seed
@@ -126,10 +136,13 @@ def distil(
     targets = dict(zip(names, _as_list(teacher(views, training=False)), strict=True))
     student_layers = list(dict.fromkeys(layer for layer, _ in recipe.pairs))
     trunk = keras.Model(student.inputs, [student.get_layer(name).output for name in student_layers], name="trunk")
-    features = dict(zip(student_layers, _as_list(trunk(views)), strict=True))
+    shown = _Restained(recipe.restain, seed=seed + 1)(views, training=True) if recipe.restain else views
+    features = dict(zip(student_layers, _as_list(trunk(shown)), strict=True))
     mask = CellMask()(views)
     losses = {
-        f"{own}-{other}": _imitation_loss(features[own], targets[other], mask, f"{own}-{other}")
+        f"{own}-{other}": _difference(features[own], targets[other], mask)
+        if recipe.restain
+        else _imitation_loss(features[own], targets[other], mask, f"{own}-{other}")
         for own, other in recipe.pairs
     }
     model = keras.Model(inputs, losses)
@@ -145,10 +158,11 @@ def distil(
             ),
             weight_decay=recipe.weight_decay,
         ),
-        loss=dict.fromkeys(losses, _mean_output),
+        loss=dict.fromkeys(losses, _own_loss),
         jit_compile=compiles_steps(),
     )
     history = _resumed(model, folder)
+    left = TimeLeft(len(history))
     for epoch in range(len(history), recipe.epochs):
         reseed(model, seed, epoch)
         batches = _Unlabelled(images, list(losses), recipe.batch_size, steps, seed, epoch)
@@ -157,7 +171,7 @@ def distil(
         values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
         if folder is not None:
             _keep(model, folder, history)
-        report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}")
+        report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}{left.told(epoch + 1, recipe.epochs)}")
     return history
 
 
@@ -185,8 +199,9 @@ def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
-def _mean_output(_: Any, output: Any) -> Any:
-    return ops.mean(output)
+def _own_loss(_: Any, output: Any) -> Any:
+    """The output is the loss of each image. Keras takes the mean: it knows among how many devices they are shared."""
+    return output
 
 
 def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
@@ -195,11 +210,13 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     if stride > 1:
         features = layers.AveragePooling2D(stride, padding="same")(features)
     # Cut to the common size from the top left: the centres of two positions then differ by less than half a stride,
-    # with padding (one position more than the teacher) as without (fewer). The rest of the shift is left to the 3 x 3
-    # part of the projection, which is linear throughout.
+    # with padding (one position more than the teacher) as without (fewer). A network that loses three positions or more
+    # for want of padding (Inception v3) loses them on both sides. The rest of the shift is left to the 3 x 3 part of
+    # the projection, which is linear throughout.
     side = features.shape[1:3]
     height, width = (min(own, other) for own, other in zip(side, target.shape[1:3], strict=True))
-    features, target = features[:, :height, :width], target[:, :height, :width]
+    top, left = (max(0, whole - own - 1) // 2 for whole, own in zip(target.shape[1:3], side, strict=True))
+    features, target = features[:, :height, :width], target[:, top : top + height, left : left + width]
     projected = layers.SeparableConv2D(target.shape[-1], 3, padding="same", name=f"project_{name}")(features)
     standardised = layers.BatchNormalization(
         center=False, scale=False, momentum=0.95, dtype="float32", name=f"standardise_{name}"
@@ -207,6 +224,45 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     weight = ops.image.resize(mask, side, interpolation="bilinear", antialias=True)[:, :height, :width]
     error = ops.mean(ops.square(ops.cast(projected, "float32") - standardised), axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
+
+
+class _Restained(CellAugmentation):
+    """Another stain and the noise of another camera on the same view."""
+
+    def __init__(self, strength: float, seed: int) -> None:
+        super().__init__(zoom=0.0, shift=0.0, colour=strength, seed=seed)
+
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        changed = self._stain(images, None)
+        cell = ops.cast(ops.max(changed, axis=-1, keepdims=True) > 0, "float32")
+        return ops.clip(changed + cell * self._normal(tuple(ops.shape(changed)), _NOISE), 0.0, 255.0)
+
+
+def _difference(features: Any, target: Any, mask: Any) -> Any:
+    """Squared difference from the features of the same layer of the teacher, as a share of their variance: (batch,)."""
+    target = ops.cast(target, "float32")
+    variance = ops.var(target, axis=(0, 1, 2), keepdims=True) + 1e-3
+    weight = ops.image.resize(mask, target.shape[1:3], interpolation="bilinear", antialias=True)
+    error = ops.mean(ops.square(ops.cast(features, "float32") - target) / variance, axis=-1, keepdims=True)
+    return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
+
+
+def _begin_as(teacher: keras.Model, student: keras.Model, pairs: Any, keep: bool) -> None:
+    """Give the layers of the student the teacher's weights, and let its batch normalisation stay as it is.
+
+    `keep` leaves the weights that a previous training gave.
+    """
+    if unequal := [f"{own} and {other}" for own, other in pairs if own != other]:
+        raise DataError(
+            f"A distillation that restains imitates each layer by itself, but its pairs name {', '.join(unequal)}: "
+            "set restain to 0, or take a network with the teacher's layers."
+        )
+    own = {layer.name: layer for layer in student.layers}
+    for layer in teacher.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            own[layer.name].trainable = False
+        if layer.weights and not keep:
+            own[layer.name].set_weights([np.asarray(ops.convert_to_numpy(value)) for value in layer.weights])
 
 
 def _take_first_filters(student: keras.Model, teacher: keras.Model) -> None:

@@ -45,6 +45,9 @@ MULTI_CLASS_METRICS = (
 )
 """What `metrics` gives for more than two classes."""
 
+PER_CLASS_METRICS = ("precision", "recall", "f1", "auroc")
+"""What `WeightedCells` gives for each class against the rest, under names such as `recall:0`."""
+
 OFFICIAL_SIDE = 450
 """Height and width in pixels of the official C-NMC 2019 frames, the scale of `cell_area`."""
 
@@ -52,19 +55,23 @@ _ECE_BINS = 15
 
 Subjects = Sequence[str | None] | None
 
+Threshold = float | FloatArray
+"""One for all cells, or an array of shape (N,) where it was chosen fold by fold."""
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Metrics
 
 
-def metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: float = 0.5) -> dict[str, float]:
+def metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: Threshold = 0.5) -> dict[str, float]:
     """Measure predictions against labels.
 
     Args:
         labels: Integers of shape (N,), 0 to K - 1.
         probabilities: Shape (N, K), or (N,) for two classes.
-        threshold: For two classes, a cell is called the last class if its probability is at least this much, 0 to 1.
-            For more classes the most probable one is called and the threshold plays no part.
+        threshold: For two classes, a cell is called the last class if its probability is at least this much, 0 to 1;
+            one number, or one a cell, shape (N,). For more classes the most probable one is called and the threshold
+            plays no part.
 
     Returns:
         The metrics of `TWO_CLASS_METRICS` or `MULTI_CLASS_METRICS`, by name. They are those of scikit-learn; in detail:
@@ -92,10 +99,11 @@ def metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike, threshold: floa
     return {name: float(values[0]) for name, values in cells.whole(cells.names).items()}
 
 
-def called_classes(probabilities: FloatArray, threshold: float = 0.5) -> IntArray:
+def called_classes(probabilities: FloatArray, threshold: Threshold = 0.5) -> IntArray:
     """Return the class that each cell is called, shape (N,), for checked probabilities of shape (N, K).
 
-    Of two classes the last if its probability is at least `threshold`, of more the most probable.
+    Of two classes the last if its probability is at least `threshold` (one number or one a cell), of more the most
+    probable.
 
     Example:
         >>> called_classes(np.array([[0.5, 0.5], [0.6, 0.4]]))
@@ -115,7 +123,7 @@ def per_subject(
     probabilities: npt.ArrayLike,
     subjects: Subjects,
     class_names: Sequence[str],
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
 ) -> list[dict[str, str | int | float]]:
     """Say how each subject fared.
 
@@ -142,8 +150,7 @@ def per_subject(
     truth, table = checked_predictions(labels, probabilities)
     if isinstance(class_names, str) or len(class_names) != table.shape[1]:
         raise DataError(f"class_names is {class_names!r}: give one name for each of the {table.shape[1]} classes.")
-    if not 0 <= threshold <= 1:
-        raise DataError(f"threshold is {threshold!r}: give a probability from 0 to 1.")
+    threshold = _checked_threshold(threshold, len(truth))
     named = subject_codes(subjects, len(truth))
     if named is None:
         raise DataError("No cell has a subject: name them to get results by subject.")
@@ -254,9 +261,8 @@ class WeightedCells:
     the order of the scores, which is the same in every resample: one sort, then cumulative sums of the weights.
     """
 
-    def __init__(self, labels: IntArray, probabilities: FloatArray, threshold: float) -> None:
-        if not 0 <= threshold <= 1:
-            raise DataError(f"threshold is {threshold!r}: give a probability from 0 to 1.")
+    def __init__(self, labels: IntArray, probabilities: FloatArray, threshold: Threshold) -> None:
+        threshold = _checked_threshold(threshold, len(labels))
         self.labels = labels
         self.classes = classes = probabilities.shape[1]
         self.names = TWO_CLASS_METRICS if classes == 2 else MULTI_CLASS_METRICS
@@ -286,7 +292,8 @@ class WeightedCells:
         Args:
             counts: How often each unit was drawn, shape (R, units).
             units: Unit of each cell, shape (N,).
-            names: The metrics that are wanted.
+            names: The metrics that are wanted: any of `TWO_CLASS_METRICS`, `MULTI_CLASS_METRICS` and, with a colon and
+                the label behind them, of `PER_CLASS_METRICS`.
         """
         per_unit = np.zeros((counts.shape[1], self.table.shape[1]))
         np.add.at(per_unit, units, self.table)
@@ -298,10 +305,12 @@ class WeightedCells:
             result["ece"] = np.abs(sums[:, self.classes**2 : -2]).sum(axis=1) / total
             result["brier"] = sums[:, -2] / total
             result["log_loss"] = sums[:, -1] / total
-            if not {"auroc", "auprc"}.isdisjoint(names):
+            if any(name.startswith(("auroc", "auprc")) for name in names):
                 areas = [ranking.areas(counts, units) for ranking in self.rankings]
                 result["auroc"] = np.mean([auroc for auroc, _ in areas], axis=0)
                 result["auprc"] = areas[-1][1]
+                # Of two classes either one against the rest is the same ranking.
+                result |= {f"auroc:{label}": areas[label % len(areas)][0] for label in range(self.classes)}
         return {name: result[name] for name in names}
 
 
@@ -344,6 +353,7 @@ def _confusion_metrics(confusion: FloatArray) -> dict[str, FloatArray]:
     correct = right.sum(axis=1)
     spread = np.sqrt((total**2 - (called**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
     mcc = np.where(spread > 0, (correct * total - (true * called).sum(axis=1)) / spread, 0)
+    by_class = {"precision": right / called, "recall": recall, "f1": np.where(occurs, f1, np.nan)}
     return {
         "weighted_f1": (f1 * true).sum(axis=1) / total,
         "macro_f1": f1.sum(axis=1) / occurs.sum(axis=1),
@@ -352,7 +362,24 @@ def _confusion_metrics(confusion: FloatArray) -> dict[str, FloatArray]:
         "specificity": recall[:, 0],
         "accuracy": correct / total,
         "mcc": np.where((true > 0).sum(axis=1) > 1, mcc, np.nan),
+        **{f"{name}:{label}": table[:, label] for name, table in by_class.items() for label in range(right.shape[1])},
     }
+
+
+def _checked_threshold(threshold: Threshold, cells: int) -> Threshold:
+    if np.ndim(threshold) == 0:
+        if not 0 <= threshold <= 1:
+            raise DataError(f"threshold is {threshold!r}: give a probability from 0 to 1.")
+        return threshold
+    array = np.asarray(threshold, np.float64)
+    if array.shape != (cells,):
+        raise DataError(
+            f"threshold has the shape {array.shape}: give one number, or one for each of the {cells} cells."
+        )
+    wrong = np.flatnonzero(~((array >= 0) & (array <= 1)))
+    if len(wrong):
+        raise DataError(f"threshold[{wrong[0]}] is {array[wrong[0]]}: give probabilities from 0 to 1.")
+    return array
 
 
 def subject_codes(subjects: Subjects, cells: int) -> tuple[list[str], IntArray] | None:

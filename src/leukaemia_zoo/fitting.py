@@ -16,19 +16,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo.architectures import LOGITS_LAYER, STATISTICS_NORM, build_model, with_output
+from leukaemia_zoo.architectures import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM, build_model, with_output
 from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.devices import on_devices
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import cell_area, metrics
 from leukaemia_zoo.images import read_image
+from leukaemia_zoo.ood import distance, limit_of
 from leukaemia_zoo.precision import compiles_steps, precision
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.seeds import reseed
 from leukaemia_zoo.splits import Split
+from leukaemia_zoo.timing import TimeLeft
 from leukaemia_zoo.views import symmetric_views, turned_views
 from leukaemia_zoo.weights_io import copy_tensors, load_tensors
 
@@ -54,6 +57,8 @@ class CellArrays:
 class Embeddings:
     """What the normalisation before the classifier sees of each cell, by a trunk that is not trained any more.
 
+    Of a head without that normalisation it is what the classifier itself sees.
+
     Attributes:
         turned: Float32 (views, N, features), of the turned views: the classifier learns from them.
         predicted: Float32 (N, features), mean over the symmetric views: the classifier is used on it, because the mean
@@ -75,6 +80,8 @@ class Fitted:
         curves: Validation figures of every penalty and every epoch that was tried.
         validation_rows: Cells that chose it. Each was predicted by a network that had seen no cell of its subject.
         validation_logits: Float64 (validation cells, classes), of these predictions.
+        ood_limit: What the OOD scores of the validation cells do not exceed, see `limit_of`; None for a head without
+            statistics.
     """
 
     model: keras.Model
@@ -83,11 +90,19 @@ class Fitted:
     curves: list[dict[str, Any]]
     validation_rows: np.ndarray
     validation_logits: np.ndarray
+    ood_limit: float | None
 
 
-def read_arrays(cells: Cells, recipe: Recipe, seed: int) -> CellArrays:
-    """Read every cell once: the view that prediction sees, further turned views, and the cell's area."""
-    preprocessing = preprocessing_for(recipe)
+def read_arrays(cells: Cells, recipe: Recipe, seed: int, preprocessing: Preprocessing | None = None) -> CellArrays:
+    """Read every cell once: the view that prediction sees, further turned views, and the cell's area.
+
+    Args:
+        cells: The table.
+        recipe: Says how many views, and their size.
+        seed: Of the turned views.
+        preprocessing: From a frame to the network's input; None for that of C-NMC's frames.
+    """
+    preprocessing = preprocessing or preprocessing_for(recipe)
     pixels = np.empty((recipe.turned_views, len(cells), recipe.input_size, recipe.input_size, 3), np.uint8)
     area = np.empty(len(cells))
 
@@ -118,6 +133,7 @@ def fit_network(
     seed: int,
     report: Report,
     embeddings: Embeddings | None = None,
+    devices: int = 1,
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
@@ -127,33 +143,40 @@ def fit_network(
         pixels: See `CellArrays`.
         split: The parts train and validation; or folds by subject, each of which validates a classifier fitted on the
             others, before the last one is fitted on all. Rows in no such part are not touched.
-        trunk: File with the distilled trunk, or None to begin with random weights.
+        trunk: File with the distilled or otherwise given trunk, or None to begin with random weights.
         state: Where an interrupted run goes on.
         seed: Of weights, order and views.
         report: Called with each line of progress.
         embeddings: Of ``pixels`` by the trunk, where they are known already.
+        devices: Number of devices that share the batches of the fine-tuning; see `on_devices`.
 
     Raises:
         DataError: If the recipe leaves nothing to train.
     """
     if trunk is None and not recipe.fine_tune_epochs:
         raise DataError(
-            "Without distilled features there is nothing for this recipe to train: give a teacher, or set "
-            "fine_tune_epochs in the recipe."
+            "Without distilled features there is nothing for this recipe to train: give a teacher or initial weights, "
+            "or set fine_tune_epochs in the recipe."
         )
     model = new_network(recipe, len(cells.class_names), seed)
-    folds = _folds(split)
+    folds = folds_of(split)
     if trunk is not None:
         load_tensors(model, trunk, without_head=True)
+        if not recipe.fine_tune_epochs and not has_statistics(model):
+            raise DataError(
+                f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
+                "head 'texture' or fine_tune_epochs in the recipe."
+            )
+    if trunk is not None and has_statistics(model):
         rows = np.concatenate([fold[1] for fold in folds])
         if len(folds) == 1:
             rows = np.concatenate([rows, folds[0][0]])
         embeddings = embeddings or embed(model, pixels, rows, recipe)
-        fitted = _fit_classifier(model, recipe, cells, embeddings, folds, state, report)
+        fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
     if recipe.fine_tune_epochs:
         if len(folds) > 1:
             raise DataError("Fine-tuning takes a split with the parts train and validation, not folds.")
-        fitted = _fine_tune(model, recipe, cells, pixels, *folds[0], state, seed, report, trunk is not None)
+        fitted = tune_layers(model, recipe, cells, pixels, *folds[0], state, seed, report, trunk is not None, devices)
     return fitted
 
 
@@ -162,7 +185,7 @@ def validates_by_folds(recipe: Recipe, distilled: bool) -> bool:
     return distilled and not recipe.fine_tune_epochs
 
 
-def _folds(split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds_of(split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of training and validation rows."""
     parts = {name: np.array(rows) for name, rows in split.parts.items() if name != "test"}
     if set(parts) == {"train", "validation"}:
@@ -184,9 +207,17 @@ def new_network(recipe: Recipe, classes: int, seed: int) -> keras.Model:
     )
 
 
+def has_statistics(model: keras.Model) -> bool:
+    """Whether a network describes the cell by statistics that a classifier can be fitted on: the head ``texture``."""
+    return any(layer.name == STATISTICS_NORM for layer in model.layers)
+
+
 def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) -> Embeddings:
     """Embeddings of some cells by the trunk of a network; those of other cells are NaN."""
-    network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).input)
+    described = (
+        model.get_layer(STATISTICS_NORM).input if has_statistics(model) else model.get_layer(EMBEDDING_LAYER).output
+    )
+    network = keras.Model(model.inputs, described)
     features = network.output_shape[-1]
     turned = np.full((*pixels.shape[:2], features), np.nan, np.float32)
     for view, own in zip(turned, pixels, strict=True):
@@ -202,6 +233,13 @@ def view_logits(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarra
     network = with_output(model, "logits")
     logits = np.stack([_in_batches(network, view) for view in symmetric_views(pixels, views)])
     return logits.astype(np.float64).mean(axis=0)
+
+
+def view_scores(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
+    """Float64 OOD scores (N,) by a whole network, over the symmetric views that prediction averages over."""
+    network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).output)
+    standardised = [_in_batches(network, view) for view in symmetric_views(pixels, views)]
+    return distance(np.mean(standardised, axis=0, dtype=np.float64))
 
 
 def _in_batches(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
@@ -228,7 +266,7 @@ def drawing_weights(cells: Cells, rows: np.ndarray, recipe: Recipe) -> np.ndarra
 # The classifier
 
 
-def _fit_classifier(
+def fit_classifier(
     model: keras.Model,
     recipe: Recipe,
     cells: Cells,
@@ -237,15 +275,28 @@ def _fit_classifier(
     state: RunState,
     report: Report,
 ) -> Fitted:
-    """Logistic regression on the embeddings; the validation subjects choose the penalty and the temperature."""
+    """Logistic regression on the embeddings; the validation subjects choose the penalty and the temperature.
+
+    Args:
+        model: The network, whose last layer is set.
+        recipe: Penalties, and how much each cell counts.
+        cells: The table.
+        embeddings: Of its cells.
+        folds: Pairs of training and validation rows. With one pair the classifier is fitted on its training rows, with
+            more on all validation rows.
+        state: Keeps the result where it has none yet.
+        report: Called with a line a penalty.
+    """
     validation_rows = np.concatenate([validation for _, validation in folds])
     labels = cells.labels[validation_rows]
     logits = {penalty: np.zeros((len(validation_rows), len(cells.class_names))) for penalty in recipe.inverse_penalties}
+    scores = np.zeros(len(validation_rows))
     done = 0
     for train_rows, rows in folds:
-        for penalty, kernel, bias, mean, deviation in _classifiers(cells, embeddings, train_rows, recipe):
+        for penalty, kernel, bias, mean, deviation in classifiers(cells, embeddings, train_rows, recipe):
             standardised = (embeddings.predicted[rows] - mean) / deviation
             logits[penalty][done : done + len(rows)] = standardised @ kernel + bias
+        scores[done : done + len(rows)] = distance(standardised)
         done += len(rows)
     curves: list[dict[str, Any]] = [
         {"stage": "classifier", "inverse_penalty": penalty, **validation_figures(values, labels)}
@@ -257,34 +308,63 @@ def _fit_classifier(
     # With folds every subject has validated and may now teach; a single split keeps its validation subjects apart.
     train_rows = folds[0][0] if len(folds) == 1 else validation_rows
     only = dataclasses.replace(recipe, inverse_penalties=(chosen["inverse_penalty"],))
-    ((_, kernel, bias, mean, deviation),) = _classifiers(cells, embeddings, train_rows, only)
-    _set_standardisation(model, mean, deviation)
-    model.get_layer(LOGITS_LAYER).set_weights([kernel, bias])
+    ((_, kernel, bias, mean, deviation),) = classifiers(cells, embeddings, train_rows, only)
+    _set_classifier(model, kernel, bias, mean, deviation)
     if state.progress["chosen"] is None:
         state.progress.update(best=chosen["log_loss"], chosen=chosen, curves=curves)
         state.save_best(model)
-    return Fitted(model, chosen["temperature"], chosen, curves, validation_rows, logits[chosen["inverse_penalty"]])
+    chosen_logits = logits[chosen["inverse_penalty"]]
+    limit = limit_of(scores) if has_statistics(model) else None
+    return Fitted(model, chosen["temperature"], chosen, curves, validation_rows, chosen_logits, limit)
 
 
-def _classifiers(
+def held_out_scores(
+    cells: Cells, embeddings: Embeddings, folds: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe
+) -> np.ndarray:
+    """OOD scores of cells by the standardisation of the others, as the fitting of a classifier makes them.
+
+    Args:
+        cells: The table.
+        embeddings: Of its cells.
+        folds: Pairs of rows: those that the standardisation is made from, and those that are scored by it.
+        recipe: Says how much each cell counts.
+
+    Returns:
+        Float64 array: the scores of the second rows of all folds, one fold after the other.
+    """
+    scores = []
+    for train_rows, rows in folds:
+        _, _, mean, deviation = _taught(cells, embeddings, train_rows, recipe)
+        scores.append(distance((embeddings.predicted[rows] - mean) / deviation))
+    return np.concatenate(scores)
+
+
+def classifiers(
     cells: Cells, embeddings: Embeddings, train_rows: np.ndarray, recipe: Recipe
 ) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """For each penalty: C, kernel (features, classes), bias (classes,), mean and deviation of the standardisation."""
     from sklearn.linear_model import LogisticRegression
 
-    views = len(embeddings.turned)
-    known = embeddings.turned[:, train_rows].reshape(views * len(train_rows), -1).astype(np.float64)
-    weights = np.tile(drawing_weights(cells, train_rows, recipe), views) / views
-    mean = weights @ known
-    deviation = np.sqrt(weights @ (known - mean) ** 2) + 1e-6
+    known, weights, mean, deviation = _taught(cells, embeddings, train_rows, recipe)
     known = (known - mean) / deviation
-    targets = np.tile(cells.labels[train_rows], views)
+    targets = np.tile(cells.labels[train_rows], len(embeddings.turned))
     classifier = LogisticRegression(max_iter=1000, warm_start=True)
     for penalty in sorted(recipe.inverse_penalties):
         classifier.set_params(C=penalty)
         # Weights that add up to the number of cells: views repeat a cell, they do not make new ones.
         classifier.fit(known, targets, sample_weight=weights * len(train_rows))
         yield (penalty, *_as_softmax(classifier), mean, deviation)
+
+
+def _taught(
+    cells: Cells, embeddings: Embeddings, train_rows: np.ndarray, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All views of some cells (views x cells, features), their weights, and their mean and deviation (features,)."""
+    views = len(embeddings.turned)
+    known = embeddings.turned[:, train_rows].reshape(views * len(train_rows), -1).astype(np.float64)
+    weights = np.tile(drawing_weights(cells, train_rows, recipe), views) / views
+    mean = weights @ known
+    return known, weights, mean, np.sqrt(weights @ (known - mean) ** 2) + 1e-6
 
 
 def _as_softmax(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -295,18 +375,25 @@ def _as_softmax(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
     return kernel, bias
 
 
-def _set_standardisation(model: keras.Model, mean: np.ndarray, deviation: np.ndarray) -> None:
-    """Make the BatchNorm before the classifier compute (x - mean) / deviation."""
-    norm = model.get_layer(STATISTICS_NORM)
-    variance = deviation**2
-    norm.set_weights([np.sqrt(variance + norm.epsilon) / deviation, np.zeros_like(mean), mean, variance])
+def _set_classifier(
+    model: keras.Model, kernel: np.ndarray, bias: np.ndarray, mean: np.ndarray, deviation: np.ndarray
+) -> None:
+    """Make a network give (x - mean) / deviation @ kernel + bias, the first part in its BatchNorm if it has one."""
+    if has_statistics(model):
+        norm = model.get_layer(STATISTICS_NORM)
+        variance = deviation**2
+        norm.set_weights([np.sqrt(variance + norm.epsilon) / deviation, np.zeros_like(mean), mean, variance])
+    else:
+        kernel = kernel / deviation[:, None]
+        bias = bias - mean @ kernel
+    model.get_layer(LOGITS_LAYER).set_weights([kernel, bias])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Fine-tuning
 
 
-def _fine_tune(
+def tune_layers(
     model: keras.Model,
     recipe: Recipe,
     cells: Cells,
@@ -317,23 +404,94 @@ def _fine_tune(
     seed: int,
     report: Report,
     keep_statistics: bool,
+    devices: int = 1,
+    unfreeze: int | None = None,
+    until: float | None = None,
 ) -> Fitted:
-    """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before."""
+    """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
+
+    Args:
+        model: The network, which gets the best weights.
+        recipe: How.
+        cells: The table.
+        pixels: See `CellArrays`.
+        train_rows: Cells that teach.
+        validation_rows: Cells that choose the epoch.
+        state: Where an interrupted run goes on, and what was best before.
+        seed: Of order and views.
+        report: Called with a line an epoch.
+        keep_statistics: Leave every BatchNorm as it is.
+        devices: Number of devices that share the batches.
+        unfreeze: Of the layers with kernels only the last so many learn, besides the classifier; None for all.
+        until: Time of ``time.perf_counter()`` by which to end: no epoch is begun that would last longer.
+    """
     progress = state.progress
     labels, classes = cells.labels, len(cells.class_names)
     weights = drawing_weights(cells, train_rows, recipe)
-    with precision(recipe.precision):
-        learner = new_network(recipe, classes, seed)
-        inputs = keras.Input(learner.input_shape[1:])
-        augmentation = CellAugmentation(
-            recipe.zoom, recipe.shift, recipe.colour, any_angle=recipe.turned_views == 1, seed=seed, name="views"
+    steps = max(1, len(train_rows) // recipe.batch_size)
+    with precision(recipe.precision), on_devices(devices):
+        learner, trainer = _trainer(model, recipe, classes, steps, seed, keep_statistics, unfreeze)
+        if progress["epoch"]:
+            state.restore(trainer)
+    left, seconds = TimeLeft(progress["epoch"]), 0.0
+    while progress["epoch"] < recipe.fine_tune_epochs and progress["waited"] < recipe.patience:
+        epoch, began = progress["epoch"], time.perf_counter()
+        if until is not None and began + seconds > until:
+            report(f"fine-tuning ended after {epoch} epochs: the time is up")
+            break
+        reseed(trainer, seed, epoch)
+        drawn = _Drawn(pixels, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes)
+        # The order within an epoch is drawn there: Keras' own shuffling would not be the same after a resume.
+        with on_devices(devices):
+            loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
+        copy_tensors(learner, model)
+        logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
+        figures = validation_figures(logits, labels[validation_rows])
+        row = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss, **figures}
+        progress["curves"].append(row)
+        better = row["log_loss"] < progress["best"]
+        progress["waited"] = 0 if better else progress["waited"] + 1
+        if better:
+            progress.update(best=row["log_loss"], chosen=row)
+            state.save_best(model)
+        progress["epoch"] = epoch + 1
+        state.save(trainer)
+        seconds = time.perf_counter() - began
+        report(
+            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, {_figures(row)}"
+            f"{' (best)' if better else ''}, {seconds:.0f} s"
+            f"{left.told(epoch + 1, recipe.fine_tune_epochs)}"
         )
-        trainer = keras.Model(inputs, with_output(learner, "logits")(augmentation(inputs)))
+    state.restore_best(model)
+    chosen = progress["chosen"]
+    shown = pixels[0, validation_rows]
+    logits = view_logits(model, shown, recipe.prediction_views)
+    limit = limit_of(view_scores(model, shown, recipe.prediction_views)) if has_statistics(model) else None
+    return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits, limit)
+
+
+def _trainer(
+    model: keras.Model,
+    recipe: Recipe,
+    classes: int,
+    steps: int,
+    seed: int,
+    keep_statistics: bool,
+    unfreeze: int | None,
+) -> tuple[keras.Model, keras.Model]:
+    """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
+    learner = new_network(recipe, classes, seed)
+    inputs = keras.Input(learner.input_shape[1:])
+    augmentation = CellAugmentation(
+        recipe.zoom, recipe.shift, recipe.colour, any_angle=recipe.turned_views == 1, seed=seed, name="views"
+    )
+    trainer = keras.Model(inputs, with_output(learner, "logits")(augmentation(inputs)))
     copy_tensors(model, learner)
+    frozen = [] if unfreeze is None else frozen_layers(learner, unfreeze)
     for layer in learner.layers:
         # A distilled trunk keeps its BatchNorm: its statistics hold for more laboratories than one's batches.
-        layer.trainable = not (keep_statistics and isinstance(layer, keras.layers.BatchNormalization))
-    steps = max(1, len(train_rows) // recipe.batch_size)
+        kept = keep_statistics and isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = not (kept or layer in frozen)
     trainer.compile(
         keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(
@@ -349,34 +507,26 @@ def _fine_tune(
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         jit_compile=compiles_steps(),
     )
-    if progress["epoch"]:
-        state.restore(trainer)
-    while progress["epoch"] < recipe.fine_tune_epochs and progress["waited"] < recipe.patience:
-        epoch, began = progress["epoch"], time.perf_counter()
-        reseed(trainer, seed, epoch)
-        drawn = _Drawn(pixels, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes)
-        # The order within an epoch is drawn there: Keras' own shuffling would not be the same after a resume.
-        loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
-        copy_tensors(learner, model)
-        logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
-        figures = validation_figures(logits, labels[validation_rows])
-        row = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss, **figures}
-        progress["curves"].append(row)
-        better = row["log_loss"] < progress["best"]
-        progress["waited"] = 0 if better else progress["waited"] + 1
-        if better:
-            progress.update(best=row["log_loss"], chosen=row)
-            state.save_best(model)
-        progress["epoch"] = epoch + 1
-        state.save(trainer)
-        report(
-            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, {_figures(row)}"
-            f"{' (best)' if better else ''}, {time.perf_counter() - began:.0f} s"
-        )
-    state.restore_best(model)
-    chosen = progress["chosen"]
-    logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
-    return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits)
+    return learner, trainer
+
+
+def frozen_layers(model: keras.Model, unfreeze: int) -> list[keras.layers.Layer]:
+    """The layers that stay as they are where only the last ones learn.
+
+    Args:
+        model: A network of this package.
+        unfreeze: So many of the last layers with kernels learn, besides the classifier, and what stands behind them.
+
+    Returns:
+        The layers before those, in the order of the graph.
+    """
+    kernels = [
+        place
+        for place, layer in enumerate(model.layers)
+        if layer.name != LOGITS_LAYER and any(len(variable.shape) > 1 for variable in layer.trainable_variables)
+    ]
+    first = kernels[-unfreeze] if 0 < unfreeze <= len(kernels) else (len(model.layers) if unfreeze < 1 else 0)
+    return [layer for layer in model.layers[:first] if layer.name != LOGITS_LAYER]
 
 
 class _Drawn(keras.utils.PyDataset):

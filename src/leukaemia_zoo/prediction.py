@@ -15,8 +15,9 @@ import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
 from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.images import as_image, find_images, read_image
+from leukaemia_zoo.images import as_image, image_items, read_image
 from leukaemia_zoo.loading import config_of
+from leukaemia_zoo.ood import distance, with_statistics
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.views import symmetric_views
 
@@ -34,6 +35,10 @@ class Prediction:
         probabilities: One per class in the order of ``class_names``, summing to 1; None after an error.
         class_names: The classes.
         error: Why there is no verdict, or None.
+        ood_score: How little the image looks like the cells that the network was trained on: around 1 for those, see
+            `ood_scores`; None after an error and for networks without statistics of their training cells.
+        unfamiliar: Whether the score is above the ``ood_limit`` of the model, so that the verdict is not to be relied
+            on; None where there is no score or no limit.
     """
 
     path: str
@@ -42,15 +47,19 @@ class Prediction:
     probabilities: tuple[float, ...] | None
     class_names: tuple[str, ...]
     error: str | None = None
+    ood_score: float | None = None
+    unfamiliar: bool | None = None
 
     def to_record(self) -> dict[str, Any]:
-        """Flat dict: path, subject, label, ``p_<class>`` for each class, error."""
+        """Flat dict: path, subject, label, ``p_<class>`` for each class, ood_score, unfamiliar, error."""
         values = self.probabilities or (None,) * len(self.class_names)
         return {
             "path": self.path,
             "subject": self.subject,
             "label": self.label,
             **{f"p_{name}": value for name, value in zip(self.class_names, values, strict=True)},
+            "ood_score": self.ood_score,
+            "unfamiliar": self.unfamiliar,
             "error": self.error,
         }
 
@@ -65,6 +74,8 @@ class SubjectSummary:
         counts: Cells of each label, in the order of the classes.
         mean_probabilities: Mean over the cells of each class's probability, in the order of the classes.
         class_names: The classes.
+        unfamiliar: How many of the cells do not look like those that the network was trained on; they are in the other
+            figures all the same. None where the model has no limit for that.
     """
 
     subject: str
@@ -72,14 +83,26 @@ class SubjectSummary:
     counts: tuple[int, ...]
     mean_probabilities: tuple[float, ...]
     class_names: tuple[str, ...]
+    unfamiliar: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The verdict on the subject: the class of the highest mean probability, the first of equal ones.
+
+        How often it is right on people whom the weight has not seen stands in the results of the zoo. It takes the
+        cells as they come: a choice of cells by eye changes it.
+        """
+        return self.class_names[int(np.argmax(self.mean_probabilities))]
 
     def to_record(self) -> dict[str, Any]:
-        """Flat dict: subject, cells, ``n_<class>`` and ``mean_p_<class>`` for each class."""
+        """Flat dict: subject, label, cells, ``n_<class>`` and ``mean_p_<class>`` for each class, unfamiliar."""
         return {
             "subject": self.subject,
+            "label": self.label,
             "cells": self.cells,
             **{f"n_{name}": count for name, count in zip(self.class_names, self.counts, strict=True)},
             **{f"mean_p_{name}": p for name, p in zip(self.class_names, self.mean_probabilities, strict=True)},
+            "unfamiliar": self.unfamiliar,
         }
 
 
@@ -89,6 +112,7 @@ class SubjectTally:
     def __init__(self) -> None:
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, np.ndarray] = {}
+        self._unfamiliar: dict[str, int] = {}
         self._class_names: tuple[str, ...] = ()
 
     def add(self, prediction: Prediction) -> None:
@@ -100,6 +124,8 @@ class SubjectTally:
         self._sums[prediction.subject] = self._sums.get(prediction.subject, zeros) + prediction.probabilities
         counts = self._counts.setdefault(prediction.subject, zeros.astype(int))
         counts[prediction.class_names.index(prediction.label or "")] += 1
+        if prediction.unfamiliar is not None:
+            self._unfamiliar[prediction.subject] = self._unfamiliar.get(prediction.subject, 0) + prediction.unfamiliar
 
     def summaries(self) -> list[SubjectSummary]:
         """One summary a subject, sorted by subject."""
@@ -110,6 +136,7 @@ class SubjectTally:
                 tuple(self._counts[subject].tolist()),
                 tuple((total / self._counts[subject].sum()).tolist()),
                 self._class_names,
+                self._unfamiliar.get(subject),
             )
             for subject, total in sorted(self._sums.items())
         ]
@@ -193,7 +220,7 @@ def predict(
         >>> lz.predict(lz.load_model("cnn_attention"), frame)[0].label in ("hem", "all")
         True
     """
-    items, are_files = _as_items(images)
+    items, are_files = image_items(images)
     report = are_files if errors is None else errors == "report"
     if subjects is not None and len(subjects) != len(items):
         raise ImageError(f"There are {len(subjects)} subjects for {len(items)} images; give one each.")
@@ -222,6 +249,7 @@ def iter_predictions(
         One `Prediction` an item, in order.
     """
     config = config_of(model)
+    network = model if (scored := with_statistics(model)) is None else scored
     named = ((item, _name(item, number)) for number, item in enumerate(items))
     owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
     # With fewer subjects than items, zip would drop cells without a word.
@@ -245,7 +273,7 @@ def iter_predictions(
         pending = _submit(pool, prepare, rows, batch_size)
         while pending:
             following = _submit(pool, prepare, rows, batch_size)
-            yield from _verdicts(model, config, [future.result() for future in pending])
+            yield from _verdicts(network, config, [future.result() for future in pending])
             pending = following
 
 
@@ -254,26 +282,47 @@ def _submit(pool: ThreadPoolExecutor, work: Callable[[Any], Any], rows: Iterator
 
 
 def _verdicts(
-    model: keras.Model, config: ModelConfig, batch: list[tuple[str, str | None, np.ndarray | ImageError]]
+    network: keras.Model, config: ModelConfig, batch: list[tuple[str, str | None, np.ndarray | ImageError]]
 ) -> Iterator[Prediction]:
     good = [pixels for _, _, pixels in batch if isinstance(pixels, np.ndarray)]
-    probabilities = iter(_probabilities(model, config, np.stack(good)) if good else ())
+    found = zip(*_judged(network, config, np.stack(good)), strict=True) if good else iter(())
     for name, subject, pixels in batch:
         if isinstance(pixels, ImageError):
             yield Prediction(name, subject, None, None, config.class_names, str(pixels))
             continue
-        values = next(probabilities)
+        values, score = next(found)
         label = config.class_names[int(np.argmax(values))]
-        yield Prediction(name, subject, label, tuple(values.tolist()), config.class_names)
+        unfamiliar = None if score is None or config.ood_limit is None else score > config.ood_limit
+        yield Prediction(
+            name, subject, label, tuple(values.tolist()), config.class_names, ood_score=score, unfamiliar=unfamiliar
+        )
 
 
-def _probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -> np.ndarray:
+def _judged(network: keras.Model, config: ModelConfig, batch: np.ndarray) -> tuple[np.ndarray, list[float | None]]:
+    """Probabilities (N, classes) and scores of one batch in one pass; no scores by a network without statistics."""
+    outputs = [network.predict_on_batch(view) for view in _views(config, batch)]
+    if len(network.outputs) == 1:
+        return _averaged(network, config, outputs), [None] * len(batch)
+    probabilities, standardised = zip(*outputs, strict=True)
+    scores = distance(np.mean(np.asarray(standardised), axis=0, dtype=np.float64))
+    return _averaged(network, config, probabilities), scores.tolist()
+
+
+def class_probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -> np.ndarray:
     """(N, classes) float64 in the order of the classes, also from a single sigmoid unit.
 
     Views are averaged as log probabilities, which is averaging their logits: the temperature was found for that.
     """
-    views = symmetric_views(batch.astype(np.float32), config.views)
-    output = np.asarray([model.predict_on_batch(view) for view in views], dtype=np.float64)
+    return _averaged(model, config, [model.predict_on_batch(view) for view in _views(config, batch)])
+
+
+def _views(config: ModelConfig, batch: np.ndarray) -> np.ndarray:
+    return symmetric_views(batch.astype(np.float32), config.views)
+
+
+def _averaged(model: keras.Model, config: ModelConfig, outputs: Sequence[Any]) -> np.ndarray:
+    """Probabilities (N, classes) from what a network gave for each view."""
+    output = np.asarray(outputs, dtype=np.float64)
     if output.shape[-1] == 1:
         output = np.concatenate([1.0 - output, output], axis=-1)
     # Logits, embeddings and NaN would pass for a verdict; a single logit z even sums to 1 with 1 - z.
@@ -287,18 +336,6 @@ def _probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -
     mean = np.log(np.maximum(output, 1e-30)).mean(axis=0)
     odds = np.exp(mean - mean.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
-
-
-def _as_items(images: Any) -> tuple[Sequence[Any], bool]:
-    """The images one by one, and whether they are files."""
-    if isinstance(images, str | os.PathLike):
-        images = [images]
-    if hasattr(images, "ndim") and images.ndim != 1:  # with one axis: a column of paths
-        return ([images] if images.ndim < 4 else images), False
-    items = list(images)
-    if not items or not all(isinstance(item, str | os.PathLike) for item in items):
-        return items, False
-    return [found for item in items for found in (find_images([item])[0] if Path(item).is_dir() else [item])], True
 
 
 def _name(item: Any, number: int) -> str:

@@ -16,9 +16,9 @@ def path_width(paths: Sequence[Path]) -> int:
     return min(60, max(len(printable(str(path))) for path in paths))
 
 
-def heading(paths: Sequence[Path], class_names: tuple[str, ...]) -> str:
-    """The line above the rows of a prediction table."""
-    columns = "  ".join(f"{'p_' + name:>7}" for name in class_names)
+def heading(paths: Sequence[Path], class_names: tuple[str, ...], scored: bool = False) -> str:
+    """The line above the rows of a prediction table; with a column for the OOD score where the model has a limit."""
+    columns = "  ".join([*(f"{'p_' + name:>7}" for name in class_names), *([f"{'ood':>5}"] if scored else [])])
     return f"{'path':<{path_width(paths)}}  {'subject':<8}  {'label':<{_label_width(class_names)}}  {columns}"
 
 
@@ -30,7 +30,10 @@ def row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str
     if prediction.probabilities is None:
         return f"{start}{'-':<{_label_width(class_names)}}  not read"
     columns = (f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True))
-    return f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}"
+    verdict = f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}"
+    if prediction.unfamiliar is None:
+        return verdict
+    return f"{verdict}  {prediction.ood_score:5.2f}{'  unfamiliar' if prediction.unfamiliar else ''}"
 
 
 def _label_width(class_names: tuple[str, ...]) -> int:
@@ -48,13 +51,18 @@ def summary(
     """What was found in each subject, where any is known, and in all files."""
     if summaries:
         names = summaries[0].class_names
+        scored = any(each.unfamiliar is not None for each in summaries)
         columns = [*("n_" + name for name in names), *("mean p_" + name for name in names)]
+        columns += ["unfamiliar"] if scored else []
+        columns += ["verdict"]
         widths = [max(len(column), 7) for column in columns]
         first = max(7, *(len(each.subject) for each in summaries))
         titles = "  ".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
         yield f"\n{'subject':<{first}}  {'cells':>6}  {titles}"
         for each in summaries:
             values = [*map(str, each.counts), *(f"{p:.3f}" for p in each.mean_probabilities)]
+            values += [str(each.unfamiliar)] if scored else []
+            values += [each.label]
             cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
             yield f"{each.subject:<{first}}  {each.cells:6d}  {cells}"
     parts = [f"{count} {name}" for name, count in counts.items()]
@@ -62,6 +70,15 @@ def summary(
     yield f"\n{_count(sum(counts.values()) + failed, 'file')} by {model}: {', '.join(parts)}."
     if skipped:
         yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
+
+
+def unfamiliar(number: int, cells: int, limit: float) -> str:
+    """The warning about images that do not look like the training cells."""
+    verb, whose = ("does", "its verdict") if number == 1 else ("do", "their verdicts")
+    return (
+        f"{number:,} of {_count(cells, 'image')} {verb} not look like the cells this weight was trained on (OOD score "
+        f"above {limit:.2f}): do not rely on {whose}."
+    )
 
 
 def _count(number: int, what: str) -> str:

@@ -29,6 +29,9 @@ class DistillationRecipe:
         colour: See `CellAugmentation`.
         cut_out: See `CellAugmentation`.
         crop_fraction: Centre crop of the unlabelled frames, as a share of their shorter side.
+        restain: For a network whose layers are MobileNet's own: above 0 it begins with MobileNet's weights and sees
+            every view in another stain (of this strength; see ``colour`` of `CellAugmentation`) and with noise, while
+            MobileNet sees it as it is. So it learns to see the same whatever the stain.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -42,6 +45,7 @@ class DistillationRecipe:
     colour: float = 1.0
     cut_out: float = 0.8
     crop_fraction: float = 0.9
+    restain: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +76,9 @@ class Recipe:
         zoom: See `CellAugmentation`; in fine-tuning.
         shift: See `CellAugmentation`; in fine-tuning.
         colour: See `CellAugmentation`; in fine-tuning.
-        precision: Keras' policy in training; predictions are always computed in float32. The default is twice as fast
-            on processors with bfloat16 instructions; "float32" is faster on older ones.
+        precision: Keras' policy in training; predictions are always computed in float32. "auto" is "mixed_bfloat16" on
+            GPUs, TPUs and processors with bfloat16 instructions, where it is twice as fast, and "float32" elsewhere;
+            a run writes down which it was.
     """
 
     architecture: str
@@ -97,7 +102,7 @@ class Recipe:
     zoom: float = 0.1
     shift: float = 0.03
     colour: float = 0.3
-    precision: str = "mixed_bfloat16"
+    precision: str = "auto"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -131,7 +136,7 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     if architecture not in rows:
         raise UnknownNameError(f"There is no recipe for '{architecture}' yet; {close_matches(architecture, rows)}")
     settings = {**rows[architecture], "architecture": architecture}
-    changes = _read_changes(changes)
+    changes = read_changes(changes)
     if isinstance(changes.get("distillation"), Mapping):
         changes = {**changes, "distillation": {**(settings["distillation"] or {}), **changes["distillation"]}}
     settings |= changes
@@ -144,7 +149,33 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     return _checked(Recipe, settings)
 
 
-def _read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
+def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> Recipe:
+    """A recipe with settings replaced.
+
+    Args:
+        recipe: The recipe.
+        changes: Settings that replace its own, as a dict or a JSON file; see `recipe_for`.
+
+    Raises:
+        UnknownNameError: If there is no such setting.
+        DataError: If the file is no JSON object, or a value is not of its kind.
+
+    Example:
+        >>> changed(recipe_for("cnn"), {"patience": 5}).patience
+        5
+    """
+    own = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    settings = own | dict(read_changes(changes))
+    settings["inverse_penalties"] = tuple(float(value) for value in settings["inverse_penalties"])
+    return _checked(Recipe, settings)
+
+
+def read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Settings from a dict, a JSON file or nothing.
+
+    Raises:
+        DataError: If the file is no JSON object.
+    """
     if changes is None or isinstance(changes, Mapping):
         return changes or {}
     try:

@@ -17,6 +17,8 @@ from leukaemia_zoo import __version__
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.distillation import TEACHER_SOURCE
 from leukaemia_zoo.files import replacing
+from leukaemia_zoo.initial_weights import InitialWeights
+from leukaemia_zoo.machine import environment
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.weights_io import read_config, sha256_of
 
@@ -34,24 +36,40 @@ class Sources:
     teacher: str | Path | None
     unlabelled: str | Path | None
     trunk: str | Path | None
+    initial: InitialWeights = dataclasses.field(default_factory=InitialWeights)
 
 
-def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources) -> str:
+def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices: int = 1) -> str:
     """Hash of all that must be the same for an interrupted run to go on."""
-    given = [str(value) for value in dataclasses.astuple(sources)]
+    given = [str(value) for value in (sources.teacher, sources.unlabelled, sources.trunk)]
+    if sources.initial.source is not None:
+        given += [sources.initial.source, str(sources.initial.sha256)]
+    if devices > 1:
+        given.append(f"{devices} devices")
     content = [recipe.to_dict(), seed, data, given, keras.backend.backend(), __version__]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def provenance(recipe: Recipe, cells: Cells, seed: int, sources: Sources, features: Path | None) -> dict[str, Any]:
+def provenance(
+    recipe: Recipe, cells: Cells, seed: int, sources: Sources, features: Path | None, devices: int = 1
+) -> dict[str, Any]:
     """What produced a result, as far as it is the same for a training and a cross-validation."""
     data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
-    if features is not None:
+    header = (read_config(features) or {}) if features is not None else {}
+    about = header.get("distillation", {})
+    initial, taught = sources.initial.record(), [dict(row) for row in sources.initial.data]
+    if sources.trunk is not None and about.get("init"):
+        # Nothing is known of the beginning of a trunk but what its own header says.
+        initial = {key: about["init"].get(key) for key in ("source", "sha256")}
+        taught = list(about["init"].get("data", []))
+    data += [row for row in taught if row not in data]
+    if features is not None and "init" not in header:
         data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
     distillation = None
-    if features is not None:
-        distillation = (read_config(features) or {}).get("distillation", {}) | {
-            "teacher": _described(sources.teacher),
+    if features is not None and "init" not in header:
+        distillation = {key: value for key, value in about.items() if key != "init"} | {
+            # Taken from a weight, the features have the teacher that its own record names.
+            "teacher": None if "taken_from" in about else _described(sources.teacher),
             "unlabelled": None if sources.unlabelled is None else Path(sources.unlabelled).name,
             "sha256": sha256_of(features),
         }
@@ -59,17 +77,27 @@ def provenance(recipe: Recipe, cells: Cells, seed: int, sources: Sources, featur
         "package": __version__,
         "recipe": recipe.to_dict(),
         "seed": seed,
+        "init": initial,
+        "devices": devices,
         "cells": cells.summary(),
         "notes": list(cells.notes),
         "distillation": distillation,
         "data": data,
+        **environment_record(),
+    }
+
+
+def environment_record() -> dict[str, Any]:
+    """Versions and machine, as a record has them."""
+    found = environment()
+    return {
         "versions": {
             "python": platform.python_version(),
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
             "numpy": np.__version__,
         },
-        "machine": {"processor": platform.machine(), "system": platform.system()},
+        "machine": {key: found[key] for key in ("platform", "processor", "cores", "memory_gb", "devices")},
     }
 
 

@@ -12,6 +12,7 @@ import fnmatch
 import functools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -64,6 +65,9 @@ class ModelConfig:
         views: Turned and mirrored views that a prediction averages over: 1, 4 or 8; see `symmetric_views`. The
             temperature belongs to their average.
         weight: Name of the pretrained weight inside, or None.
+        origin: Where on the Hugging Face Hub the weights came from, ``hf://org/name@commit``, or None.
+        ood_limit: Of 100 cells that were held out in training 99 have an OOD score of at most this; an image above it
+            does not look like the training cells. None where it is not known; see `ood_scores`.
     """
 
     architecture: str
@@ -74,6 +78,8 @@ class ModelConfig:
     temperature: float = 1.0
     views: int = 1
     weight: str | None = None
+    origin: str | None = None
+    ood_limit: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -119,9 +125,14 @@ class ModelConfig:
                 raise WeightsError(f"{key} must be a number, not {value!r}.")
         if not 0 < numbers.get("temperature", 1.0) < math.inf:
             raise WeightsError(f"temperature must be a finite number above 0, not {numbers['temperature']!r}.")
-        weight = data.get("weight")
-        if not (weight is None or isinstance(weight, str)):
-            raise WeightsError(f"weight must be the name of a weight or null, not {weight!r}.")
+        limit = data.get("ood_limit")
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf
+        ):
+            raise WeightsError(f"ood_limit must be a finite number above 0, or null, not {limit!r}.")
+        for key in ("weight", "origin"):
+            if not (data.get(key) is None or isinstance(data[key], str)):
+                raise WeightsError(f"{key} must be a name or null, not {data[key]!r}.")
         views = data.get("views", 1)
         if isinstance(views, bool) or views not in (1, 4, 8):
             raise WeightsError(f"A prediction averages over 1, 4 or 8 views, not {views!r}.")
@@ -135,7 +146,9 @@ class ModelConfig:
             head=head,
             preprocessing=preprocessing,
             views=views,
-            weight=weight,
+            weight=data.get("weight"),
+            origin=data.get("origin"),
+            ood_limit=limit,
             **numbers,
         )
 
@@ -157,6 +170,8 @@ class WeightSpec:
         training: Subjects and cells of the training and validation parts, and the hash of the split manifest.
         metrics: Measured figures, each with what it was measured on.
         intended_use: What it is for, and its limits.
+        repo: Repository on the Hugging Face Hub that holds it, ``org/name``, or None if it was not published.
+        revision: Commit of that repository, 40 hexadecimal digits: the registry pins it.
     """
 
     name: str
@@ -171,6 +186,8 @@ class WeightSpec:
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     intended_use: str = ""
+    repo: str | None = None
+    revision: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -198,6 +215,18 @@ class WeightSpec:
             value = data.get(key, kind() if kind is not Mapping else {})
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise WeightsError(f"In a row about a weight {key} cannot be {value!r}; save the model again.")
+        if not re.fullmatch(r"\w[\w.-]*", data["name"]):  # it names folders too
+            raise WeightsError(f"The name of a weight has letters, digits, '.', '-' and '_', not {data['name']!r}.")
+        repo, revision = data.get("repo"), data.get("revision")
+        if (repo, revision) != (None, None) and not (
+            isinstance(repo, str)
+            and re.fullmatch(r"[\w.-]+/[\w.-]+", repo)
+            and isinstance(revision, str)
+            and re.fullmatch(r"[0-9a-f]{40}", revision)
+        ):
+            raise WeightsError(
+                f"A weight is pinned by repo and commit, org/name and 40 digits, not {repo!r}, {revision!r}."
+            )
         if not all(isinstance(source, Mapping) for source in data.get("data", ())):
             raise WeightsError(f"In a row about a weight data is a list of objects, not {data['data']!r}.")
         return cls(**{**data, "config": ModelConfig.from_dict(data["config"]), "data": tuple(data.get("data", ()))})
@@ -238,9 +267,10 @@ _ARCHITECTURES = (
         input_size=(224, 224),
         min_size=32,
         parameters=14_714_688,
-        heads=("pooled",),
+        heads=("pooled", "texture"),
         dropout=0.5,
         source="Simonyan and Zisserman 2015, doi 10.48550/arXiv.1409.1556",
+        default_weight="vgg16.cnmc",
     ),
     ModelSpec(
         name="resnet50",
@@ -248,9 +278,10 @@ _ARCHITECTURES = (
         input_size=(224, 224),
         min_size=32,
         parameters=23_587_712,
-        heads=("pooled",),
+        heads=("pooled", "texture"),
         dropout=0.5,
         source="He et al. 2016, doi 10.1109/CVPR.2016.90",
+        default_weight="resnet50.cnmc",
     ),
     ModelSpec(
         name="inception_v3",
@@ -258,9 +289,10 @@ _ARCHITECTURES = (
         input_size=(299, 299),
         min_size=75,
         parameters=21_802_784,
-        heads=("pooled",),
+        heads=("pooled", "texture"),
         dropout=0.5,
         source="Szegedy et al. 2016, doi 10.1109/CVPR.2016.308",
+        default_weight="inception_v3.cnmc",
     ),
     ModelSpec(
         name="xception",
@@ -268,9 +300,10 @@ _ARCHITECTURES = (
         input_size=(299, 299),
         min_size=71,
         parameters=20_861_480,
-        heads=("pooled",),
+        heads=("pooled", "texture"),
         dropout=0.5,
         source="Chollet 2017, doi 10.1109/CVPR.2017.195",
+        default_weight="xception.cnmc",
     ),
     ModelSpec(
         name="cnn",
@@ -294,10 +327,28 @@ _ARCHITECTURES = (
         source=_ORIGINAL,
         default_weight="cnn_attention.cnmc",
     ),
+    ModelSpec(
+        name="mobilenet",
+        title="MobileNet, depthwise separable convolutions",
+        input_size=(224, 224),
+        min_size=32,
+        parameters=3_228_864,
+        heads=("pooled", "texture"),
+        dropout=0.5,
+        source="Howard et al. 2017, doi 10.48550/arXiv.1704.04861",
+        default_weight="mobilenet.cnmc",
+    ),
 )
 
-ARCHITECTURES: Mapping[str, ModelSpec] = {spec.name: spec for spec in _ARCHITECTURES}
-"""The six architectures by name."""
+_BY_NAME = {spec.name: spec for spec in _ARCHITECTURES}
+
+ARCHITECTURES: Mapping[str, ModelSpec] = _BY_NAME
+"""The architectures by name."""
+
+
+def register(spec: ModelSpec) -> None:
+    """Add an architecture for this process; see `register_architecture`, which also keeps its builder."""
+    _BY_NAME[spec.name] = spec
 
 
 @functools.cache
@@ -310,6 +361,11 @@ def weights() -> Mapping[str, WeightSpec]:
 def packaged_file(spec: WeightSpec) -> Path:
     """Where the file of a weight lies in the installed package."""
     return Path(str(resources.files("leukaemia_zoo"))) / "weights" / spec.file
+
+
+def checkout_file(spec: WeightSpec) -> Path:
+    """Where the file of a weight that is too large for the package lies in a checkout: ``weights/`` at its root."""
+    return Path(str(resources.files("leukaemia_zoo"))).parents[1] / "weights" / spec.file
 
 
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +41,29 @@ class RunState:
             found = json.loads(self._file.read_text(encoding="utf-8"))
             if found["fingerprint"] != fingerprint:
                 raise DataError(
-                    f"{folder.parent} holds an unfinished run with another recipe, seed or data: give another folder, "
-                    "or --restart to begin anew."
+                    f"{folder.parent} holds an unfinished run with another recipe, seed, data, beginning or number of "
+                    "devices: give another folder, or --restart to begin anew."
                 )
             self.progress = {**found, "best": float("inf") if found["best"] is None else found["best"]}
         else:
             self._write()
+        self._since = time.monotonic() - self.progress.get("seconds", 0.0)
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, without what an interruption lost; every call keeps it."""
+        self.progress["seconds"] = time.monotonic() - self._since
+        if self.folder.is_dir():  # not after `remove`
+            self._write()
+        return float(self.progress["seconds"])
+
+    def timed(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """The same, and with each line the wall time is kept."""
+
+        def tell(line: str) -> None:
+            self.seconds()
+            report(line)
+
+        return tell
 
     def _write(self) -> None:
         best = self.progress["best"]

@@ -1,0 +1,259 @@
+"""Recipes judged on unseen subjects: each subject is predicted by a network that saw none of their cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.errors import LeakError
+from leukaemia_zoo.evaluation import area_baseline, metrics, per_subject
+from leukaemia_zoo.files import write_json
+from leukaemia_zoo.fitting import (
+    Report,
+    embed,
+    fit_network,
+    has_statistics,
+    new_network,
+    read_arrays,
+    view_logits,
+)
+from leukaemia_zoo.images import find_images
+from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
+from leukaemia_zoo.recipes import Recipe, recipe_for
+from leukaemia_zoo.records import Sources, fingerprint, plain, provenance, write_predictions
+from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, save_manifest
+from leukaemia_zoo.training import TRUNK_FILE, begun, development_split, distilled, prepared, training_rows
+from leukaemia_zoo.weights_io import load_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of every cell by a network that saw no cell of its subject.
+
+    Attributes:
+        probabilities: Calibrated, float64 (cells, classes).
+        area: Area of each cell in official pixels, (cells,).
+        folds: Fold that tested each cell, (cells,).
+        parts: What is known of each fold: manifest, temperature, choices, cells and subjects, figures.
+        record: What produced it, see `provenance`.
+        state: What an interrupted run goes on from; remove it when the result is kept.
+    """
+
+    probabilities: FloatArray
+    area: FloatArray
+    folds: IntArray
+    parts: list[dict[str, Any]]
+    record: dict[str, Any]
+    state: RunState
+
+
+def out_of_fold(
+    name: str,
+    cells: Cells,
+    out: str | Path,
+    *,
+    folds: int = 5,
+    recipe: Recipe | None = None,
+    teacher: str | Path | None = "imagenet",
+    unlabelled: str | Path | None = None,
+    trunk: str | Path | None = None,
+    init: str | Path | None = None,
+    seed: int = 0,
+    devices: int | str = 1,
+    restart: bool = False,
+    report: Report = print,
+) -> OutOfFold:
+    """The predictions of `cross_validate`, which see for the arguments and the errors."""
+    recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
+    initial = find_initial_weights(init, recipe.architecture, trunk)
+    out = Path(out)
+    _refuse_tested_images(cells, unlabelled)
+    _refuse_tested_cells(cells, initial)
+    outer = kfold_by_subject(cells, folds, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    probabilities = np.zeros((len(cells), len(cells.class_names)))
+    fold_of_cell = np.zeros(len(cells), np.int64)
+    parts = []
+    sources = Sources(teacher, unlabelled, trunk, initial)
+    shared = RunState(out / "state", fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
+    if trunk is None:
+        sources = begun(sources, recipe, seed, shared, report)
+    report(f"reading {len(cells):,} cells")
+    arrays = read_arrays(cells, recipe, seed)
+    features = embeddings = None
+    if unlabelled is not None or trunk is not None or recipe.distillation is None or teacher is None:
+        # No cell of the table takes part in this distillation, if there is one: every fold can use it.
+        features = distilled(recipe, shared, out / TRUNK_FILE, None, sources, seed, report, count)
+    if features is not None:
+        model = new_network(recipe, len(cells.class_names), seed)
+        load_tensors(model, features, without_head=True)
+        if has_statistics(model):
+            embeddings = embed(model, arrays.pixels, np.arange(len(cells)), recipe)
+    for number, fold in enumerate(outer):
+        test = np.array(fold.parts["test"])
+        split = _with_test(cells, fold, recipe, teacher is not None, seed, initial.source is not None)
+        check_split(cells, split)
+        manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
+        run = fingerprint(recipe, seed, manifest_hash, sources, count)
+        state = RunState(shared.folder / f"fold_{number}", run, restart)
+        own_features = features
+        if own_features is None:
+            taught = arrays.pixels[0, training_rows(split)]
+            own_features = distilled(recipe, state, state.folder / TRUNK_FILE, taught, sources, seed, report, count)
+        result = state.load_arrays()
+        if result is None:
+            fitted = fit_network(
+                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count
+            )
+            logits = view_logits(fitted.model, arrays.pixels[0, test], recipe.prediction_views)
+            result = {
+                "probabilities": apply_temperature(logits, fitted.temperature),
+                "temperature": np.array(fitted.temperature),
+                "chosen": np.array(json.dumps(fitted.chosen)),
+            }
+            state.save_arrays(result)
+        probabilities[test] = result["probabilities"]
+        fold_of_cell[test] = number
+        measured = metrics(cells.labels[test], probabilities[test])
+        parts.append(
+            {
+                "fold": number,
+                "manifest_sha256": manifest_hash,
+                "temperature": float(result["temperature"]),
+                "chosen": json.loads(str(result["chosen"])),
+                "subjects": {part: len({cells.subjects[row] for row in rows}) for part, rows in split.parts.items()},
+                "cells": {part: len(rows) for part, rows in split.parts.items()},
+                "metrics": measured,
+            }
+        )
+        report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
+    record = provenance(recipe, cells, seed, sources, features, count)
+    return OutOfFold(probabilities, arrays.area, fold_of_cell, parts, record, shared)
+
+
+def cross_validate(
+    name: str,
+    cells: Cells,
+    out: str | Path,
+    *,
+    folds: int = 5,
+    recipe: Recipe | None = None,
+    teacher: str | Path | None = "imagenet",
+    unlabelled: str | Path | None = None,
+    trunk: str | Path | None = None,
+    init: str | Path | None = None,
+    seed: int = 0,
+    devices: int | str = 1,
+    restart: bool = False,
+    report: Report = print,
+) -> dict[str, Any]:
+    """Judge a recipe on unseen subjects: each is predicted once, by a network that saw none of their cells.
+
+    In every fold the subjects that are not tested are split again into training and validation subjects, and the whole
+    of `train` runs on them. The baseline "cell area alone" is fitted on the same training subjects. Distillation on
+    further unlabelled images is done once, because no cell of the table takes part in it.
+
+    Args:
+        name: Architecture.
+        cells: Labelled cells with subjects.
+        out: Folder for ``cross_validation.json``, ``out_of_fold.csv`` and the manifests of the folds.
+        folds: Number of folds.
+        recipe: See `train`.
+        teacher: See `train`.
+        unlabelled: See `train`.
+        trunk: See `train`; it must not have been distilled on cells of the table.
+        init: See `train`; the weights must not have been trained on cells of the table, nor on other cells of its
+            subjects.
+        seed: See `train`.
+        devices: See `train`.
+        restart: See `train`.
+        report: See `train`.
+
+    Returns:
+        What ``cross_validation.json`` holds: figures with 95 % intervals from a bootstrap over subjects, for the
+        network, the area baseline and their difference, per fold and per subject.
+
+    Raises:
+        LeakError: If a fold shares a subject or an identical image, or the initial weights are known to have seen one.
+        DataError: If there are too few subjects, or the folder holds a run with other settings.
+        WeightsError: See `train`.
+        DeviceError: See `train`.
+    """
+    out = Path(out)
+    found = out_of_fold(
+        name,
+        cells,
+        out,
+        folds=folds,
+        recipe=recipe,
+        teacher=teacher,
+        unlabelled=unlabelled,
+        trunk=trunk,
+        init=init,
+        seed=seed,
+        devices=devices,
+        restart=restart,
+        report=report,
+    )
+    probabilities = found.probabilities
+    baseline = np.zeros(len(cells))
+    for number in range(folds):
+        test = found.folds == number
+        baseline[test] = area_baseline(found.area[~test], cells.labels[~test], found.area[test])
+    judged = bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed)
+    by_area = bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed)
+    result = {
+        **found.record,
+        "folds": found.parts,
+        "metrics": judged.to_dict(),
+        "area_baseline": by_area.to_dict(),
+        "less_area_baseline": paired_difference(
+            cells.labels, probabilities, np.stack([1 - baseline, baseline], 1), cells.subjects, seed=seed
+        ).to_dict(),
+        "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
+    }
+    result = plain(result)
+    write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=found.folds)
+    write_json(out / "cross_validation.json", result)
+    found.state.remove()
+    for metric in judged:
+        report(f"{metric:<18} {judged[metric]}; cell area alone {by_area[metric].value:.3f}")
+    return result
+
+
+def _refuse_tested_images(cells: Cells, unlabelled: str | Path | None) -> None:
+    """A network that imitated a teacher on an image has seen it, even without its label."""
+    if unlabelled is None:
+        return
+    tested = {path.resolve() for path in cells.paths}
+    for path in find_images([unlabelled])[0]:
+        if path.resolve() in tested:
+            raise LeakError(
+                f"{path} is among the unlabelled images of the distillation and among the cells to be tested: take the "
+                "cells of the table out of the unlabelled images, or leave them out for a distillation in each fold."
+            )
+
+
+def _refuse_tested_cells(cells: Cells, initial: InitialWeights) -> None:
+    """Weights that were trained on a subject know them, whatever is trained on top."""
+    overlap = cells_seen(initial, cells)
+    if overlap is not None and len(overlap.rows):
+        raise LeakError(
+            f"{overlap.told}: begin with other weights (--init), or leave these cells out of the cross-validation."
+        )
+
+
+def _with_test(cells: Cells, fold: Split, recipe: Recipe, distilled: bool, seed: int, initialised: bool) -> Split:
+    """Split the subjects that a fold does not test for the choices of training; the test subjects stay apart."""
+    rows = list(fold.parts["train"])
+    inner = development_split(cells.subset(rows), recipe, distilled, seed, initialised)
+    parts = {part: tuple(rows[row] for row in members) for part, members in inner.parts.items()}
+    return Split({**parts, "test": fold.parts["test"]}, seed, f"{fold.method}; {inner.method}")

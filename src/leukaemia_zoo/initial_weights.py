@@ -1,0 +1,223 @@
+"""Where the weights of a network stand before the first stage of its training.
+
+Random; or ImageNet's, which Keras publishes for five of the architectures; or those of another training. The layers
+that the source lacks, such as the last one, stay random from the seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from leukaemia_zoo import sources
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.distillation import TEACHER_SOURCE
+from leukaemia_zoo.errors import DataError, WeightsError
+from leukaemia_zoo.fitting import Report, new_network
+from leukaemia_zoo.images import read_image
+from leukaemia_zoo.overlap import Overlap, TrainedOn, find_overlap, fingerprint, training_of_folder, training_of_weight
+from leukaemia_zoo.precision import precision
+from leukaemia_zoo.recipes import Recipe
+from leukaemia_zoo.registry import WeightSpec, weights
+from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
+
+IMAGENET = "imagenet"
+NONE = "none"
+
+# Networks of keras.applications, their papers, and the licences of their weights as the documentation of Keras 2 gave
+# them; that of Keras 3 gives none.
+_PUBLISHED = {
+    "vgg16": ("VGG16", "Simonyan and Zisserman 2014, doi 10.48550/arXiv.1409.1556", "CC BY 4.0"),
+    "resnet50": ("ResNet50", "He et al. 2016, doi 10.1109/CVPR.2016.90", "MIT"),
+    "inception_v3": ("InceptionV3", "Szegedy et al. 2016, doi 10.1109/CVPR.2016.308", "Apache-2.0"),
+    "xception": ("Xception", "Chollet 2017, doi 10.1109/CVPR.2017.195", "MIT"),
+    "mobilenet": ("MobileNet", "Howard et al. 2017, doi 10.48550/arXiv.1704.04861", "Apache-2.0"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialWeights:
+    """What the weights of a network are before the first stage; random weights by default.
+
+    Attributes:
+        source: Where they are from, as the record says it; None for random weights.
+        sha256: Of the file, or of ImageNet's tensors once they are there.
+        data: What they were trained on, as rows of ``data`` in a record.
+        file: Tensors of a network of this package; None for random weights and for ImageNet's until they are there.
+        trained_on: People and images that taught them, where that is known.
+    """
+
+    source: str | None = None
+    sha256: str | None = None
+    data: tuple[Mapping[str, Any], ...] = ()
+    file: Path | None = None
+    trained_on: TrainedOn | None = None
+
+    def record(self) -> str | dict[str, str | None]:
+        """``"random"``, or source and sha256."""
+        return "random" if self.source is None else {"source": self.source, "sha256": self.sha256}
+
+    def __str__(self) -> str:
+        return "random" if self.source is None else self.source + (f", sha256 {self.sha256}" if self.sha256 else "")
+
+
+def find_initial_weights(init: str | Path | None, architecture: str, trunk: str | Path | None) -> InitialWeights:
+    """Find the weights that are meant; nothing is fetched for ``"imagenet"`` yet.
+
+    Args:
+        init: ``"imagenet"``, a safetensors file or saved-model folder of this package, a name of the zoo, or
+            ``hf://org/name@revision``; None or ``"none"`` for random weights.
+        architecture: Of the network that is to begin with them.
+        trunk: The trunk file that the training is given, if any.
+
+    Raises:
+        DataError: If they are of another architecture, or there is a trunk, which would replace them.
+        WeightsError: If they cannot be had; its subclasses say why.
+    """
+    if init is None or str(init) == NONE:
+        return InitialWeights()
+    if trunk is not None:
+        raise DataError("A trunk replaces every weight that init (--init) would set: leave out one of the two.")
+    if str(init) == IMAGENET:
+        if architecture not in _PUBLISHED:
+            raise DataError(
+                f"Keras has published no ImageNet weights for '{architecture}': leave out init (--init), name a file "
+                f"of this package, or take one of {', '.join(_PUBLISHED)}."
+            )
+        name, paper, licence = _PUBLISHED[architecture]
+        row = {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
+        return InitialWeights(f"ImageNet, keras.applications {name}", data=(row,))
+    spec, file = _find_file(init, architecture)
+    digest = sha256_of(file)
+    spec = spec or next((row for row in weights().values() if row.sha256 == digest), None)
+    if spec is None:
+        data: tuple[Mapping[str, Any], ...] = _data_of(file)
+        return InitialWeights(file.name, digest, data, file)
+    trained = training_of_weight(spec.training.get("manifest_sha256")) or training_of_folder(file.parent)
+    return InitialWeights(_label(init), digest, tuple(spec.data), file, trained)
+
+
+def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:
+    """Row, where there is one, and file of weights of this package."""
+    path = Path(init)
+    described = (path.parent / sources.CONFIG_FILE).is_file() and path.name == sources.WEIGHTS_FILE
+    if path.is_file() and not described:
+        return None, path  # such as a distilled trunk: its tensors are compared with the network's
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise WeightsError(
+            f"There is no weight file {init} to begin with: name one with init (--init), or leave it out."
+        )
+    found = sources.find(str(path.parent if path.is_file() else init))
+    if found.spec.config.architecture != architecture:
+        raise DataError(
+            f"{init} is a weight of '{found.spec.config.architecture}', not of '{architecture}': name one of the same "
+            "architecture with init (--init)."
+        )
+    return found.spec, found.file
+
+
+def _label(init: str | Path) -> str:
+    """A name without the folders that it lies in: those are of this machine."""
+    if sources.is_in_zoo(str(init)) or str(init).startswith("hf://"):
+        return str(init)
+    path = Path(init).resolve()
+    return f"{path.parent.name}/{path.name}" if path.is_file() else path.name
+
+
+def _data_of(file: Path) -> tuple[Mapping[str, Any], ...]:
+    """What is known of a file without a description: a trunk tells what it was distilled from."""
+    about = read_config(file) or {}
+    distillation = about.get("distillation")
+    rows = list((about.get("init") or {}).get("data", []))
+    if not isinstance(distillation, dict):
+        return (*rows, {"name": file.name, "source": "given as initial weights", "licence": "not stated"})
+    rows += list((distillation.get("init") or {}).get("data", []))
+    return (
+        *rows,
+        {"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"},
+        {"name": file.name, "source": "given as initial weights, distilled without labels", "licence": "not stated"},
+    )
+
+
+def write_initial_weights(
+    initial: InitialWeights, recipe: Recipe, seed: int, file: Path, run: str, report: Report
+) -> InitialWeights:
+    """Leave the recipe's network, begun with these weights, where a distilled trunk may stand; fetch them if need be.
+
+    Args:
+        initial: Of `find_initial_weights`.
+        recipe: The network.
+        seed: Of the layers that the source lacks.
+        file: The safetensors file to write; what the same run left there is kept.
+        run: Fingerprint of the run.
+        report: Told in one line which weights these are.
+
+    Returns:
+        The same with this file and its sha256; random weights as they are.
+
+    Raises:
+        WeightsError: If ImageNet's cannot be fetched; `TensorMismatchError` if the tensors are not the network's.
+    """
+    if initial.source is None:
+        report(f"weights: random from seed {seed}")
+        return initial
+    about = (read_config(file) or {}).get("init", {}) if file.is_file() else {}
+    if about.get("run") != run:
+        model = new_network(recipe, 2, seed)
+        if initial.file is None:
+            about = {"sha256": _take_imagenet(model, recipe)}
+        else:
+            load_tensors(model, initial.file, without_head=True)
+            about = {"sha256": initial.sha256}
+        about |= {"source": initial.source, "data": [dict(row) for row in initial.data], "run": run}
+        save_tensors(model, file, config={"init": about})
+    initial = dataclasses.replace(initial, file=file, sha256=about["sha256"])
+    report(f"weights: {initial}")
+    return initial
+
+
+def _take_imagenet(model: keras.Model, recipe: Recipe) -> str:
+    """Copy the tensors of Keras' published network into ours, by their stable names; their sha256."""
+    name = _PUBLISHED[recipe.architecture][0]
+    try:
+        with precision("float32"):
+            published = getattr(keras.applications, name)(include_top=False, weights="imagenet")
+    except Exception as error:
+        raise WeightsError(
+            f"Keras could not fetch the ImageNet weights of {name} ({error}); try again with a network connection, or "
+            "begin otherwise with init (--init FILE or --init none)."
+        ) from None
+    ours, digest = named_variables(model), hashlib.sha256()
+    values = {key: keras.ops.convert_to_numpy(variable) for key, variable in named_variables(published).items()}
+    if recipe.architecture == "mobilenet" and recipe.head == "texture":
+        values = {key: value for key, value in values.items() if key in ours}  # it ends at the eighth block
+    for key, value in values.items():
+        if key not in ours or tuple(ours[key].shape) != value.shape:
+            raise WeightsError(
+                f"The {name} of this release of Keras has a tensor '{key}' that '{recipe.architecture}' lacks: install "
+                "the release of Keras that this package was made for, or begin with --init none."
+            )
+        digest.update(key.encode() + np.ascontiguousarray(value, np.float32).tobytes())
+    for key, value in values.items():
+        ours[key].assign(value)
+    return digest.hexdigest()
+
+
+def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
+    """Which of the cells taught these weights, by person and by image; None where nothing is known of them.
+
+    Args:
+        initial: The weights.
+        cells: The table.
+    """
+    trained = initial.trained_on
+    if trained is None:
+        return None
+    prints = [] if trained.fingerprints is None else [fingerprint(read_image(path)) for path in cells.paths]
+    return find_overlap(cells, prints, trained, str(initial.source))

@@ -1,0 +1,96 @@
+"""Run by `test_devices` in a process of its own: distil and fine-tune a small network on one or two devices.
+
+Arguments: number of devices, file for the result. The environment says which backend; its processor pretends to be two.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+if os.environ["KERAS_BACKEND"] == "tensorflow":
+    import tensorflow as tf
+
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import keras
+import numpy as np
+
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.devices import number_of_devices, on_devices
+from leukaemia_zoo.distillation import distil
+from leukaemia_zoo.fitting import fit_network, new_network
+from leukaemia_zoo.recipes import recipe_for
+from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.splits import Split
+
+CHANGES = {
+    "input_size": 32,
+    "turned_views": 2,
+    "prediction_views": 1,
+    "precision": "float32",
+    "batch_size": 8,
+    "fine_tune_epochs": 3,
+    "fine_tune_learning_rate": 1e-3,
+    "distillation": {"epochs": 3, "steps_per_epoch": 2, "batch_size": 8},
+}
+
+
+def teacher(folder: Path) -> Path:
+    keras.utils.set_random_seed(3)
+    network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+    np.savez(
+        folder / "t.npz", **{f"{layer.name}/{v.name}": np.asarray(v) for layer in network.layers for v in layer.weights}
+    )
+    return folder / "t.npz"
+
+
+def plain_steps(count: int) -> list[float]:
+    """The weights of a network without anything random after six steps: the same for any number of devices."""
+    rng = np.random.default_rng(1)
+    values, labels = rng.normal(size=(24, 5)).astype(np.float32), (np.arange(24) % 3).astype(np.int32)
+    with on_devices(count):
+        keras.utils.set_random_seed(5)
+        model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.5), loss)
+        model.fit(values, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    return np.concatenate([np.ravel(keras.ops.convert_to_numpy(weight)) for weight in model.weights]).tolist()
+
+
+def main(count: int, out: Path) -> None:
+    recipe = recipe_for("cnn_attention", CHANGES)
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    pixels = np.clip(rng.integers(0, 120, (2, 24, 32, 32, 3)) + 100 * labels[:, None, None, None], 0, 255).astype(
+        np.uint8
+    )
+    paths = tuple(Path(f"{row}.png") for row in range(24))
+    cells = Cells(
+        paths, labels, tuple(f"s{row // 2}-{row % 2}" for row in range(24)), ("hem", "all"), ("",) * 24, "csv"
+    )
+    count = number_of_devices(count, [8])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with on_devices(count):
+            model = new_network(recipe, 2, 0)
+            history = distil(model, pixels[0], recipe.distillation, teacher(folder), seed=1, report=str.strip)
+        variable = model.get_layer("block1_conv").kernel.value
+        spread = (
+            len(variable.sharding.device_set)
+            if hasattr(variable, "sharding")
+            else len(getattr(variable, "values", [0]))
+        )
+        split = Split({"train": tuple(range(16)), "validation": tuple(range(16, 24))}, 0, "by hand")
+        state = RunState(folder / "state", "x", restart=False)
+        fitted = fit_network(recipe, cells, pixels, split, None, state, 0, str.strip, devices=count)
+    finite = all(np.isfinite(np.asarray(weight)).all() for m in (model, fitted.model) for weight in m.weights)
+    tuned = [row["loss"] for row in fitted.curves]
+    result = {"distillation": history, "fine_tuning": tuned, "finite": bool(finite), "spread": spread}
+    result["plain"] = plain_steps(count)
+    out.write_text(json.dumps(result), encoding="utf-8")
+
+
+main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,42 @@
+"""Write down what every weight of the zoo says of the example cells, for the tests to compare with.
+
+    python tools/golden_outputs.py            # writes tests/golden_outputs.json
+
+Run it when a weight was added or replaced, and look at the difference: a weight that nobody touched must not change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.files import write_json
+from leukaemia_zoo.loading import load_model
+from leukaemia_zoo.prediction import predict
+from leukaemia_zoo.registry import weights
+
+ROOT = Path(__file__).parents[1]
+CELLS = ROOT / "examples" / "cells"
+GOLDEN = ROOT / "tests" / "golden_outputs.json"
+
+
+def golden_outputs(name: str) -> dict[str, Any]:
+    """The sha256 of a weight, and of each example cell the probability of the last class and its log odds."""
+    found = predict(load_model(name), CELLS)
+    return {
+        "sha256": weights()[name].sha256,
+        "cells": {
+            Path(item.path).name: {
+                "probability": round(item.probabilities[-1], 6),
+                "log_odds": round(float(np.log(item.probabilities[-1] / item.probabilities[0])), 5),
+            }
+            for item in found
+        },
+    }
+
+
+if __name__ == "__main__":
+    write_json(GOLDEN, {name: golden_outputs(name) for name in sorted(weights())})
+    print(f"{GOLDEN}: {len(weights())} weights")
