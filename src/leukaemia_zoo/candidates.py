@@ -1,0 +1,301 @@
+"""The models of a benchmark, whatever they were given as, under one name each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from leukaemia_zoo import __version__
+from leukaemia_zoo.calibration import FloatArray, IntArray
+from leukaemia_zoo.cross_validation import out_of_fold
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.judged_cells import JudgedCells
+from leukaemia_zoo.loading import config_of, load_model
+from leukaemia_zoo.overlap import TrainedOn, training_of_folder, training_of_weight
+from leukaemia_zoo.prediction import iter_predictions
+from leukaemia_zoo.recipes import Recipe, recipe_for
+from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
+from leukaemia_zoo.sources import Found, find
+from leukaemia_zoo.training import TRUNK_FILE
+from leukaemia_zoo.weights_io import named_variables, save_tensors
+
+_CHUNK = 1024
+"""Cells after which an interrupted run goes on."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model to be judged.
+
+    Attributes:
+        name: In the report.
+        kind: ``"zoo"``, ``"saved"``, ``"keras"`` or ``"callable"``.
+        given: Name, folder or repository, if it was given by one.
+        found: Where its weight was found then.
+        model: The loaded model, if it was given as one.
+        call: The callable, if it was given as one.
+    """
+
+    name: str
+    kind: str
+    given: str | None = None
+    found: Found | None = None
+    model: keras.Model | None = None
+    call: Callable[[np.ndarray], Any] | None = None
+
+    @property
+    def slug(self) -> str:
+        """Name of a folder of its own."""
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return f"{re.sub(r'[^A-Za-z0-9._-]+', '_', self.name)[:40]}-{digest}"
+
+    @property
+    def config(self) -> ModelConfig | None:
+        """Classes and preprocessing; None for a callable."""
+        if self.found is not None:
+            return self.found.spec.config
+        return None if self.model is None else config_of(self.model)
+
+    @property
+    def spec(self) -> WeightSpec | None:
+        """What is known of its weight."""
+        if self.found is not None:
+            return self.found.spec
+        return None if self.config is None else weights().get(self.config.weight or "")
+
+    @property
+    def trained(self) -> TrainedOn | None:
+        """What is known of the cells and people it was trained on."""
+        known = training_of_weight(self.spec.training.get("manifest_sha256")) if self.spec is not None else None
+        if known is None and self.found is not None and self.found.place == "path":
+            known = training_of_folder(self.found.file.parent)
+        return known
+
+    def to_measure(self) -> Any:
+        """What `measure_costs` takes: a name or folder, so that loading is measured too, else the model itself."""
+        if self.given is not None:
+            return self.given
+        return self.model if self.model is not None else self.call
+
+    def loaded(self) -> keras.Model:
+        """The network."""
+        return self.model if self.given is None else load_model(self.given)
+
+    def about(self) -> dict[str, Any]:
+        """What a report says of it."""
+        if self.spec is None:
+            return {}
+        told: dict[str, Any] = {
+            "weight": self.spec.name,
+            "architecture": self.spec.config.architecture,
+            "licence": self.spec.licence,
+            "views": self.spec.config.views,
+            "origin": self.config.origin if self.config is not None else None,
+        }
+        if self.found is not None:
+            told |= {"sha256": self.spec.sha256}
+        return told
+
+    def predict(
+        self, cells: JudgedCells, batch_size: int, folder: Path, progress: Callable[[int, int], None] | None
+    ) -> FloatArray:
+        """Probabilities of all cells, (cells, classes) in the order of the data's classes.
+
+        Raises:
+            DataError: If an image cannot be read, or the callable fails.
+        """
+        if self.call is not None:
+            return self._called(cells, batch_size, progress)
+        model = self.loaded()
+        config = config_of(model)
+        order = [config.class_names.index(name) for name in cells.class_names]
+        file = folder / "predictions.npz"
+        identity = self._identity(model, cells)
+        output = _unfinished(file, identity, (len(cells), len(order)))
+        done = int(np.isfinite(output).all(axis=1).cumprod().sum())
+        for start in range(done, len(cells), _CHUNK):
+            rows = range(start, min(start + _CHUNK, len(cells)))
+            found = iter_predictions(model, [cells.items[row] for row in rows], batch_size=batch_size)
+            for row, prediction in zip(rows, found, strict=True):
+                if prediction.probabilities is None:
+                    raise DataError(f"A cell cannot be judged: {prediction.error}")
+                output[row] = np.array(prediction.probabilities)[order]
+                if progress is not None:
+                    progress(row + 1, len(cells))
+            folder.mkdir(parents=True, exist_ok=True)
+            beside = folder / "next.npz"
+            np.savez(beside, identity=np.array(identity), output=output)
+            beside.replace(file)
+        return output
+
+    def _identity(self, model: keras.Model, cells: JudgedCells) -> str:
+        """Hash of all that an interrupted prediction must share to go on."""
+        digest = hashlib.sha256(json.dumps([__version__, keras.backend.backend(), config_of(model).to_dict()]).encode())
+        for name, variable in named_variables(model).items():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
+        digest.update(np.array(cells.fingerprints, np.uint64).tobytes())
+        return digest.hexdigest()
+
+    def _called(self, cells: JudgedCells, batch_size: int, progress: Callable[[int, int], None] | None) -> FloatArray:
+        """What a callable says; its batches hold frames of one size."""
+        assert self.call is not None
+        parts = []
+        done = 0
+        for batch in _batches(cells, batch_size):
+            try:
+                output = np.asarray(self.call(batch), np.float64)
+            except Exception as error:
+                raise DataError(
+                    f"The model '{self.name}' failed on a batch of the shape {batch.shape}: {type(error).__name__}: "
+                    f"{error}"
+                ) from error
+            if output.shape[:1] != batch.shape[:1]:
+                raise DataError(
+                    f"The model '{self.name}' gave an array of the shape {output.shape} for {len(batch)} images: give "
+                    "one row of probabilities an image."
+                )
+            parts.append(output)
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(cells))
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise DataError(f"The model '{self.name}' gave rows of different shapes: give one probability a class.")
+        return np.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refitted:
+    """A recipe judged on people that its networks had not seen.
+
+    Attributes:
+        probabilities: Out of fold, in the order of the data's classes.
+        folds: Fold of each cell.
+        about: What a report says of it.
+        told: One sentence on what the networks had seen.
+    """
+
+    probabilities: FloatArray
+    folds: IntArray
+    about: dict[str, Any]
+    told: str
+
+
+def as_candidates(models: Any) -> list[Candidate]:
+    """One candidate a model.
+
+    Raises:
+        DataError: If there is none, two have one name, or one is no model.
+        UnknownNameError: If a name is not known.
+    """
+    if isinstance(models, str | os.PathLike | keras.Model) or callable(models):
+        models = [models]
+    named: Sequence[tuple[str | None, Any]]
+    named = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
+    found = [_candidate(name, model) for name, model in named]
+    if not found:
+        raise DataError("There is no model to judge: name at least one.")
+    names = [candidate.name for candidate in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"Two models are called '{twice[0]}': give a dict from names of your own to the models.")
+    return found
+
+
+def _candidate(name: str | None, model: Any) -> Candidate:
+    if isinstance(model, str | os.PathLike):
+        given = str(os.fspath(model))
+        found = find(given)
+        return Candidate(name or given, "saved" if found.place == "path" else "zoo", given, found)
+    if isinstance(model, keras.Model):
+        config = config_of(model)
+        return Candidate(name or config.weight or model.name, "keras", model=model)
+    if callable(model):
+        return Candidate(name or str(getattr(model, "__name__", type(model).__name__)), "callable", call=model)
+    raise DataError(
+        f"{model!r} is no model: give a name, a folder, a loaded model or a callable from images to probabilities."
+    )
+
+
+def refit_on_folds(
+    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, folder: Path, report: Callable[[str], None]
+) -> Refitted:
+    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in.
+
+    Raises:
+        DataError: If the candidate is no weight of this kind, or the cells are no files.
+    """
+    spec = candidate.spec
+    if spec is None or candidate.found is None or cells.frames is not None:
+        raise DataError(
+            f"'{candidate.name}' cannot be cross-validated: only weights given by name can, on cells in files; judge "
+            "it as it is, on people it was not trained on."
+        )
+    recipe = _clean_recipe(spec)
+    if recipe is None:
+        raise DataError(
+            f"'{candidate.name}' cannot be cross-validated from its weight, because its features were learnt on "
+            f"labelled cells: run `leukaemia-zoo train {spec.config.architecture} --cross-validate {folds}` instead."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    distillation = spec.training["distillation"]
+    settings = json.loads(json.dumps(dataclasses.asdict(recipe)))["distillation"]
+    about = {"recipe": settings, "taken_from": spec.name, "sha256": spec.sha256}
+    save_tensors(candidate.loaded(), folder / TRUNK_FILE, config={"distillation": about})
+    found = out_of_fold(
+        spec.config.architecture,
+        cells.table,
+        folder,
+        folds=folds,
+        recipe=recipe,
+        teacher="of the weight",
+        trunk=folder / TRUNK_FILE,
+        seed=seed,
+        report=report,
+    )
+    told = (
+        f"Every cell was judged by a network whose classifier had seen no cell of its person; its features were learnt "
+        f"without labels on {distillation['unlabelled']}."
+    )
+    return Refitted(found.probabilities, found.folds, {**candidate.about(), "folds": found.parts}, told)
+
+
+def _clean_recipe(spec: WeightSpec) -> Recipe | None:
+    """The recipe of a weight, if nothing but its classifier has seen labelled cells."""
+    settings = dict(spec.training.get("recipe") or {})
+    distillation = spec.training.get("distillation") or {}
+    if not settings.get("distillation") or not distillation.get("unlabelled") or settings.get("fine_tune_epochs"):
+        return None
+    initial = spec.training.get("init", "random")
+    if initial != "random" and not str(initial.get("source", "")).startswith("ImageNet, "):
+        return None  # those weights may have seen labelled cells
+    architecture = settings.pop("architecture")
+    return recipe_for(architecture, settings)
+
+
+def _batches(cells: JudgedCells, size: int) -> Iterator[np.ndarray]:
+    batch: list[np.ndarray] = []
+    for row in range(len(cells)):
+        frame = cells.frame(row)
+        if batch and (len(batch) == size or batch[0].shape != frame.shape):
+            yield np.stack(batch)
+            batch = []
+        batch.append(frame)
+    yield np.stack(batch)
+
+
+def _unfinished(file: Path, identity: str, shape: tuple[int, int]) -> FloatArray:
+    """What an interrupted run left, NaN for the rest."""
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as arrays:
+            if str(arrays["identity"]) == identity and arrays["output"].shape == shape:
+                return np.array(arrays["output"])
+    return np.full(shape, np.nan)

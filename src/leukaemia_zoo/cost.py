@@ -1,0 +1,436 @@
+"""What models cost: operations, size, loading, latency, throughput and memory.
+
+Clocks of shared machines run unevenly. Models therefore take turns, in an order that changes from round to round, so
+that a slow minute falls on all of them; every timing is repeated and told with its spread.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from leukaemia_zoo.errors import ArchitectureError, DataError, UnknownNameError
+from leukaemia_zoo.loading import config_of, load_model
+from leukaemia_zoo.operations import flops
+from leukaemia_zoo.prediction import class_probabilities
+from leukaemia_zoo.registry import close_matches
+from leukaemia_zoo.sources import find
+
+_FEWEST_REPEATS = 3
+"""Below that a spread means nothing, so that these are made even if the time is up."""
+
+_LEAST_SECONDS = 0.05
+"""A timing is the mean of as many calls as fill this: one call of a few milliseconds mostly times the scheduler."""
+
+_MEMORY_BATCH = 32
+"""Images in the batch whose memory is measured: what `predict` computes at once unless it is told otherwise."""
+
+_CHILD_SECONDS = 600
+"""A process that has not loaded a model and judged a batch by then hangs."""
+
+_SEED = 0
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measurements
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measurement that was repeated.
+
+    Attributes:
+        median: Median of the repeats.
+        low: Their 10th percentile.
+        high: Their 90th percentile.
+        repeats: How many there were.
+
+    Example:
+        >>> print(Spread.of([3.0, 1.0, 2.0]))
+        2 (1.2 to 2.8)
+    """
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of one value or more; percentiles lie between the values on straight lines."""
+        low, median, high = (float(value) for value in np.percentile(values, (10, 50, 90)))
+        return cls(median, low, high, len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs on one machine; None where that is not known.
+
+    Latency and throughput are of whole predictions, over all views, from preprocessed pixels to probabilities: what
+    `predict` does once the images are read, cropped and resized.
+
+    Attributes:
+        parameters: Number of weights; None for a callable.
+        flops: Operations of one image in one view; see `flops`. None for a callable or a network with other layers.
+        file_bytes: Size of the file with the weights; None for what is in memory already.
+        load_s: Seconds to find, check and load the model, in a process that has loaded it before; None for what is in
+            memory already.
+        latency_ms: Milliseconds of a prediction of one image alone.
+        throughput: Images a second at the best batch.
+        best_batch: The number of images at once whose median throughput was highest.
+        peak_memory_mb: The most main memory (10**6 bytes) that a fresh process took which loaded the model and judged
+            one batch of 32 images; None for what is in memory already, or where the system does not tell. The memory
+            of a GPU is not in it.
+        of_which_backend_mb: What a process takes that only imports this package and the backend. The model and its
+            computation take the difference.
+        views: Views that a prediction averages over: it costs so many passes. 1 for a callable, which is called once.
+    """
+
+    parameters: int | None
+    flops: int | None
+    file_bytes: int | None
+    load_s: Spread | None
+    latency_ms: Spread
+    throughput: Spread
+    best_batch: int
+    peak_memory_mb: float | None
+    of_which_backend_mb: float | None
+    views: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self)
+
+
+def measure_costs(
+    models: Mapping[str, Any],
+    *,
+    input_sizes: Mapping[str, int | tuple[int, int]] | None = None,
+    repeats: int = 7,
+    batches: Iterable[int] = (1, 8, 32, 128),
+    seconds: float = 60,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Cost]:
+    """Measure what models cost, side by side.
+
+    After a warm-up the models take turns: in each repeat all load, then all predict one image, then all the next larger
+    batch, and each repeat begins with another model. A timing is the mean of as many calls as fill a twentieth of a
+    second, and includes that the probabilities arrive as a NumPy array. The images are noise, the same in each call.
+
+    Turns share out a slow minute; they do not undo it. Measure on a machine that does nothing else: on two busy
+    cores PyTorch's two threads waited for each other until a pass took 240 ms, where one thread took 11.
+
+    Args:
+        models: What to measure, by the name under which it is reported: a network from `load_model`; what `load_model`
+            takes (an architecture, a weight, a folder, a repository on the Hub), of which loading and memory are
+            measured too; or a function from uint8 images (N, height, width, 3) to probabilities (N, classes).
+        input_sizes: Height and width of the images, or one number for both, by name. Functions need one; networks have
+            their own.
+        repeats: Timings of each model and batch.
+        batches: Numbers of images at once to try for the best throughput.
+        seconds: For all together. When they are over no further repeat begins once there are three, so that slow models
+            can take longer. Batches that would take a model beyond its share are left out, except the smallest.
+        progress: Called after each step with the number of steps done and in all.
+
+    Returns:
+        A `Cost` for each name, in the order of ``models``.
+
+    Raises:
+        DataError: If a number is out of its range, or a function has no input size.
+        ArchitectureError: If a model fails or gives no probabilities; the message says which.
+        UnknownNameError: If there is no such model in the zoo, or an input size is for none of the models.
+        WeightsError: If a weight cannot be had.
+
+    Example:
+        >>> import numpy as np
+        >>> costs = measure_costs({"coin": lambda images: np.full((len(images), 2), 0.5)}, input_sizes={"coin": 100})
+        >>> costs["coin"].latency_ms.repeats, costs["coin"].parameters
+        (7, None)
+    """
+    began = time.perf_counter()
+    sizes = _checked_sizes(models, input_sizes)
+    tried = _checked_batches(batches)
+    repeats = _whole("repeats", repeats)
+    by_name = {name: os.fspath(model) for name, model in models.items() if isinstance(model, str | os.PathLike)}
+    steps = _Steps(bool(by_name) + len(by_name) + len(models) + repeats, progress)
+
+    files = {name: find(path).file.stat().st_size for name, path in by_name.items()}
+    memory: dict[str, float | None] = {}
+    backend_memory = steps.done(_peak_memory("the backend", [])) if by_name else None
+    for name, path in by_name.items():
+        count = min(_MEMORY_BATCH, tried[-1])
+        memory[name] = steps.done(_peak_memory(f"'{name}'", [path, str(count)])) if backend_memory else steps.done(None)
+
+    runners = [_Runner.of(name, model, sizes.get(name), tried[-1]) for name, model in models.items()]
+    share = (seconds - (time.perf_counter() - began)) / max(1, len(runners))
+    for runner in runners:
+        runner.warm_up(tried, share)
+        steps.done()
+
+    slowest = 0.0
+    for number in range(repeats if runners else 0):
+        start = time.perf_counter()
+        if number >= _FEWEST_REPEATS and start - began + slowest > seconds:
+            break
+        turn = number % len(runners)
+        _one_repeat(runners[turn:] + runners[:turn], tried)
+        slowest = max(slowest, time.perf_counter() - start)
+        steps.done()
+    steps.finish()
+
+    costs = {}
+    for runner in runners:
+        throughput = {batch: Spread.of([batch / took for took in runner.timings[batch]]) for batch in runner.calls}
+        best = max((batch for batch in throughput if batch in tried), key=lambda batch: throughput[batch].median)
+        costs[runner.name] = Cost(
+            parameters=runner.parameters,
+            flops=runner.flops,
+            file_bytes=files.get(runner.name),
+            load_s=Spread.of(runner.loads) if runner.path is not None else None,
+            latency_ms=Spread.of([1000 * took for took in runner.timings[1]]),
+            throughput=throughput[best],
+            best_batch=best,
+            peak_memory_mb=memory.get(runner.name),
+            of_which_backend_mb=backend_memory if runner.name in by_name else None,
+            views=runner.views,
+        )
+    return costs
+
+
+class _Steps:
+    """Tells how far it is."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._total, self._progress, self._count = total, progress, 0
+
+    def done(self, value: Any = None) -> Any:
+        """Count one step and give back what came of it."""
+        self._count += 1
+        if self._progress is not None:
+            self._progress(self._count, self._total)
+        return value
+
+    def finish(self) -> None:
+        """Tell that it is over, also where it stopped early."""
+        if self._progress is not None and self._count < self._total:
+            self._progress(self._total, self._total)
+
+
+@dataclass
+class _Runner:
+    """One model with what it is measured on, and the timings that it has so far.
+
+    Attributes:
+        calls: How many calls make one timing, for each batch that is measured.
+        timings: Seconds a call in each repeat, for each batch.
+        loads: Seconds to load it in each repeat.
+    """
+
+    name: str
+    predict: Callable[[np.ndarray], Any]
+    images: np.ndarray
+    parameters: int | None = None
+    flops: int | None = None
+    views: int = 1
+    path: str | None = None
+    calls: dict[int, int] = field(default_factory=dict)
+    timings: dict[int, list[float]] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str, model: Any, size: tuple[int, int] | None, largest: int) -> _Runner:
+        """Make a model ready, loading it where it is a name."""
+        path = os.fspath(model) if isinstance(model, str | os.PathLike) else None
+        if path is not None:
+            model = load_model(path)
+        if not isinstance(model, keras.Model):
+            assert size is not None  # checked before anything was measured
+            return cls(name, lambda images: keras.ops.convert_to_numpy(model(images)), _images(largest, size))
+        config = config_of(model)
+        own = config.preprocessing.input_size
+        if size not in (None, own):
+            raise DataError(f"The input size of '{name}' is {own[0]}x{own[1]} and cannot be chosen: leave it out.")
+        try:
+            count = flops(model)
+        except ArchitectureError:
+            count = None
+        return cls(
+            name,
+            lambda images: class_probabilities(model, config, images),
+            _images(largest, own),
+            parameters=int(model.count_params()),
+            flops=count,
+            views=config.views,
+            path=path,
+        )
+
+    def warm_up(self, batches: Sequence[int], share: float) -> None:
+        """Compile what is to be compiled, and find out which batches the share of the time has room for, in seconds."""
+        spent, each = 0.0, 0.0
+        for batch in sorted({1, *batches}):
+            # Two calls here and the fewest repeats later, each taking at least as long as a timing does.
+            expected = (2 + _FEWEST_REPEATS) * max(_LEAST_SECONDS, each * batch)
+            if any(smaller in batches for smaller in self.calls) and spent + expected > share:
+                break
+            spent += expected
+            self._once(batch)  # the first call of a shape compiles
+            took = self._once(batch)
+            each = took / batch
+            self.calls[batch] = max(1, math.ceil(_LEAST_SECONDS / max(took, 1e-6)))
+            self.timings[batch] = []
+
+    def time(self, batch: int) -> None:
+        """Take one timing."""
+        calls = self.calls[batch]
+        self.timings[batch].append(sum(self._once(batch) for _ in range(calls)) / calls)
+
+    def time_loading(self) -> None:
+        """Take one timing of finding, checking and loading the model."""
+        if self.path is None:
+            return
+        start = time.perf_counter()
+        load_model(self.path)
+        self.loads.append(time.perf_counter() - start)
+
+    def _once(self, batch: int) -> float:
+        images = self.images[:batch]
+        start = time.perf_counter()
+        try:
+            found = self.predict(images)
+        except Exception as error:
+            reason = str(error).strip() or "no reason given"
+            raise ArchitectureError(
+                f"The model '{self.name}' failed on {batch} images of the shape {images.shape[1:]} "
+                f"({type(error).__name__}: {reason}); give a model that takes them, or smaller batches."
+            ) from error
+        took = time.perf_counter() - start
+        if found.ndim != 2 or len(found) != batch or not np.isfinite(found.astype(np.float64)).all():
+            raise ArchitectureError(
+                f"The model '{self.name}' gave values of the shape {found.shape} for {batch} images, or not all "
+                f"finite: give a function that returns probabilities ({batch}, classes)."
+            )
+        return took
+
+
+def _one_repeat(order: Sequence[_Runner], batches: Sequence[int]) -> None:
+    """Everything once, by turns: first what is alike, then the next."""
+    for runner in order:
+        runner.time_loading()
+    gc.collect()  # of the loaded models, lest it happens in somebody's turn
+    for batch in sorted({1, *batches}):
+        for runner in order:
+            if batch in runner.calls:
+                runner.time(batch)
+
+
+def _images(count: int, size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(_SEED).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+def _checked_sizes(
+    models: Mapping[str, Any], input_sizes: Mapping[str, int | tuple[int, int]] | None
+) -> dict[str, tuple[int, int]]:
+    found = {}
+    for name, size in (input_sizes or {}).items():
+        if name not in models:
+            raise UnknownNameError(f"There is an input size for '{name}', but no model; {close_matches(name, models)}")
+        sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
+        if len(sides) != 2:
+            raise DataError(f"The input size of '{name}' is {size!r}: give height and width, such as (100, 100).")
+        found[name] = (
+            _whole(f"the height for '{name}'", sides[0]),
+            _whole(f"the width for '{name}'", sides[1]),
+        )
+    for name, model in models.items():
+        if isinstance(model, str | os.PathLike | keras.Model):
+            continue
+        if not callable(model):
+            raise DataError(f"'{name}' is {model!r}: give a model, what load_model takes, or a function.")
+        if name not in found:
+            raise DataError(f"'{name}' is a function: say which images it takes, input_sizes={{{name!r}: 100}}.")
+    return found
+
+
+def _checked_batches(batches: Iterable[int]) -> list[int]:
+    found = sorted({_whole("a batch", batch) for batch in batches})
+    if not found:
+        raise DataError("There is no batch to measure: give one or more, such as batches=(1, 32).")
+    return found
+
+
+def _whole(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise DataError(f"{what} is {value!r}: give a whole number above 0.")
+    return int(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory, in processes of their own
+
+
+def _peak_memory(what: str, arguments: list[str]) -> float | None:
+    """The most memory that a fresh process takes which does what `_tell_peak_memory` says; None where nobody knows."""
+    command = [sys.executable, "-c", "from leukaemia_zoo.cost import _tell_peak_memory; _tell_peak_memory()"]
+    environment = os.environ | {
+        "KERAS_BACKEND": keras.backend.backend(),
+        # What can be imported here can be imported there, however it came about.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    try:
+        done = subprocess.run(
+            [*command, keras.config.dtype_policy().name, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_CHILD_SECONDS,
+            check=True,
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+        lines = (getattr(error, "stderr", None) or "").strip().splitlines()
+        warnings.warn(f"The peak memory of {what} is not known: {lines[-1] if lines else error}", stacklevel=3)
+        return None
+
+
+def _tell_peak_memory() -> None:
+    """In that process: load the model that the arguments name, judge one batch, print the most memory it took."""
+    policy, *arguments = sys.argv[1:]
+    keras.config.set_dtype_policy(policy)
+    if arguments:
+        path, count = arguments
+        model = load_model(path)
+        config = config_of(model)
+        class_probabilities(model, config, _images(int(count), config.preprocessing.input_size))
+    print(json.dumps(_high_water_mark()))
+
+
+def _high_water_mark() -> float | None:
+    """Main memory that this process took at its most, in 10**6 bytes."""
+    try:
+        # getrusage would be simpler, but on Linux its maximum begins with the memory of the process that started this.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024 / 1e6
+    except (OSError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

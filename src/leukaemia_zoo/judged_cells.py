@@ -1,0 +1,222 @@
+"""The labelled cells of a benchmark: files or arrays, read once for all that is asked of every model."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.baselines import AREA, features_of
+from leukaemia_zoo.calibration import FloatArray, IntArray
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.datasets import read_data
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.images import RGBArray, as_image, read_image
+from leukaemia_zoo.overlap import fingerprint
+from leukaemia_zoo.splits import Split, save_manifest
+
+_PICTURE_SIDE = 96
+_MOST_VALUES = 10
+"""A column of more different values is no grouping."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class JudgedCells:
+    """Cells with what does not depend on a model.
+
+    Attributes:
+        table: Labels, subjects, classes; paths are made up for arrays.
+        frames: The frames themselves where they were given as arrays, else None.
+        fingerprints: Of each frame, see `overlap.fingerprint`.
+        baseline_features: What each baseline sees, (cells, features) by its name.
+    """
+
+    table: Cells
+    frames: tuple[RGBArray, ...] | None
+    fingerprints: tuple[int, ...]
+    baseline_features: Mapping[str, FloatArray]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> IntArray:
+        """Int64 (cells,)."""
+        return self.table.labels
+
+    @property
+    def subjects(self) -> tuple[str | None, ...]:
+        """One a cell."""
+        return self.table.subjects
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels."""
+        return self.table.class_names
+
+    @property
+    def items(self) -> Sequence[Any]:
+        """What `predict` takes."""
+        return self.table.paths if self.frames is None else self.frames
+
+    def frame(self, row: int) -> RGBArray:
+        """One whole frame."""
+        return read_image(self.table.paths[row]) if self.frames is None else self.frames[row]
+
+    def subset(self, rows: np.ndarray) -> JudgedCells:
+        """The cells at these indices."""
+        return JudgedCells(
+            self.table.subset(rows),
+            None if self.frames is None else tuple(self.frames[row] for row in rows),
+            tuple(self.fingerprints[row] for row in rows),
+            {name: features[rows] for name, features in self.baseline_features.items()},
+        )
+
+    def subgroups(self, columns: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+        """One value a cell for each grouping that a report gives figures for.
+
+        Args:
+            columns: Columns of the CSV; None for all that group.
+
+        Raises:
+            DataError: If there is no such column.
+        """
+        further = self.table.columns
+        if columns is None:
+            columns = [name for name, values in further.items() if 1 < len(set(values)) <= _MOST_VALUES]
+        if unknown := [name for name in columns if name not in further]:
+            raise DataError(
+                f"There is no column '{unknown[0]}' to report by: the data has "
+                f"{', '.join(further) or 'no further ones'}."
+            )
+        found = {name: tuple(further[name]) for name in columns}
+        if len(set(self.table.groups)) > 1:
+            found["part of the data set"] = self.table.groups
+        area = self.baseline_features[AREA][:, 0]
+        low, high = np.quantile(area, [1 / 3, 2 / 3])
+        if low < high:
+            sizes = np.array(["small", "middle", "large"])[(area > low).astype(int) + (area > high)]
+            found["cell size"] = tuple(sizes.tolist())
+        return found
+
+    def pictures(self, wrong: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Small pictures of cells, and what was said of them."""
+        return [
+            {
+                **{key: value for key, value in cell.items() if key != "row"},
+                "path": self.table.paths[cell["row"]].name,
+                "subject": self.subjects[cell["row"]],
+                "label": self.class_names[self.labels[cell["row"]]],
+                "png": _png(self.frame(cell["row"])),
+            }
+            for cell in wrong
+        ]
+
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """What a report says of the data, with the manifest and its hash; the manifest is also left in ``folder``."""
+        summary = self.table.summary()
+        keep = ("source", "cells", "subjects", "classes")
+        described = {key: summary[key] for key in keep} | {"class_names": list(self.class_names)}
+        described["notes"] = list(self.table.notes)
+        if self.frames is None:
+            import json
+
+            path = folder / "evaluation.json"
+            digest = save_manifest(path, self.table, Split({"evaluation": tuple(range(len(self)))}, None, "benchmark"))
+            return {**described, "manifest_sha256": digest, "manifest": json.loads(path.read_text(encoding="utf-8"))}
+        prints = [f"{value:016x}" for value in self.fingerprints]
+        manifest = {"fingerprints": prints, "labels": self.labels.tolist(), "subjects": list(self.subjects)}
+        digest = hashlib.sha256(repr(sorted(manifest.items())).encode()).hexdigest()
+        return {**described, "manifest_sha256": digest, "manifest": manifest}
+
+
+def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedCells:
+    """Read every frame once.
+
+    Args:
+        data: See `benchmark`.
+        class_names: Classes of the models, whose order the labels then follow; None takes those of the data.
+
+    Raises:
+        DataError: If the data is none of what `benchmark` takes, or has classes that the models do not know.
+        ImageError: If an image cannot be read.
+    """
+    frames: tuple[RGBArray, ...] | None = None
+    if isinstance(data, Cells):
+        table = data
+    elif isinstance(data, tuple) and len(data) in (2, 3):
+        table, frames = _from_arrays(*data, class_names=class_names)
+    elif isinstance(data, str | Path):
+        table = read_data(data)
+    else:
+        raise DataError(
+            f"The data is a {type(data).__name__}: give a folder, a CSV, a table of cells, or a tuple (images, "
+            "labels) or (images, labels, subjects)."
+        )
+    if not len(table):
+        raise DataError("There are no cells to judge models on.")
+    table = _in_order(table, class_names)
+
+    def measure(row: int) -> tuple[int, dict[str, FloatArray]]:
+        frame = read_image(table.paths[row]) if frames is None else frames[row]
+        return fingerprint(frame), features_of(frame)
+
+    with ThreadPoolExecutor() as pool:
+        measured = list(pool.map(measure, range(len(table))))
+    features = {name: np.stack([found[name] for _, found in measured]) for name in measured[0][1]}
+    return JudgedCells(table, frames, tuple(value for value, _ in measured), features)
+
+
+def _from_arrays(
+    images: Any, labels: Any, subjects: Any = None, *, class_names: tuple[str, ...] | None
+) -> tuple[Cells, tuple[RGBArray, ...]]:
+    frames = tuple(as_image(image, name=f"images[{row}]") for row, image in enumerate(images))
+    given = np.asarray(labels)
+    if given.shape != (len(frames),) or given.dtype.kind not in "iuU":
+        raise DataError(
+            f"The labels have the shape {given.shape} and dtype {given.dtype}: give a number or a name for each of the "
+            f"{len(frames)} images."
+        )
+    if given.dtype.kind == "U":
+        names = class_names or tuple(sorted(set(given.tolist())))
+        if unknown := sorted(set(given.tolist()) - set(names)):
+            raise DataError(f"The data has cells of the class '{unknown[0]}', but the models know {', '.join(names)}.")
+        numbers = np.array([names.index(label) for label in given.tolist()], np.int64)
+    else:
+        numbers = given.astype(np.int64)
+        names = class_names or tuple(f"class_{number}" for number in range(max(2, int(numbers.max()) + 1)))
+    people = tuple(subjects) if subjects is not None else (None,) * len(frames)
+    people = tuple(None if subject is None else str(subject) for subject in people)
+    paths = tuple(Path(f"images[{row}]") for row in range(len(frames)))
+    return Cells(paths, numbers, people, names, ("",) * len(frames), "arrays"), frames
+
+
+def _in_order(table: Cells, class_names: tuple[str, ...] | None) -> Cells:
+    """The same cells with labels in the models' order of the classes."""
+    if class_names is None or class_names == table.class_names:
+        return table
+    present = {table.class_names[label] for label in np.unique(table.labels)}
+    if unknown := sorted(present - set(class_names)):
+        raise DataError(
+            f"The data has cells of the class '{unknown[0]}', but the models know {', '.join(class_names)}: take "
+            "models of these classes, or train one."
+        )
+    order = np.array([class_names.index(name) if name in class_names else -1 for name in table.class_names])
+    return dataclasses.replace(table, class_names=class_names, labels=order[table.labels])
+
+
+def _png(frame: RGBArray) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(frame)
+    picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

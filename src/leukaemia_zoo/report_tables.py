@@ -1,0 +1,512 @@
+"""The tables of a benchmark report, the same for terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leukaemia_zoo.bootstrap import Interval
+from leukaemia_zoo.report_data import (
+    MAIN_METRICS,
+    TITLES,
+    Contents,
+    beyond,
+    fixed,
+    flat,
+    in_order,
+    interval,
+    intervals,
+    items,
+    mapping,
+    number,
+    percent,
+    quoted,
+    text,
+    throughput,
+    title,
+    worst_subject,
+)
+
+# Characters of a text that may stand in a table; the record of a training takes thousands.
+_BRIEF = 240
+
+NOT_DEFINED, NOT_MEASURED = "not defined", "not measured"
+
+GLOSSARY = {
+    "auroc": "How well the model ranks cells: the chance that a cell of the last class gets a higher probability than "
+    "a cell of the first. 0.5 is guessing, 1 is perfect; with more classes, the mean of each against the rest.",
+    "weighted_f1": "F1 of each class weighted by its cells, the ranking number of the C-NMC 2019 challenge.",
+    "macro_f1": "F1 averaged over the classes, each counted alike.",
+    "balanced_accuracy": "Accuracy averaged over the classes: guessing one class always gives 1 / number of classes.",
+    "sensitivity": "Share of the cells of the last class that are called so.",
+    "specificity": "Share of the cells of the first class that are called so.",
+    "accuracy": "Share of all cells that are called right. It depends on how many cells each class has.",
+    "log_loss": "Mean negative natural logarithm of the probability of the true class; lower is better.",
+    "auprc": "Average precision of the last class; guessing gives the share of that class.",
+    "mcc": "Matthews' correlation of truth and call, from -1 to 1; 0 is guessing.",
+    "ece": "Mean distance between promised probability and observed share, in 15 bins; lower is better, and never "
+    "quite 0 on a finite number of cells.",
+    "brier": "Mean squared error of the probability; lower is better.",
+    "slope": "Calibration slope: 1 is calibrated, below 1 the probabilities are too extreme.",
+    "intercept": "Calibration intercept, fitted with the slope: 0 is calibrated, above 0 the last class is more "
+    "frequent than promised.",
+}
+"""What the metrics are, for readers of another trade; the definitions are those of `evaluation.metrics`."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a table, as text, with the bounds it lies between and a mark, if any.
+
+    Example:
+        >>> print(Number("0.876", "0.831 to 0.912"))
+        0.876 (0.831 to 0.912)
+    """
+
+    value: str
+    between: str = ""
+    mark: str = ""
+
+    def __str__(self) -> str:
+        return self.value + (f" ({self.between})" if self.between else "") + (f" {self.mark}" if self.mark else "")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model in a table; its `key` leads renderers to its colour."""
+
+    key: str
+    is_baseline: bool
+
+    def __str__(self) -> str:
+        return text(self.key) + (" (baseline)" if self.is_baseline else "")
+
+
+Cell = str | Number | Model
+Rows = list[tuple[Cell, ...]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it has a format.
+
+    Attributes:
+        name: Short name, fit for an HTML id.
+        title: What it shows.
+        columns: Heads of the columns.
+        rows: As many cells a row as there are columns.
+        note: What a reader must know beside it, or nothing.
+        heads: How many of the first columns say what a row is about.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    heads: int = 1
+
+
+def tables(contents: Contents) -> dict[str, Table]:
+    """All tables that have a row, by name and in order."""
+    found = [
+        _classes(contents),
+        _metrics(contents, "main", "Main metrics", [name for name in contents.metrics if name in MAIN_METRICS]),
+        _metrics(contents, "more", "Further metrics", [name for name in contents.metrics if name not in MAIN_METRICS]),
+        _differences(contents),
+        _operating_points(contents),
+        _predictive_values(contents),
+        _calibration(contents),
+        _per_class(contents),
+        _confusion(contents),
+        _subject_verdicts(contents),
+        _worst_subjects(contents),
+        _subjects(contents),
+        _subgroups(contents),
+        _cost(contents),
+        _models(contents),
+        _pairs("settings", "Settings", contents.settings),
+        _pairs("environment", "Environment", mapping(contents.data.get("environment"))),
+        _pairs("timing", "Time taken, in seconds", mapping(contents.data.get("timing"))),
+    ]
+    return {table.name: table for table in found if table.rows and len(table.columns) > table.heads}
+
+
+def metric_cell(found: Interval | None, signed: bool = False, mark: str = "") -> Number:
+    """A metric with its interval; `signed` for differences.
+
+    Example:
+        >>> print(metric_cell(Interval(0.05, -0.01, 0.12), signed=True))
+        +0.050 (-0.010 to +0.120)
+    """
+    if found is None:
+        return Number(NOT_MEASURED)
+    if math.isnan(found.value):
+        return Number(NOT_DEFINED)
+    value = fixed(found.value, signed)
+    if math.isnan(found.low) or math.isnan(found.high):
+        return Number(value, "no interval", mark)
+    return Number(value, f"{fixed(found.low, signed)} to {fixed(found.high, signed)}", mark)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One function a table
+
+
+def _classes(contents: Contents) -> Table:
+    found = mapping(contents.about.get("classes"))
+    cells = {name: number(mapping(row).get("cells")) for name, row in found.items()}
+    whole = math.fsum(cells.values())
+    rows = [
+        (
+            text(name),
+            _whole(cells[name]),
+            _whole(mapping(row).get("subjects")),
+            Number(percent(_share(name, cells, whole))),
+        )
+        for name, row in found.items()
+    ]
+    return Table("classes", "The cells", ("Class", "Cells", "Subjects", "Share of the cells"), tuple(rows))
+
+
+def _share(name: str, cells: dict[str, float], whole: float) -> float:
+    return cells[name] / whole if whole > 0 else math.nan
+
+
+def _metrics(contents: Contents, name: str, heading: str, metrics: Sequence[str]) -> Table:
+    rows: Rows = []
+    for model in contents.models:
+        rows.append((_model(contents, model), *(metric_cell(contents.measured(model, metric)) for metric in metrics)))
+    note = "ECE and Brier score: lower is better."
+    if name == "main":
+        note = f"In brackets: {contents.level} intervals over {_units(contents)}. Log loss: lower is better."
+        if len(contents.classes) == 2:
+            first, last = map(quoted, contents.classes)
+            note += f" Sensitivity is that of {last}, specificity that of {first}."
+    return Table(name, heading, ("Model", *map(title, metrics)), tuple(rows), note)
+
+
+def _differences(contents: Contents) -> Table:
+    metrics = [name for name in MAIN_METRICS if any(name in values for _, _, values in contents.pairs)]
+    rows: Rows = []
+    for a, b, values in contents.pairs:
+        found = [values.get(metric) for metric in metrics]
+        cells = [metric_cell(one, signed=True, mark="*" if beyond(one) else "") for one in found]
+        rows.append((f"{text(a)} - {text(b)}", *cells))
+    note = (
+        "The first model minus the second on the same resamples. * marks intervals that do not hold 0. They are not "
+        f"widened for the number of comparisons, here {len(rows) * len(metrics)}: at {contents.level}, "
+        f"{percent(1 - contents.share)} of differences that are none are marked all the same."
+    )
+    return Table("differences", "Paired differences", ("Models", *map(title, metrics)), tuple(rows), note)
+
+
+def _operating_points(contents: Contents) -> Table:
+    found = [
+        (model, name, mapping(point))
+        for model, row in contents.models.items()
+        for name, point in mapping(row.get("operating_points")).items()
+    ]
+    metrics = _names(point.get("metrics") for _, _, point in found)
+    rows: Rows = []
+    for model, name, point in found:
+        measured = intervals(point.get("metrics"))
+        thresholds = Number(", ".join(f"{number(t):.3f}" for t in items(point.get("thresholds"))))
+        start = (
+            _model(contents, model),
+            text(name),
+            thresholds,
+            _cell(point.get("reached")),
+        )
+        rows.append((*start, *(metric_cell(measured.get(metric)) for metric in metrics)))
+    columns = ("Model", "Operating point", "Thresholds", "Reached", *map(title, metrics))
+    # Once for all rows: it is the same for every model of a benchmark.
+    where = [*dict.fromkeys(text(point.get("chosen_on")) for _, name, point in found if name != "0.5")]
+    told = " or on ".join(filter(None, where))
+    note = f"Thresholds were chosen on {told}: on the cells they are judged on they would flatter." if told else ""
+    if "" in where:
+        note += (
+            " Where a threshold was chosen is not said." if told else "Where the thresholds were chosen is not said."
+        )
+    return Table("operating", "Operating points", columns, tuple(rows), note, heads=2)
+
+
+def _predictive_values(contents: Contents) -> Table:
+    rows: Rows = []
+    for model, found in ((name, mapping(row.get("predictive_values"))) for name, row in contents.models.items()):
+        if found:
+            prevalence, stated = Number(percent(number(found.get("prevalence")))), found.get("stated")
+            where = ("stated" if stated else "that of these cells") if isinstance(stated, bool) else _cell(stated)
+            values = intervals(found)
+            cells = (metric_cell(values.get(metric)) for metric in ("ppv", "npv"))
+            rows.append((_model(contents, model), prevalence, where, *cells))
+    columns = ("Model", "Prevalence", "Where it is from", "PPV", "NPV")
+    last = quoted(contents.classes[-1]) if contents.classes else "the last class"
+    note = f"PPV: share of the cells called {last} that are; NPV: of the others that are not. Both at this prevalence."
+    return Table("predictive", "Predictive values", columns, tuple(rows), note)
+
+
+def _calibration(contents: Contents) -> Table:
+    found = []
+    for model, row in contents.models.items():
+        stages = mapping(row.get("calibration"))
+        found += [(model, name, mapping(stages[name])) for name in ("before", "after") if mapping(stages.get(name))]
+    metrics = ("ece", "brier", "log_loss", "slope", "intercept")
+    rows: Rows = []
+    for model, stage, values in found:
+        measured = intervals(values)
+        temperatures = Number(", ".join(f"{number(t):.2f}" for t in items(values.get("temperatures"))))
+        cells = (metric_cell(measured.get(metric)) for metric in metrics)
+        rows.append((_model(contents, model), stage, *cells, temperatures))
+    columns = ("Model", "Temperature scaling", *map(title, metrics), "Temperatures")
+    note = (
+        "Calibrated probabilities have a slope of 1 and an intercept of 0. The calibration error of a resample is "
+        "larger than that of new cells, so that its interval lies high."
+    )
+    return Table("calibration", "Before and after temperature scaling", columns, tuple(rows), note, heads=2)
+
+
+def _per_class(contents: Contents) -> Table:
+    rows: Rows = []
+    for model, row in contents.models.items():
+        for name, found in mapping(row.get("per_class")).items():
+            measured, known = intervals(found), mapping(found)
+            counts = (_whole(known.get("cells")), _whole(known.get("subjects")))
+            values = (_plain_metric(measured.get(metric)) for metric in ("precision", "recall", "f1", "auroc"))
+            rows.append((_model(contents, model), text(name), *counts, *values))
+    columns = ("Model", "Class", "Cells", "Subjects", "Precision", "Recall", "F1", "AUROC against the rest")
+    return Table("per-class", "Class by class", columns, tuple(rows), heads=2)
+
+
+def _confusion(contents: Contents) -> Table:
+    rows: Rows = []
+    for model, row in contents.models.items():
+        for name, called in zip(contents.classes, items(row.get("confusion")), strict=False):
+            rows.append(
+                (_model(contents, model), text(name), *_padded(map(_whole, items(called)), len(contents.classes)))
+            )
+    columns = ("Model", "True class", *(f"called {text(name)}" for name in contents.classes))
+    return Table("confusion", "Cells by true and called class", columns, tuple(rows), heads=2)
+
+
+def _subject_verdicts(contents: Contents) -> Table:
+    found = {name: flat(mapping(row.get("subject_verdicts"))) for name, row in contents.models.items()}
+    names = _names(found.values())
+    rows = [
+        (_model(contents, model), *(_cell(values.get(name)) for name in names))
+        for model, values in found.items()
+        if values
+    ]
+    columns = ("Model", *(TITLES.get(name) or text(name).replace("_", " ").capitalize() for name in names))
+    note = "The verdict on a subject is the class of the mean probability of its cells; each subject counts once."
+    return Table("verdicts", "Verdicts on subjects", columns, tuple(rows), note)
+
+
+def _worst_subjects(contents: Contents) -> Table:
+    rows: Rows = []
+    for model, row in ((name, worst_subject(row)) for name, row in contents.models.items()):
+        if row:
+            shares = (
+                Number(percent(number(row.get("share_correct")))),
+                _plain_metric(interval(row.get("mean_probability"))),
+            )
+            cells = (text(row.get("subject")), text(row.get("label")), _whole(row.get("cells")), *shares)
+            rows.append((_model(contents, model), *cells, _cell(row.get("verdict"))))
+    probability = f"Mean probability of {quoted(contents.classes[-1])}" if contents.classes else "Mean probability"
+    columns = ("Model", "Subject", "Class", "Cells", "Cells called right", probability, "Verdict")
+    return Table("worst-subjects", "The worst subject of each model", columns, tuple(rows))
+
+
+def _subjects(contents: Contents) -> Table:
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for model, found in contents.models.items():
+        for row in map(mapping, items(found.get("per_subject"))):
+            rows.setdefault(str(row.get("subject")), {})[model] = row
+    models = [model for model in contents.models if any(model in found for found in rows.values())]
+
+    def shares(found: dict[str, dict[str, Any]]) -> list[float]:
+        return [number(found.get(model, {}).get("share_correct")) for model in models]
+
+    def mean(found: dict[str, dict[str, Any]]) -> float:
+        known = [share for share in shares(found) if not math.isnan(share)]
+        return math.fsum(known) / len(known) if known else math.inf
+
+    lines: Rows = []
+    for subject, found in sorted(rows.items(), key=lambda item: mean(item[1])):
+        one = next(iter(found.values()))
+        cells = [Number(percent(share) if not math.isnan(share) else NOT_MEASURED) for share in shares(found)]
+        lines.append((text(subject), text(one.get("label")), _whole(one.get("cells")), *cells))
+    columns = ("Subject", "Class", "Cells", *(str(_model(contents, model)) for model in models))
+    return Table("subjects", "Cells called right, subject by subject", columns, tuple(lines), "Worst subjects first.")
+
+
+def _subgroups(contents: Contents) -> Table:
+    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for model, row in contents.models.items():
+        for column, values in mapping(row.get("subgroups")).items():
+            for value, found in mapping(values).items():
+                groups.setdefault((column, value), {})[model] = mapping(found)
+    measured = _names(found.get("metrics") for of in groups.values() for found in of.values())
+    metrics = [name for name in measured if name in MAIN_METRICS]
+    rows: Rows = []
+    for (column, value), of in groups.items():
+        for model, found in of.items():
+            values = intervals(found.get("metrics"))
+            counts = (_whole(found.get("cells")), _whole(found.get("subjects")))
+            cells = (metric_cell(values.get(metric)) for metric in metrics)
+            rows.append((f"{text(column)} = {text(value)}", _model(contents, model), *counts, *cells))
+    columns = ("Subgroup", "Model", "Cells", "Subjects", *map(title, metrics))
+    note = "Small groups have wide intervals, and with many groups some differ by chance alone."
+    return Table("subgroups", "Metrics by subgroup", columns, tuple(rows), note, heads=2)
+
+
+def _cost(contents: Contents) -> Table:
+    rows: Rows = []
+    for model, cost in ((name, mapping(row.get("cost"))) for name, row in contents.models.items()):
+        if cost:
+            memory = _amount(cost.get("peak_memory_mb"))
+            own = number(cost.get("of_which_backend_mb"))
+            cells = (
+                _whole(cost.get("parameters")),
+                scaled(cost.get("flops")),
+                _amount(_divided(cost.get("file_bytes"), 1e6)),
+                _amount(cost.get("load_s")),
+                _amount(cost.get("latency_ms")),
+                _amount(throughput(cost)),
+                _whole(cost.get("best_batch")),
+                memory if math.isnan(own) else Number(memory.value, f"backend alone {own:,.0f}"),
+                _cell(cost.get("views")),
+            )
+            rows.append((_model(contents, model), *cells))
+    columns = (
+        "Model",
+        "Parameters",
+        "FLOPs a view",
+        "File, MB",
+        "Loading, s",
+        "One cell, ms",
+        "Cells a second",
+        "Best batch",
+        "Peak memory, MB",
+        "Views",
+    )
+    note = (
+        "Times: median (10th to 90th percentile of the repeats) of a whole prediction, over all views, on the machine "
+        "below. They belong to it; parameters and FLOPs do not."
+    )
+    return Table("cost", "What the models cost", columns, tuple(rows), note)
+
+
+def _models(contents: Contents) -> Table:
+    about = {name: mapping(row.get("about")) for name, row in contents.models.items()}
+    keys = list(dict.fromkeys(key for row in about.values() for key, value in row.items() if value is not None))
+    rows: Rows = []
+    for model, row in contents.models.items():
+        overlap = mapping(row.get("overlap"))
+        told = text(overlap.get("told")) or ("" if overlap.get("checked") else "not checked")
+        values = (_brief(about[model].get(key)) for key in keys)
+        rows.append((_model(contents, model), text(row.get("kind")), told, *values))
+    columns = (
+        "Model",
+        "Kind",
+        "Overlap with its training",
+        *(text(key).replace("_", " ").capitalize() for key in keys),
+    )
+    return Table("models", "The models", columns, tuple(rows))
+
+
+def _pairs(name: str, heading: str, values: dict[str, Any]) -> Table:
+    rows = [(text(key).replace("_", " "), str(_cell(value))) for key, value in values.items() if value is not None]
+    return Table(name, heading, ("What", "Value"), tuple(rows))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Cells
+
+
+def _model(contents: Contents, name: str) -> Model:
+    return Model(name, name in contents.baselines)
+
+
+def _units(contents: Contents) -> str:
+    return "cells, not subjects" if contents.about.get("unit") == "cell" else "subjects"
+
+
+def _names(blocks: Iterable[Any]) -> list[str]:
+    """Keys of all dicts, metrics in their order."""
+    return [name for name, _ in in_order({name: None for block in blocks for name in mapping(block)})]
+
+
+def _padded(cells: Iterable[Number], width: int) -> list[Number]:
+    return [*cells, *[Number(NOT_MEASURED)] * width][:width]
+
+
+def _plain_metric(found: Interval | None) -> Number:
+    """A metric that may come without an interval, which then is not worth a word."""
+    cell = metric_cell(found)
+    return Number(cell.value) if cell.between == "no interval" else cell
+
+
+def _cell(value: Any) -> Cell:
+    """Whatever stands in a flat block."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return Number(f"{value:,}")
+    if isinstance(value, float):
+        return Number(f"{value:.6g}")
+    if isinstance(value, dict):
+        found = interval(value)
+        return (
+            _plain_metric(found) if found else "; ".join(f"{text(key)}: {_cell(item)}" for key, item in value.items())
+        )
+    if isinstance(value, list):
+        return ", ".join(str(_cell(item)) for item in value)
+    return text(value)
+
+
+def _brief(value: Any) -> Cell:
+    """Whatever stands in a flat block, unless it would fill the page."""
+    cell = _cell(value)
+    return cell if len(str(cell)) <= _BRIEF else "see report.json"
+
+
+def _whole(value: Any) -> Number:
+    return Number("not known" if math.isnan(number(value)) else f"{number(value):,.0f}")
+
+
+def _divided(value: Any, by: float) -> float | None:
+    return None if math.isnan(number(value)) else number(value) / by
+
+
+def _amount(value: Any) -> Number:
+    """A quantity with three digits, and between what it was measured."""
+    found = value if isinstance(value, Interval) else interval(value)
+    if found is None or math.isnan(found.value):
+        return Number(NOT_MEASURED)
+    known = not (math.isnan(found.low) or math.isnan(found.high))
+    return Number(_digits(found.value), f"{_digits(found.low)} to {_digits(found.high)}" if known else "")
+
+
+def _digits(value: float) -> str:
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def scaled(value: Any) -> Number:
+    """A large number with a word for its size.
+
+    Example:
+        >>> print(scaled(123456789))
+        123 million
+    """
+    found = number(value)
+    if math.isnan(found):
+        return Number(NOT_MEASURED)
+    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if found >= size:
+            return Number(_digits(found / size) + word)
+    return Number(_digits(found))

@@ -1,0 +1,305 @@
+"""`benchmark` from images to a report: what it refuses, what is chosen on whom, and how it goes on where it stopped."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import leukaemia_zoo as lz
+from leukaemia_zoo import benchmark, load_model, registry
+from leukaemia_zoo.candidates import Candidate
+from leukaemia_zoo.cli import main
+from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
+from leukaemia_zoo.evaluation import metrics
+from leukaemia_zoo.judged_cells import read_judged_cells
+
+QUICK = {"resamples": 200, "cost": False}
+SHIPPED = sorted(registry.weights())
+
+
+def by_brightness(frames):
+    """P(all) of frames uint8 (N, height, width, 3): bright cells are `all`."""
+    found = [frame[frame.max(axis=2) > 0].mean() for frame in frames]
+    return 1 / (1 + np.exp((120 - np.array(found)) / 10))
+
+
+@pytest.fixture(scope="module")
+def drawn(draw_cell):
+    """48 frames of 12 people, the cells of the last six a little brighter: (frames, labels, subjects)."""
+    people = np.arange(48) // 4
+    labels = (people >= 6).astype(int)
+    levels = 110 + 15 * labels + 4 * (people % 3)
+    frames = [
+        draw_cell(seed, size=64, radius=0.2 + seed % 7 / 50, level=int(level)) for seed, level in enumerate(levels)
+    ]
+    return frames, labels, [f"P{person}" for person in people]
+
+
+@pytest.fixture(scope="module")
+def folder(drawn, tmp_path_factory):
+    """The same as files with a CSV that also says the microscope."""
+    root = tmp_path_factory.mktemp("cells")
+    frames, labels, subjects = drawn
+    with (root / "cells.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "subject", "Microscope"])
+        for number, (frame, label, subject) in enumerate(zip(frames, labels, subjects, strict=True)):
+            Image.fromarray(frame).save(root / f"{number}.png")
+            writer.writerow([f"{number}.png", ("hem", "all")[label], subject, "AB"[number % 2]])
+    return root
+
+
+# --- what it gives ---
+
+
+def test_a_callable_is_judged_beside_the_baselines(drawn, tmp_path):
+    report = benchmark(by_brightness, drawn, out=tmp_path, **QUICK)
+    found = report.to_dict()
+    assert list(found["models"]) == ["by_brightness", "majority class", "cell area alone", "background alone"]
+    model = found["models"]["by_brightness"]
+    expected = metrics(drawn[1], by_brightness(drawn[0]))
+    for name, value in expected.items():
+        assert model["metrics"][name]["value"] == pytest.approx(value), name
+        assert model["metrics"][name]["low"] <= model["metrics"][name]["value"] + 1e-9
+    assert found["data"]["unit"] == "subject"
+    assert found["data"]["classes"] == {name: {"cells": 24, "subjects": 6} for name in ("class_0", "class_1")}
+    assert found["models"]["majority class"]["metrics"]["auroc"]["value"] == 0.5
+    assert not model["overlap"]["checked"]
+    assert "not known" in model["overlap"]["told"]
+    assert len(model["operating_points"]["youden"]["thresholds"]) == 5
+    pairs = {(row["a"], row["b"]) for row in found["differences"]}
+    assert ("by_brightness", "cell area alone") in pairs
+    assert ("majority class", "cell area alone") not in pairs
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "report.csv",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    assert json.loads((tmp_path / "report.json").read_text()) == found
+    assert "by_brightness" in str(report)
+
+
+def test_loaded_models_folders_and_columns_of_the_csv(folder, tiny_folder, tmp_path):
+    model = load_model(tiny_folder)
+    found = benchmark({"loaded": model, "saved": tiny_folder}, folder / "cells.csv", out=tmp_path, **QUICK).to_dict()
+    loaded, saved = found["models"]["loaded"], found["models"]["saved"]
+    assert (loaded["kind"], saved["kind"]) == ("keras", "saved")
+    assert loaded["metrics"] == saved["metrics"]
+    assert found["data"]["class_names"] == ["hem", "all"]
+    assert set(loaded["subgroups"]) == {"microscope", "cell size"}
+    assert {value: group["cells"] for value, group in loaded["subgroups"]["microscope"].items()} == {"A": 24, "B": 24}
+    # The manifest is that of the very files, with its hash.
+    assert len(found["data"]["manifest"]["parts"]["evaluation"]["files"]) == 48
+    assert (tmp_path / "evaluation.json").is_file()
+    assert len(found["data"]["manifest_sha256"]) == 64
+    wrong = loaded["worst_cells"]
+    assert all(cell["label"] != cell["called"] and cell["png"].startswith("iVBOR") for cell in wrong)
+    (difference,) = [row for row in found["differences"] if (row["a"], row["b"]) == ("loaded", "saved")]
+    assert set(difference["metrics"]["auroc"].values()) == {0.0}
+
+
+def test_the_classes_of_the_model_decide_the_order(drawn, tiny_folder):
+    frames, labels, subjects = drawn
+    names = ["all" if label else "hem" for label in labels]
+    found = benchmark({"tiny": tiny_folder}, (frames, names, subjects), **QUICK).to_dict()
+    assert found["data"]["class_names"] == ["hem", "all"]
+    with pytest.raises(DataError, match="cells of the class 'blast', but the models know hem, all"):
+        benchmark({"tiny": tiny_folder}, (frames, ["blast"] * 48, subjects), **QUICK)
+
+
+def test_three_classes(drawn):
+    frames, _, subjects = drawn
+    labels = np.arange(48) // 4 % 3
+
+    def guess(batch):
+        return np.tile([0.5, 0.3, 0.2], (len(batch), 1))
+
+    found = benchmark(guess, (frames, labels, subjects), **QUICK).to_dict()
+    model = found["models"]["guess"]
+    assert set(model["per_class"]) == {"class_0", "class_1", "class_2"}
+    assert model["metrics"]["macro_f1"]["value"] < 0.4
+    assert model["operating_points"] is None
+
+
+def test_without_subjects_the_intervals_are_over_cells_and_it_says_so(drawn):
+    found = benchmark(by_brightness, drawn[:2], **QUICK).to_dict()
+    assert found["data"]["unit"] == "cell"
+    assert found["models"]["by_brightness"]["per_subject"] is None
+
+
+def test_too_few_subjects_to_choose_on_others(drawn):
+    frames, labels, _ = drawn
+    subjects = ["one" if label else "two" for label in labels]
+    found = benchmark(by_brightness, (frames, labels, subjects), **QUICK).to_dict()
+    assert list(found["models"]) == ["by_brightness"]
+    assert "too few subjects" in found["settings"]["choices"]
+
+
+def test_choices_on_validation_cells_of_other_people(drawn):
+    frames, labels, subjects = drawn
+    first = [row for row in range(48) if row % 24 < 12]
+    rest = [row for row in range(48) if row % 24 >= 12]
+    one, other = ([[column[row] for row in rows] for column in (frames, labels, subjects)] for rows in (first, rest))
+    found = benchmark(by_brightness, tuple(one), validation=tuple(other), **QUICK).to_dict()
+    assert len(found["models"]["by_brightness"]["operating_points"]["youden"]["thresholds"]) == 1
+    with pytest.raises(LeakError, match=r"validation cells share 6 subjects \(P0, .*identical images"):
+        benchmark(by_brightness, tuple(one), validation=tuple(one), **QUICK)
+
+
+# --- what it refuses ---
+
+
+BAD_OUTPUTS = {
+    "NaN": (lambda batch: np.full((len(batch), 2), np.nan), "'model' gave NaN"),
+    "a wrong number of classes": (lambda batch: np.full((len(batch), 3), 1 / 3), r"'model' gave the shape \(48, 3\)"),
+    "rows that do not sum to 1": (lambda batch: np.full((len(batch), 2), 0.4), "'model' sum to 0.8"),
+    "logits": (lambda batch: np.full((len(batch), 2), -3.0), "'model' looks like logits"),
+    "too few rows": (lambda batch: np.full((1, 2), 0.5), r"'model' gave an array of the shape \(1, 2\) for 32 images"),
+    "a text": (lambda batch: "all", "'model' failed on a batch"),
+    "an error": (lambda batch: 1 / 0, r"'model' failed on a batch of the shape \(32, 64, 64, 3\): ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_OUTPUTS)
+def test_a_callable_that_gives_no_probabilities_is_refused_by_name(kind, drawn):
+    call, told = BAD_OUTPUTS[kind]
+    with pytest.raises(DataError, match=told):
+        benchmark({"model": call}, drawn, **QUICK)
+
+
+def test_a_model_is_not_judged_on_its_own_training_cells(folder, tiny_folder, tmp_path):
+    """A planted leak: the manifest beside the model names half of the cells."""
+    cells = lz.read_data(folder / "cells.csv")
+    model = tmp_path / "model"
+    lz.save_model(load_model(tiny_folder), model)
+    lz.save_manifest(model / "split.json", cells, lz.Split({"train": tuple(range(0, 48, 4))}, 0, "by hand"))
+    with pytest.raises(LeakError, match=r"48 of 48 cells must not judge 'mine': 48 are .*12 are identical"):
+        benchmark({"mine": model}, cells, **QUICK)
+    with pytest.raises(LeakError, match="48 of 48"):
+        benchmark({"mine": model}, cells, out=tmp_path / "refused", **QUICK)
+    assert not (tmp_path / "refused").exists()
+    lz.save_manifest(model / "split.json", cells, lz.Split({"train": (0, 1, 4, 26)}, 0, "by hand"))
+    with pytest.raises(LeakError, match=r"12 of 48 cells must not judge 'mine': 12 are of 3 people .*\(P0, P1, P6\)"):
+        benchmark({"mine": model, "other": by_brightness}, cells, **QUICK)
+    found = benchmark({"mine": model, "other": by_brightness}, cells, exclude_overlap=True, **QUICK).to_dict()
+    assert found["data"]["excluded"]["cells"] == 12
+    assert (found["data"]["excluded"]["subjects"], found["data"]["cells"]) == (3, 36)
+    assert {row["subject"] for row in found["models"]["other"]["per_subject"]}.isdisjoint({"P0", "P1", "P6"})
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no weight is shipped yet")
+def test_a_shipped_weight_is_not_judged_on_its_own_patients(shared_data, tmp_path):
+    cells = lz.read_cnmc(shared_data / "cnmc_original")
+    with pytest.raises(LeakError, match=r"60 of 60 cells .*38 people .*60 are identical .*--cross-validate 5"):
+        benchmark("cnn", cells, **QUICK)
+    with pytest.raises(LeakError, match="Nothing is left to judge on"):
+        benchmark("cnn", cells, exclude_overlap=True, **QUICK)
+    # Nor under other names: as an unnamed set of files, and as arrays.
+    frames = [lz.read_image(path) for path in cells.paths[:4]]
+    with pytest.raises(LeakError, match=r"4 of 4 cells .*4 are identical"):
+        benchmark("cnn", (frames, ["hem", "all", "hem", "all"]), **QUICK)
+
+
+def test_mistakes_in_the_call(drawn, folder, tiny_folder):
+    for models, told in (
+        ([], "There is no model to judge"),
+        ([by_brightness, by_brightness], "Two models are called 'by_brightness'"),
+        ([3], "3 is no model"),
+    ):
+        with pytest.raises(DataError, match=told):
+            benchmark(models, drawn, **QUICK)
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        benchmark("cnn_atention", drawn, **QUICK)
+    with pytest.raises(DataError, match="The data is a int"):
+        benchmark(by_brightness, 3, **QUICK)
+    with pytest.raises(DataError, match="The labels have the shape"):
+        benchmark(by_brightness, (drawn[0], [1]), **QUICK)
+    with pytest.raises(DataError, match="There is no column 'colour' to report by: the data has microscope"):
+        benchmark({"tiny": tiny_folder}, folder / "cells.csv", subgroups=["colour"], **QUICK)
+    with pytest.raises(DataError, match="leave out either"):
+        benchmark(by_brightness, drawn, validation=drawn, cross_validate=2, **QUICK)
+    with pytest.raises(DataError, match="'by_brightness' cannot be cross-validated"):
+        benchmark(by_brightness, drawn, cross_validate=2, **QUICK)
+
+
+# --- long runs ---
+
+
+def test_an_interrupted_run_goes_on_where_it_was(folder, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("leukaemia_zoo.candidates._CHUNK", 10)
+    seen = []
+
+    def stop_at_25(done, total):
+        seen.append(done)
+        if done == 25:
+            raise KeyboardInterrupt
+
+    arguments = {"models": {"tiny": tiny_folder}, "data": folder / "cells.csv", "out": tmp_path, **QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(**arguments, progress=stop_at_25)
+    assert not (tmp_path / "report.json").exists()
+    seen.clear()
+    resumed = benchmark(**arguments, progress=lambda done, total: seen.append(done)).to_dict()
+    assert seen[0] == 21  # two whole chunks were kept
+    whole = benchmark(**{**arguments, "out": None}).to_dict()
+    assert resumed["models"]["tiny"]["metrics"] == whole["models"]["tiny"]["metrics"]
+    assert not (tmp_path / "state").exists()
+
+
+def test_what_another_model_left_is_not_taken(drawn, tiny_folder, tmp_path):
+    cells = read_judged_cells(drawn, ("hem", "all"))
+    model = load_model(tiny_folder)
+    first = Candidate("tiny", "keras", model=model).predict(cells, 32, tmp_path, None)
+    kernel = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([2 * kernel[0], kernel[1]])
+    second = Candidate("tiny", "keras", model=model).predict(cells, 32, tmp_path, None)
+    assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("cnn_attention.cnmc" not in SHIPPED, reason="the weight is not shipped yet")
+def test_a_recipe_is_judged_on_unseen_people(folder, tmp_path):
+    found = benchmark("cnn_attention", folder / "cells.csv", cross_validate=6, out=tmp_path, **QUICK).to_dict()
+    model = found["models"]["cnn_attention"]
+    assert model["kind"] == "cross-validated"
+    assert "learnt without labels on pbc" in model["overlap"]["told"]
+    assert model["metrics"]["auroc"]["value"] > 0.6  # the bright cells are easy to tell
+    for fold in model["about"]["folds"]:
+        assert fold["subjects"]["test"] == 2
+    assert "cell area alone" in found["models"]
+
+
+# --- the command line ---
+
+
+def test_the_command_writes_a_report(folder, tiny_folder, tmp_path, capsys):
+    arguments = [
+        "benchmark",
+        tiny_folder,
+        "--data",
+        folder / "cells.csv",
+        "--out",
+        tmp_path / "out",
+        "--resamples",
+        "100",
+    ]
+    assert main([*map(str, arguments), "--resamples", "100", "--prevalence", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert "cell area alone" in printed
+    assert f"{tmp_path / 'out' / 'report.html'}" in printed
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    model = found["models"][str(tiny_folder)]
+    assert model["predictive_values"]["prevalence"] == 0.01
+    assert model["cost"]["parameters"] == load_model(tiny_folder).count_params()
+    assert model["cost"]["latency_ms"]["median"] > 0
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(folder, tmp_path, capsys):
+    assert main(["benchmark", "cnn_atention", "--data", str(folder), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean cnn_attention" in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "out").exists()

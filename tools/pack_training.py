@@ -1,0 +1,49 @@
+"""Write what a weight was trained on into the package, so that `benchmark` can refuse to judge it on the same cells.
+
+    python tools/pack_training.py runs/attention --data C-NMC_Leukemia
+
+The folder is what `leukaemia-zoo train` left, with the manifest of its split. Subjects and fingerprints of the images
+are added to `data/trainings.npz` under the hash of the manifest; no image goes into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from leukaemia_zoo import load_manifest, read_data, read_image
+from leukaemia_zoo.cnmc import parse_cnmc_name
+from leukaemia_zoo.overlap import MANIFEST_FILE, TrainedOn, fingerprint, pack, unpack
+from leukaemia_zoo.splits import manifest_sha256
+
+TARGET = Path(__file__).parents[1] / "src" / "leukaemia_zoo" / "data" / "trainings.npz"
+
+
+def main() -> None:
+    """Read, add, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what `leukaemia-zoo train` left")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the cells it was trained on")
+    options = parser.parse_args()
+    cells = read_data(options.data)
+    manifest = options.folder / MANIFEST_FILE
+    parts = load_manifest(manifest, cells).parts
+    rows = sorted({row for name, part in parts.items() if name != "test" for row in part})
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda row: fingerprint(read_image(cells.paths[row])), rows))
+    trained = TrainedOn(
+        manifest_sha256(manifest),
+        frozenset(str(cells.subjects[row]) for row in rows if cells.subjects[row] is not None),
+        all(parse_cnmc_name(cells.paths[row]) for row in rows),
+        np.array(found, np.uint64),
+    )
+    pack(TARGET, [*(unpack(TARGET) | {trained.manifest_sha256: trained}).values()])
+    print(f"{len(rows):,} cells of {len(trained.subjects)} subjects under {trained.manifest_sha256}")
+    print(f"{TARGET.name}: {TARGET.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
