@@ -1,0 +1,711 @@
+"""Fine-tuning on somebody else's cells: from a few hundred labelled images to a model to keep and share.
+
+First the trunk stays as it is and a linear classifier is fitted on its embeddings, in folds that choose the penalty in
+turn. Then the last layers learn as well, at a small rate; that stays only if it is better on cells that neither has
+learnt from. A test part, on which nothing is chosen, judges what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from leukaemia_zoo import __version__
+from leukaemia_zoo.architectures import LOGITS_LAYER
+from leukaemia_zoo.benchmarking import benchmark
+from leukaemia_zoo.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.curves import write_curves
+from leukaemia_zoo.embeddings import weights_digest
+from leukaemia_zoo.errors import ArchitectureError, DataError
+from leukaemia_zoo.evaluation import metrics
+from leukaemia_zoo.files import write_json
+from leukaemia_zoo.fitting import (
+    Embeddings,
+    Fitted,
+    classifiers,
+    embed,
+    fit_classifier,
+    folds_of,
+    new_network,
+    read_arrays,
+    tune_layers,
+)
+from leukaemia_zoo.images import read_image
+from leukaemia_zoo.inspection import CROPS, DEFAULT_CROP, Inspected, inspect_cells, usual_preprocessing
+from leukaemia_zoo.loading import config_of, load_model
+from leukaemia_zoo.overlap import find_overlap, fingerprint, training_of_folder, training_of_weight
+from leukaemia_zoo.precision import resolved
+from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.publishing import checked_repo, push_to_hub, save_pretrained
+from leukaemia_zoo.recipes import Recipe, changed
+from leukaemia_zoo.records import class_counts, environment_record, plain
+from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
+from leukaemia_zoo.report import FILES, Report
+from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.small_splits import TEST, check_given, split_for_fine_tuning
+from leukaemia_zoo.sources import CONFIG_FILE, find
+from leukaemia_zoo.splits import Split, load_manifest, save_manifest
+from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
+
+RECORD_FILE = "training.json"
+STATE = "unfinished"
+"""Folder of what an interrupted fine-tuning goes on from."""
+
+_CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
+_CROP_PENALTY = 0.3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FineTuned:
+    """What `fine_tune` leaves.
+
+    Attributes:
+        model: The network, calibrated, with the classes of the data; `predict` and `save_model` take it.
+        history: One dict for each penalty of the classifier and each epoch of the fine-tuning that was tried: its stage
+            and its figures on validation cells.
+        report: What `benchmark` says of the model on the test part.
+        folder: Where all of it is saved, or None.
+        record: What ``training.json`` holds: the choices, the data, the versions.
+    """
+
+    model: keras.Model
+    history: list[dict[str, Any]]
+    report: Report
+    folder: Path | None
+    record: dict[str, Any]
+
+
+def fine_tune(
+    model_or_name: keras.Model | str | os.PathLike[str],
+    data: str | os.PathLike[str] | Cells,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    per_class: int | None = None,
+    split: str | os.PathLike[str] | Split | None = None,
+    split_by: str = "auto",
+    test_share: float = 0.2,
+    skip_unreadable: bool = False,
+    preprocessing: Preprocessing | None = None,
+    crop_fraction: float | None = None,
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    unfreeze: int | Literal["all"] = 2,
+    keep_statistics: bool = True,
+    time_budget: float | None = None,
+    cost: bool = False,
+    resamples: int = 2000,
+    about: Mapping[str, Any] | None = None,
+    push_to: str | None = None,
+    private: bool | None = None,
+    seed: int = 0,
+    restart: bool = False,
+    report: Callable[[str], None] = print,
+) -> FineTuned:
+    """Fine-tune a network on labelled cells of your own, and judge it on cells that it has not learnt from.
+
+    The last layer is replaced by one for your classes. Stage 1 leaves the trunk as it is and fits a logistic regression
+    on its embeddings. Stage 2 lets the last layers learn at a small rate, from views turned all around the circle,
+    mirrored and a little restained; it stays only where it beats stage 1 on validation cells by more than the standard
+    error of the difference. Then the temperature is
+    scaled and the test part judged.
+
+    The folder then holds ``config.json``, ``model.safetensors`` and ``README.md`` (the model card), ``split.json`` (the
+    manifest), ``training.json`` (the record), ``curves.csv`` and ``curves.svg``, and ``report.json``, ``.csv``,
+    ``.md`` and ``.html``. An interrupted run goes on where its last whole epoch ended.
+
+    Args:
+        model_or_name: A network from `load_model`, a name of the zoo, a folder of a saved model, or
+            ``hf://org/name@revision``.
+        data: A folder with one folder a class, a CSV with the columns path, label and, if known, subject, or a table.
+        out: Folder to write; None keeps nothing on disk.
+        per_class: The most cells of each class to learn from; None for all. The test part does not depend on it.
+        split: Manifest or `Split` with the parts ``train``, ``validation`` and ``test``, or folds and ``test``; None
+            makes one by `split_for_fine_tuning`.
+        split_by: See `inspect_cells`: by subject where subjects are known, else by image, with a warning.
+        test_share: Share of the cells in the test part.
+        skip_unreadable: Leave out images that cannot be read instead of refusing.
+        preprocessing: From a frame to the input; None takes the weight's own for frames like C-NMC's, and for others
+            the centre crop that suits the classifier best on the validation folds.
+        crop_fraction: Side of the centre crop as a share of the frame's shorter side, instead of trying several.
+        recipe: Settings that replace those of `fine_tuning_recipe`, as a dict or a JSON file.
+        unfreeze: How many of the last layers with kernels learn in stage 2, or ``"all"``.
+        keep_statistics: Leave the statistics and scales of every BatchNorm as they are.
+        time_budget: Seconds after which no further epoch is begun, counted from the call; the classifier and the report
+            are made whatever it is. None for no limit. After an interruption it counts anew.
+        cost: Whether the report measures times and memory, which takes longer.
+        resamples: Of the bootstrap for the intervals of the report.
+        about: What to tell about the model, as in `save_pretrained`: name, licence, citation, intended_use, data.
+        push_to: ``org/name`` on the Hugging Face Hub to put the model into; see `push_to_hub`.
+        private: Whether a new repository there is private.
+        seed: Of split, order and views.
+        restart: Begin anew where the folder holds another run.
+        report: Called with each line of progress.
+
+    Returns:
+        `FineTuned`: model, history, report.
+
+    Raises:
+        DataError: If the data cannot be learnt from, or the folder holds something else; the message says what.
+        LeakError: If a given split shares a subject or an identical image between its parts.
+        WeightsError: If the weight to begin with cannot be had.
+        HubError: If the Hub cannot be reached or refuses.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> tuned = lz.fine_tune("cnn_attention", "my_cells", "runs/mine")  # doctest: +SKIP
+        >>> lz.predict(tuned.model, "new_cells")[0].label  # doctest: +SKIP
+        'eosinophil'
+    """
+    begun = time.perf_counter()
+    if push_to is not None:
+        checked_repo(push_to)
+    if unfreeze != "all" and (isinstance(unfreeze, bool) or not isinstance(unfreeze, int) or unfreeze < 1):
+        raise DataError(f"unfreeze is {unfreeze!r}: give a number of layers from 1 on, or 'all'.")
+    if time_budget is not None and not time_budget > 0:
+        raise DataError(f"time_budget is {time_budget!r}: give seconds above 0, or None for no limit.")
+    base = _base(model_or_name)
+    notes: list[str] = []
+
+    def warn(text: str) -> None:
+        notes.append(text)
+        report(f"warning: {text}")
+        warnings.warn(text, stacklevel=3)
+
+    settings = fine_tuning_recipe(base.config, recipe)
+    inspected = inspect_cells(
+        data if isinstance(data, Cells) else Path(data), split_by=split_by, skip_unreadable=skip_unreadable, warn=warn
+    )
+    cells = inspected.cells
+    report(cells.describe())
+    split = _split(inspected, split, test_share, settings, per_class, seed)
+    seen = _seen_by(base, cells.subset(split.parts[TEST]))
+    if seen is not None:
+        warn(f"{seen}: the figures below are too favourable")
+    cells = dataclasses.replace(cells, notes=tuple(dict.fromkeys([*cells.notes, *notes])))
+    given, why = _given_preprocessing(inspected, base.config.preprocessing, preprocessing, crop_fraction)
+
+    with _folder(out) as folder:
+        manifest = save_manifest(folder / "split.json", cells, split) if out is None else None
+        manifest = manifest or _manifest_digest(cells, split)
+        choices = {
+            "unfreeze": unfreeze,
+            "keep_statistics": keep_statistics,
+            "per_class": per_class,
+            "split_by": inspected.by,
+            "time_budget": time_budget,
+            "preprocessing": None if given is None else given.to_dict(),
+        }
+        digest = _fingerprint(base, settings, choices, manifest, seed)
+        if finished := _finished_run(folder, digest, restart):
+            report(f"{folder} holds this run already")
+            if push_to is not None:
+                _push(folder, push_to, private, report)
+            return finished
+        state = RunState(folder / STATE, digest, restart)
+        save_manifest(folder / "split.json", cells, split)
+
+        report(
+            f"head: the last layer of '{base.label}' ({len(base.config.class_names)} classes) is replaced by one for "
+            f"{len(cells.class_names)}: {', '.join(cells.class_names)}"
+        )
+        rows = np.sort(np.concatenate([split.parts[name] for name in split.parts if name != TEST]))
+        learning = cells.subset(rows)
+        folds = [tuple(np.searchsorted(rows, part) for part in fold) for fold in folds_of(split)]
+        until = None if time_budget is None else begun + time_budget
+        with threadpool_limits(1, "blas"):  # problems so small are solved sooner without threads
+            fitted = _fit(
+                base, settings, learning, folds, given, why, unfreeze, keep_statistics, until, state, seed, report
+            )
+        seconds = time.perf_counter() - begun
+        model = _finished(fitted, settings, learning)
+        told = _told(base, cells, split, manifest, settings, choices, fitted, inspected, seed)
+        told |= {"name": f"{settings.architecture}.finetuned", **(about or {})}
+        save_pretrained(model, folder, **told)
+        name = f"fine-tuned {base.label}"
+        tested = cells.subset(split.parts[TEST])
+        found = benchmark(
+            {name: str(folder)}, tested, out=folder, cost=cost, resamples=resamples, seed=seed, report=report
+        )
+        found_on = f"{len(tested):,} test cells that nothing was chosen on, split by {inspected.by}"
+        figures = {"test": {"on": found_on, "values": found.data["models"][name]["metrics"]}}
+        save_pretrained(model, folder, **told, metrics=figures)
+        record = plain(
+            {
+                "fingerprint": digest,
+                "package": __version__,
+                "recipe": settings.to_dict(),
+                "seed": seed,
+                "choices": choices,
+                "init": base.record(),
+                "cells": cells.summary(),
+                "notes": list(cells.notes),
+                "manifest_sha256": manifest,
+                "preprocessing": fitted.preprocessing.to_dict(),
+                "crops": fitted.crops,
+                "curves": fitted.history,
+                "chosen": fitted.fitted.chosen,
+                "temperature": fitted.temperature,
+                "ood_limit": fitted.fitted.ood_limit,
+                "metrics": figures,
+                "training_s": seconds,
+                **environment_record(),
+            }
+        )
+        write_curves(folder, record, report)
+        write_json(folder / RECORD_FILE, record)
+        state.remove()
+        for metric in ("accuracy", "macro_f1", "weighted_f1", "auroc", "balanced_accuracy"):
+            if (value := figures["test"]["values"].get(metric)) is not None:
+                report(f"test {metric}: {_interval(value)}")
+        report(f"{seconds:.0f} s of training" + (f"; saved in {folder}" if out is not None else ""))
+        if push_to is not None:
+            _push(folder, push_to, private, report)
+        return FineTuned(model, fitted.history, found, None if out is None else folder, record)
+
+
+def fine_tuning_recipe(config: ModelConfig, changes: str | Path | Mapping[str, Any] | None = None) -> Recipe:
+    """The settings of `fine_tune` for a network, with some replaced.
+
+    Args:
+        config: Of the network to begin with: its architecture, head, input size, dropout and views stay.
+        changes: Settings that replace the others, as a dict or a JSON file.
+
+    Returns:
+        A `Recipe`: classes count alike, five folds choose among three penalties; then at most 20 epochs at a rate of up
+        to 0.00002, ended after 5 without improvement.
+
+    Raises:
+        UnknownNameError: If there is no such setting.
+        DataError: If a value is not of its kind, or the network takes no square input.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> fine_tuning_recipe(lz.load_model("cnn").zoo, {"fine_tune_epochs": 0}).balance_classes
+        True
+    """
+    height, width = config.preprocessing.input_size
+    if height != width:
+        raise DataError(
+            f"The network takes {height}x{width} pixels, but cells are turned all around: take one with a square input."
+        )
+    recipe = Recipe(
+        architecture=config.architecture,
+        input_size=height,
+        head=config.head,
+        dropout=config.dropout,
+        distillation=None,
+        prediction_views=config.views if config.views > 1 else 4,
+        inverse_penalties=(0.1, 0.3, 1.0),
+        balance_classes=True,
+        # Measured on PBC, 50 cells a class: at 1e-4 and above the first epochs undo what the classifier has found.
+        fine_tune_epochs=20,
+        fine_tune_learning_rate=2e-5,
+        patience=5,
+        batch_size=32,
+        label_smoothing=0.0,
+        colour=0.1,
+    )
+    recipe = changed(recipe, changes)
+    kept = {"architecture": config.architecture, "input_size": height, "head": config.head, "distillation": None}
+    if wrong := [name for name, value in kept.items() if getattr(recipe, name) != value]:
+        raise DataError(f"The setting '{wrong[0]}' belongs to the weight and cannot be changed in fine-tuning.")
+    return dataclasses.replace(recipe, precision=resolved(recipe.precision))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it begins with
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Base:
+    model: keras.Model
+    config: ModelConfig
+    label: str
+    digest: str
+    spec: WeightSpec | None
+    folder: Path | None
+
+    def record(self) -> dict[str, Any]:
+        sha256 = self.spec.sha256 if self.spec is not None else None
+        return {"source": self.label, "sha256": sha256 or self.digest}
+
+
+def _base(model_or_name: Any) -> _Base:
+    if isinstance(model_or_name, keras.Model):
+        config = config_of(model_or_name)
+        if not any(layer.name == LOGITS_LAYER for layer in model_or_name.layers):
+            raise ArchitectureError(
+                f"The model '{model_or_name.name}' has no layer '{LOGITS_LAYER}': give the one with "
+                'output="probabilities".'
+            )
+        label = config.weight or model_or_name.name
+        spec = weights().get(config.weight or "")
+        return _Base(model_or_name, config, label, weights_digest(model_or_name), spec, None)
+    name = os.fspath(model_or_name)
+    found = find(name)
+    model = load_model(name)
+    label = found.spec.name if found.place != "path" else Path(name).resolve().name
+    folder = found.file.parent if found.place == "path" else None
+    return _Base(model, model.zoo, label, weights_digest(model), found.spec, folder)
+
+
+def _seen_by(base: _Base, cells: Cells) -> str | None:
+    """What is known of test cells or people that taught the weight to begin with."""
+    known = None
+    if base.spec is not None:
+        known = training_of_weight(base.spec.training.get("manifest_sha256"))
+    if known is None and base.folder is not None:
+        known = training_of_folder(base.folder)
+    if known is None:
+        return None
+    prints = [] if known.fingerprints is None else [fingerprint(read_image(path)) for path in cells.paths]
+    overlap = find_overlap(cells, prints, known, base.label)
+    return overlap.told if len(overlap.rows) else None
+
+
+def _split(
+    inspected: Inspected, split: Any, test_share: float, recipe: Recipe, per_class: int | None, seed: int
+) -> Split:
+    if split is None:
+        return split_for_fine_tuning(
+            inspected, test_share=test_share, folds=recipe.validation_folds, per_class=per_class, seed=seed
+        )
+    if per_class is not None:
+        raise DataError("A given split says which cells are learnt from: leave out either split or per_class.")
+    if not isinstance(split, Split):
+        split = load_manifest(split, inspected.cells)
+    check_given(inspected.cells, split)
+    return split
+
+
+def _given_preprocessing(
+    inspected: Inspected, own: Preprocessing, given: Preprocessing | None, crop_fraction: float | None
+) -> tuple[Preprocessing | None, str]:
+    if given is not None and crop_fraction is not None:
+        raise DataError("The preprocessing says how to crop: leave out either preprocessing or crop_fraction.")
+    if given is not None:
+        if given.input_size != own.input_size:
+            raise DataError(
+                f"The preprocessing gives {given.input_size[0]}x{given.input_size[1]} pixels, but the network takes "
+                f"{own.input_size[0]}x{own.input_size[1]}: give it that input_size."
+            )
+        return given, "given"
+    if crop_fraction is not None:
+        return dataclasses.replace(own, crop_fraction=crop_fraction, reference_frame=None), "given"
+    return usual_preprocessing(inspected, own)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders and interruptions
+
+
+@contextlib.contextmanager
+def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
+        yield Path(place)
+
+
+def _manifest_digest(cells: Cells, split: Split) -> str:
+    with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
+        return save_manifest(Path(place) / "split.json", cells, split)
+
+
+def _fingerprint(base: _Base, recipe: Recipe, choices: Mapping[str, Any], manifest: str, seed: int) -> str:
+    """Hash of all that must be the same for an interrupted run to go on."""
+    content = [base.digest, base.config.to_dict(), recipe.to_dict(), choices, manifest, seed]
+    content += [keras.backend.backend(), __version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _finished_run(folder: Path, digest: str, restart: bool) -> FineTuned | None:
+    """The same run, if the folder holds it.
+
+    Raises:
+        DataError: If it holds something else.
+    """
+    file = folder / RECORD_FILE
+    if restart or (folder / STATE).exists() or not (file.is_file() or (folder / CONFIG_FILE).is_file()):
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = {}
+    if not isinstance(record, dict) or record.get("fingerprint") != digest:
+        raise DataError(
+            f"{folder} holds a model with other settings or data: give another folder, or replace it with restart "
+            "(--restart)."
+        )
+    if not (folder / FILES[0]).is_file():
+        return None
+    return FineTuned(load_model(str(folder.absolute())), record["curves"], Report.load(folder), folder, record)
+
+
+def _push(folder: Path, repo: str, private: bool | None, report: Callable[[str], None]) -> None:
+    published = push_to_hub(folder, repo, private=private)
+    report(f"published: {published.url}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The stages
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Result:
+    fitted: Fitted
+    temperature: float
+    preprocessing: Preprocessing
+    crops: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+
+
+def _fit(
+    base: _Base,
+    recipe: Recipe,
+    cells: Cells,
+    folds: list[Any],
+    given: Preprocessing | None,
+    why: str,
+    unfreeze: int | str,
+    keep_statistics: bool,
+    until: float | None,
+    state: RunState,
+    seed: int,
+    report: Callable[[str], None],
+) -> _Result:
+    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(folds[0][0])))
+    model = _with_classes(base, recipe, len(cells.class_names), seed)
+    crops: list[dict[str, Any]] = []
+    kept = state.load_arrays()
+    if given is None:
+        if kept is not None:
+            crops = json.loads(str(kept["crops"]))
+        else:
+            crops = _tried_crops(model, recipe, cells, folds, base.config.preprocessing, seed)
+        best = min(crops, key=lambda row: row["log_loss"])
+        tried = ", ".join(f"{row['crop_fraction']:g}: {row['log_loss']:.3f}" for row in crops)
+        report(f"preprocessing: {why}; validation log loss of centre crops {tried}; {best['crop_fraction']:g} it is")
+        given = dataclasses.replace(
+            base.config.preprocessing, crop_fraction=best["crop_fraction"], reference_frame=None
+        )
+    else:
+        report(f"preprocessing: {why}")
+    report(f"reading {len(cells):,} cells to learn from")
+    pixels = read_arrays(cells, recipe, seed, given).pixels
+    if kept is not None:
+        embeddings = Embeddings(kept["turned"], kept["predicted"])
+    else:
+        embeddings = embed(model, pixels, np.arange(len(cells)), recipe)
+        arrays = {"turned": embeddings.turned, "predicted": embeddings.predicted, "crops": np.array(json.dumps(crops))}
+        state.save_arrays(arrays)
+    report(f"stage 1: a linear classifier on {embeddings.predicted.shape[1]} features; the trunk stays as it is")
+    fitted = fit_classifier(model, recipe, cells, embeddings, folds, _NoState(), report)
+    history = list(fitted.curves)
+    if recipe.fine_tune_epochs:
+        tuned, gain = _tuned(
+            base, recipe, cells, pixels, embeddings, folds[0], fitted, unfreeze, keep_statistics, until, state, seed,
+            report,
+        )  # fmt: skip
+        history += [row for row in tuned.curves if row["stage"] == "fine-tuning"]
+        better = gain is not None and gain.mean() > gain.std() / np.sqrt(len(gain))
+        if gain is None:
+            report("stage 2 is left out: no epoch is better on the validation cells than the classifier of stage 1")
+        else:
+            report(
+                f"stage 2 {'stays' if better else 'is left out'}: its best epoch has a validation log loss "
+                f"{gain.mean():.4f} lower than stage 1, {'more' if better else 'no more'} than the standard error of "
+                f"{gain.std() / np.sqrt(len(gain)):.4f}"
+            )
+        if better:
+            fitted = tuned
+    temperature = _temperature(fitted, cells)
+    report(f"temperature {temperature:.3f}, found on {len(fitted.validation_rows):,} validation cells")
+    return _Result(fitted, temperature, given, crops, history)
+
+
+def _tuned(
+    base: _Base,
+    recipe: Recipe,
+    cells: Cells,
+    pixels: np.ndarray,
+    embeddings: Embeddings,
+    fold: tuple[np.ndarray, np.ndarray],
+    fitted: Fitted,
+    unfreeze: int | str,
+    keep_statistics: bool,
+    until: float | None,
+    state: RunState,
+    seed: int,
+    report: Callable[[str], None],
+) -> tuple[Fitted, np.ndarray | None]:
+    """Stage 2, from a classifier that has not seen the validation cells either, and by how much each of them gains."""
+    count = None if unfreeze == "all" else int(unfreeze)
+    what = "all layers learn" if count is None else f"the last {count} layers learn too"
+    statistics = ", BatchNorm stays as it is" if keep_statistics else ""
+    report(f"stage 2: {what}{statistics}; {len(fold[0]):,} cells teach, {len(fold[1]):,} validate")
+    model = _with_classes(base, recipe, len(cells.class_names), seed)
+    only = dataclasses.replace(recipe, inverse_penalties=(fitted.chosen["inverse_penalty"],))
+    before = fit_classifier(model, only, cells, embeddings, [fold], state, lambda line: report(f"to beat: {line}"))
+    tuned = tune_layers(
+        model, recipe, cells, pixels, *fold, state, seed, report, keep_statistics, unfreeze=count, until=until
+    )
+    if tuned.chosen["stage"] != "fine-tuning":
+        return tuned, None
+    truth = cells.labels[fold[1]]
+    # The better one of many epochs is better by luck too, and stage 1 will learn from the validation cells as well.
+    return tuned, _losses(before, truth) - _losses(tuned, truth)
+
+
+def _losses(fitted: Fitted, truth: np.ndarray) -> np.ndarray:
+    """Log loss of each validation cell."""
+    probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
+    return -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-15))
+
+
+class _NoState(RunState):
+    """For a classifier that is fitted again in a moment rather than kept."""
+
+    def __init__(self) -> None:
+        self.progress = {"chosen": {}}
+
+
+def _with_classes(base: _Base, recipe: Recipe, classes: int, seed: int) -> keras.Model:
+    """The network with a new last layer and all its other weights."""
+    model = new_network(recipe, classes, seed)
+    ours = named_variables(model)
+    for name, variable in named_variables(base.model).items():
+        if name.split("/", 1)[0] != HEAD_LAYER:
+            ours[name].assign(keras.ops.convert_to_numpy(variable.value))
+    return model
+
+
+def _tried_crops(
+    model: keras.Model, recipe: Recipe, cells: Cells, folds: list[Any], own: Preprocessing, seed: int
+) -> list[dict[str, Any]]:
+    """Validation log loss of a classifier for each crop, on some of the cells and in at most three folds."""
+    some = np.sort(np.random.default_rng([seed, 2]).permutation(len(cells))[:_CROP_CELLS])
+    part, place = cells.subset(some), {int(row): number for number, row in enumerate(some)}
+    pairs = [
+        tuple(np.array([place[row] for row in rows.tolist() if row in place], np.int64) for rows in fold)
+        for fold in folds[:3]
+    ]
+    pairs = [
+        (train, validation)
+        for train, validation in pairs
+        if len(validation) and len(np.unique(part.labels[train])) == len(cells.class_names)
+    ]
+    if not pairs:  # a class so rare that none of its cells was drawn
+        return [{"crop_fraction": DEFAULT_CROP, "log_loss": float("inf")}]
+    quick = dataclasses.replace(recipe, turned_views=1, prediction_views=1, inverse_penalties=(_CROP_PENALTY,))
+    found = []
+    for crop in CROPS:
+        preprocessing = dataclasses.replace(own, crop_fraction=crop, reference_frame=None)
+        embeddings = embed(model, read_arrays(part, quick, seed, preprocessing).pixels, np.arange(len(part)), quick)
+        logits, truth = [], []
+        for train, validation in pairs:
+            ((_, kernel, bias, mean, deviation),) = classifiers(part, embeddings, train, quick)
+            logits.append((embeddings.predicted[validation] - mean) / deviation @ kernel + bias)
+            truth.append(part.labels[validation])
+        loss = metrics(np.concatenate(truth), apply_temperature(np.concatenate(logits), 1.0))["log_loss"]
+        found.append({"crop_fraction": crop, "log_loss": loss})
+    return found
+
+
+def _temperature(fitted: Fitted, cells: Cells) -> float:
+    """The temperature as if some of the cells were of another class, which keeps few cells from promising too much.
+
+    Platt (1999) has targets of (n + 1) / (n + 2) instead of 1 for n cells of a class: where every one of ten validation
+    cells is right, a network may promise 11 in 12, not certainty.
+    """
+    labels = cells.labels[fitted.validation_rows]
+    logits, classes = fitted.validation_logits, fitted.validation_logits.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    spread = 1.0 / (counts[labels] + 2.0)
+    weights = np.repeat((spread / (classes - 1))[:, None], classes, axis=1)
+    weights[np.arange(len(labels)), labels] = 1.0 - spread
+    repeated = np.repeat(logits, classes, axis=0)
+    return min(fit_temperature(repeated, np.tile(np.arange(classes), len(labels)), weights.ravel()), MAX_TEMPERATURE)
+
+
+def _finished(result: _Result, recipe: Recipe, cells: Cells) -> keras.Model:
+    """The network with the temperature inside its last layer, and what it takes to feed it."""
+    model = result.fitted.model
+    head = model.get_layer(LOGITS_LAYER)
+    head.set_weights([values / result.temperature for values in head.get_weights()])
+    model.zoo = ModelConfig(
+        architecture=recipe.architecture,
+        class_names=cells.class_names,
+        head=recipe.head,
+        preprocessing=result.preprocessing,
+        dropout=recipe.dropout,
+        views=recipe.prediction_views,
+        temperature=result.temperature,
+        ood_limit=result.fitted.ood_limit,
+    )
+    return model
+
+
+def _told(
+    base: _Base,
+    cells: Cells,
+    split: Split,
+    manifest: str,
+    recipe: Recipe,
+    choices: Mapping[str, Any],
+    result: _Result,
+    inspected: Inspected,
+    seed: int,
+) -> dict[str, Any]:
+    """What is told about the model beside its weights."""
+    data = [{"name": cells.source, "source": "given", "licence": "not stated"}]
+    data += [dict(row) for row in (base.spec.data if base.spec is not None else ())]
+    single = "train" in split.parts
+    taught = np.concatenate([split.parts[name] for name in split.parts if name not in (TEST, "validation")])
+    validated = split.parts["validation"] if single else taught
+    if result.fitted.chosen["stage"] == "fine-tuning" and not single:
+        first = folds_of(split)[0]
+        taught, validated = first
+    return plain(
+        {
+            "data": data,
+            "training": {
+                "train": class_counts(cells, np.asarray(taught)),
+                "validation": class_counts(cells, np.asarray(validated)),
+                "validation_folds": 1
+                if len(result.fitted.validation_rows) < len(taught) or single
+                else len(split.parts) - 1,
+                "test": class_counts(cells, np.asarray(split.parts[TEST])),
+                "split_by": inspected.by,
+                "manifest_sha256": manifest,
+                "seed": seed,
+                "recipe": recipe.to_dict(),
+                "choices": dict(choices),
+                "init": base.record(),
+            },
+            "intended_use": "Research on single-cell images like those it was fine-tuned on; not a diagnosis.",
+        }
+    )
+
+
+def _interval(value: Mapping[str, Any]) -> str:
+    if value.get("value") is None:
+        return "not defined"
+    if value.get("low") is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"

@@ -1,0 +1,271 @@
+"""What labelled images of another laboratory are, found before anything is learnt from them.
+
+Whether they can be read, whether each has one label, which of them belong to one person, how they were photographed:
+every image is decoded once for all of that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.calibration import IntArray
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.datasets import read_data
+from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
+from leukaemia_zoo.images import RGBArray, read_image
+from leukaemia_zoo.preprocessing import Preprocessing
+
+SPLITS_BY = ("auto", "subject", "image")
+"""What a split keeps together: subjects where they are known, subjects always, or copies of an image alone."""
+
+CNMC_SIDES = (256, 450)
+"""Sides in pixels of the frames of C-NMC 2019: the official ones and the copies that the zoo was trained on."""
+
+CROPS = (1.0, 0.85, 0.7, 0.55)
+"""Shares of the frame's shorter side that are tried where frames show more than a cell on black. On 1,000 PBC images of
+360 pixels 0.7 was better than 0.9 by 1 to 4 points of accuracy, with both small networks."""
+
+DEFAULT_CROP = 0.6
+"""The crop of such frames where none is tried."""
+
+_BLACK = 16  # JPEG leaves up to so much on black
+_CORNER = 8
+_MOST_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inspected:
+    """Labelled images that can be learnt from.
+
+    Attributes:
+        cells: The table, without what was left out; its notes say what that was.
+        people: Number of the person or, where no subject is known, of the image that each cell belongs to, int64 (n,).
+        by: ``"subject"`` or ``"image"``: what these numbers stand for.
+        sides: Shorter side of each frame in pixels, int64 (n,).
+        on_black: Whether each frame has a black background, bool (n,).
+    """
+
+    cells: Cells
+    people: IntArray
+    by: str
+    sides: IntArray
+    on_black: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    digest: str
+    side: int
+    on_black: bool
+
+
+def inspect_cells(
+    data: Any,
+    *,
+    split_by: str = "auto",
+    skip_unreadable: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Inspected:
+    """Read a table of labelled images and refuse what would spoil a training without a word.
+
+    Args:
+        data: A folder, a CSV, or a `Cells` table; see `read_data`.
+        split_by: ``"auto"`` keeps the cells of a subject together where subjects are known, and copies of an image
+            always; ``"subject"`` refuses data without subjects; ``"image"`` keeps nothing but copies together.
+        skip_unreadable: Leave out images that cannot be read, with a note, instead of refusing.
+        warn: Called with each sentence that the user should know and that is no reason to stop.
+
+    Returns:
+        `Inspected`.
+
+    Raises:
+        DataError: If an image cannot be read, an image has two labels, there is one class only, two classes differ in
+            spelling alone, or subjects are wanted and not known. The message names the files.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for number, label in enumerate(("blast", "blast", "lymphocyte")):
+        ...         Path(folder, label).mkdir(exist_ok=True)
+        ...         Image.new("RGB", (64, 64), (90, 40, 100 + number)).save(Path(folder, label, f"{number}.png"))
+        ...     found = inspect_cells(folder)
+        >>> found.by, found.people.tolist(), found.on_black.tolist()
+        ('image', [0, 1, 2], [False, False, False])
+    """
+    if split_by not in SPLITS_BY:
+        raise UnknownNameError(f"Cells cannot be split by '{split_by}': choose one of {', '.join(SPLITS_BY)}.")
+    if not isinstance(data, Cells | str | Path):
+        raise DataError(
+            f"The data is a {type(data).__name__}: give a folder with one folder a class, a CSV with the columns "
+            "path,label[,subject], or a table of cells."
+        )
+    cells = data if isinstance(data, Cells) else read_data(data)
+    _check_spelling(cells.class_names)
+    with ThreadPoolExecutor() as pool:
+        seen = list(pool.map(_look, cells.paths))
+    cells, found = _without_unreadable(cells, seen, skip_unreadable, warn)
+    _check_classes(cells)
+    _check_labels(cells, found)
+    by, people = _people(cells, found, split_by, warn)
+    if by == "image":  # nothing may take them for subjects that the split has kept together
+        cells = dataclasses.replace(cells, subjects=(None,) * len(cells))
+    sides = np.array([one.side for one in found], np.int64)
+    if sides.max() > 1.25 * sides.min():
+        warn(
+            f"The frames measure from {sides.min()} to {sides.max()} pixels, and each is cut in proportion to its own "
+            "size: cells of different scales will look alike in size."
+        )
+    return Inspected(cells, people, by, sides, np.array([one.on_black for one in found]))
+
+
+def _look(path: Path) -> _Seen | ImageError:
+    try:
+        frame = read_image(path)
+    except ImageError as error:
+        return error
+    digest = hashlib.sha256(str(frame.shape).encode() + frame.tobytes()).hexdigest()
+    return _Seen(digest, min(frame.shape[:2]), _is_on_black(frame))
+
+
+def _is_on_black(frame: RGBArray) -> bool:
+    """Whether the four corners are black, as of a segmented cell."""
+    n = min(_CORNER, *frame.shape[:2])
+    return all(corner.max() <= _BLACK for corner in (frame[:n, :n], frame[:n, -n:], frame[-n:, :n], frame[-n:, -n:]))
+
+
+def _check_spelling(names: Sequence[str]) -> None:
+    spelt: dict[str, str] = {}
+    for name in names:
+        other = spelt.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), name)
+        if other != name:
+            raise DataError(
+                f"The classes {other!r} and {name!r} differ in case, spaces or hyphens alone: give them one spelling "
+                "if they are one class, else names that a reader can tell apart."
+            )
+
+
+def _without_unreadable(
+    cells: Cells, seen: list[_Seen | ImageError], skip: bool, warn: Callable[[str], None]
+) -> tuple[Cells, list[_Seen]]:
+    good = [row for row, one in enumerate(seen) if isinstance(one, _Seen)]
+    found = [one for one in seen if isinstance(one, _Seen)]
+    bad = [path for path, one in zip(cells.paths, seen, strict=True) if isinstance(one, ImageError)]
+    if not bad:
+        return cells, found
+    reason = next(str(one) for one in seen if isinstance(one, ImageError))
+    if not skip:
+        others = f"; so it is with {len(bad) - 1} more ({_some(bad[1:])})" if len(bad) > 1 else ""
+        raise DataError(
+            f"{reason.rstrip('.')}{others}; mend or remove it, or leave such images out with skip_unreadable "
+            "(--skip-unreadable)."
+        )
+    note = f"{len(bad):,} images that cannot be read left out: {_some(bad)}."
+    warn(note)
+    kept = cells.subset(good)
+    return dataclasses.replace(kept, notes=(*kept.notes, note)), found
+
+
+def _check_classes(cells: Cells) -> None:
+    counts = np.bincount(cells.labels, minlength=len(cells.class_names))
+    there = [name for name, count in zip(cells.class_names, counts, strict=True) if count]
+    if len(there) < 2:
+        raise DataError(
+            f"All {len(cells):,} images are of the class '{there[0] if there else ''}': give images of at least two "
+            "classes."
+        )
+    if len(there) < len(counts):
+        empty = cells.class_names[int(np.flatnonzero(counts == 0)[0])]
+        raise DataError(f"The class '{empty}' has no images: add some, or leave the class out.")
+
+
+def _check_labels(cells: Cells, found: list[_Seen]) -> None:
+    first: dict[str, int] = {}
+    for row, one in enumerate(found):
+        other = first.setdefault(one.digest, row)
+        if cells.labels[other] != cells.labels[row]:
+            names = [cells.class_names[cells.labels[place]] for place in (other, row)]
+            raise DataError(
+                f"{cells.paths[other]} ('{names[0]}') and {cells.paths[row]} ('{names[1]}') are the same image with "
+                "two labels: remove the wrong one."
+            )
+
+
+def _people(cells: Cells, found: list[_Seen], split_by: str, warn: Callable[[str], None]) -> tuple[str, IntArray]:
+    """Cells of one subject and copies of one image get one number, also where the one leads to the other."""
+    unknown = sum(subject is None for subject in cells.subjects)
+    if split_by == "subject" and unknown:
+        raise DataError(
+            f"{unknown:,} of {len(cells):,} images have no subject: give a CSV with a subject for each, or split by "
+            "image (--split-by image)."
+        )
+    by = "image" if split_by == "image" or unknown == len(cells) else "subject"
+    if by == "image":
+        warn(
+            "The split is by image, because "
+            + ("no subject is known" if unknown == len(cells) else "that was asked for")
+            + ": cells of one person may teach and test, so that the figures hold for these people, not for new ones."
+        )
+    elif unknown:
+        warn(f"{unknown:,} of {len(cells):,} images have no subject: each counts as a person of its own.")
+    group = list(range(len(cells)))
+
+    def root(row: int) -> int:
+        while group[row] != row:
+            group[row] = group[group[row]]
+            row = group[row]
+        return row
+
+    rows_of: dict[tuple[str, str], int] = {}
+    for row, one in enumerate(found):
+        keys = [("image", one.digest)]
+        subject = cells.subjects[row]
+        if by == "subject" and subject is not None:
+            keys.append(("subject", subject))
+        for key in keys:
+            group[root(row)] = root(rows_of.setdefault(key, row))
+    return by, np.unique([root(row) for row in range(len(cells))], return_inverse=True)[1].astype(np.int64)
+
+
+def usual_preprocessing(inspected: Inspected, own: Preprocessing) -> tuple[Preprocessing | None, str]:
+    """The preprocessing of a weight, where the frames are like those that it was made for.
+
+    Args:
+        inspected: The images.
+        own: The preprocessing of the weight.
+
+    Returns:
+        The preprocessing, or None where the crop has to be chosen; and one sentence that says why.
+
+    Frames of C-NMC 2019 are black around the cell and measure 450 or 256 pixels. A weight that takes other frames, such
+    as one that was fine-tuned before, keeps its own preprocessing.
+    """
+    if own.reference_frame is None:
+        return own, "the preprocessing of the weight itself, which was not made for C-NMC's frames"
+    like = inspected.on_black & np.isin(inspected.sides, CNMC_SIDES)
+    if like.mean() > 0.5:
+        return own, f"the weight's own: {like.mean():.0%} of the frames are black around the cell and of C-NMC's size"
+    seen = f"{np.median(inspected.sides):.0f} pixels and {'black' if inspected.on_black.mean() > 0.5 else 'coloured'}"
+    return None, f"the frames (typically {seen} around the cell) are not C-NMC's"
+
+
+def _some(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - _MOST_NAMED:,} more" if len(paths) > _MOST_NAMED else ""
+    return ", ".join(path.name for path in paths[:_MOST_NAMED]) + more
+
+
+def people_of_classes(inspected: Inspected) -> dict[str, int]:
+    """How many people, or different images, each class has."""
+    counts: dict[str, set[int]] = defaultdict(set)
+    for label, person in zip(inspected.cells.labels.tolist(), inspected.people.tolist(), strict=True):
+        counts[inspected.cells.class_names[label]].add(person)
+    return {name: len(counts[name]) for name in inspected.cells.class_names}
