@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -43,7 +44,7 @@ _figures = _figures_module()
 
 
 def architectures(_: str) -> str:
-    """Table of the six architectures, the networks of the original system first."""
+    """Table of the architectures, the networks of the original system first."""
     lines = ["| Name | Network | Input | Parameters | Heads | Source |", "|---|---|---|---|---|---|"]
     for spec in sorted(ARCHITECTURES.values(), key=lambda spec: spec.default_weight is None):
         height, width = spec.input_size
@@ -113,6 +114,31 @@ def figures(_: str) -> str:
     return _figures.figures(weights().values())
 
 
+def original(_: str) -> str:
+    """The original system's table beside ours."""
+    return _figures.original_table()
+
+
+def ood(kind: str) -> str:
+    """One table about the OOD score, or what it was measured on."""
+    return _figures.ood_table(kind)
+
+
+def segmentation(kind: str) -> str:
+    """One table about cutting cells out, or what its scale stands on."""
+    return _figures.segmentation_table(kind)
+
+
+def benchmark_table(name: str) -> str:
+    """One table of the zoo's own report."""
+    from leukaemia_zoo.report_data import Contents
+    from leukaemia_zoo.report_tables import tables
+    from leukaemia_zoo.report_text import markdown_table
+
+    contents = Contents(json.loads(_figures.RESULTS.read_text(encoding="utf-8")))
+    return "\n".join(markdown_table(tables(contents)[name]))
+
+
 def recipe(names: str) -> str:
     """Table of the recipes of some architectures, side by side."""
     recipes = {name: recipe_for(name) for name in names.split()}
@@ -179,6 +205,11 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "weights": weight_table,
     "weight_details": weight_details,
     "figures": figures,
+    "original": original,
+    "ood": ood,
+    "segmentation": segmentation,
+    "trainings": lambda _: _figures.training_table(),
+    "benchmark_table": benchmark_table,
     "recipe": recipe,
     "run": run,
     "source": source,

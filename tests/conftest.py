@@ -26,6 +26,17 @@ def _seeds(monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
+@pytest.fixture(autouse=True)
+def _architectures():
+    """What a test registers is gone after it."""
+    from leukaemia_zoo import registry
+
+    known = dict(registry._BY_NAME)
+    yield
+    for name in set(registry._BY_NAME) - set(known):
+        del registry._BY_NAME[name]
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of the real data; tests that need it are skipped where it is not."""

@@ -1,6 +1,7 @@
 """The command line, as a user meets it: what it prints, writes and returns, and what it does not import."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -13,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import __version__, cli, load_model, predict, printing, registry, save_model
+from leukaemia_zoo import __version__, cli_predict, load_model, predict, printing, registry, save_model
 from leukaemia_zoo.cli import main
 from leukaemia_zoo.registry import ARCHITECTURES
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
 SHIPPED = sorted(registry.weights())
-HEADER = "path,subject,label,p_hem,p_all,error"
+SMALL = [name for name in SHIPPED if registry.packaged_file(registry.weights()[name]).is_file()]
+HEADER = "path,subject,label,p_hem,p_all,ood_score,unfamiliar,error"
 STATEMENT = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
 needs_default = pytest.mark.skipif(
@@ -170,7 +172,7 @@ def test_predict_the_examples_with_the_default_model(run, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SMALL)
 def test_predict_with_every_shipped_weight(run, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()  # a name in the zoo means the zoo's own
@@ -230,7 +232,7 @@ def test_quiet_and_long_lists_print_no_table(run, tiny_folder, mixed_folder, mon
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 5
     assert len(read_rows(tmp_path / "o.csv")) == 8
-    monkeypatch.setattr(cli, "_TABLE_ROWS", 7)
+    monkeypatch.setattr(cli_predict, "_TABLE_ROWS", 7)
     status, out, err = run("predict", mixed_folder, "--model", tiny_folder, "--batch-size", 3)
     assert "wrong_suffix.jpg" not in out
     assert "Above 7 files there is no table: --csv FILE" in out
@@ -255,7 +257,7 @@ def test_many_classes_stay_in_line(run, tmp_path):
     save_model(load_model("cnn_attention", weights=None, num_classes=3, class_names=names), tmp_path / "three")
     status, out, _ = run("predict", EXAMPLES, "--model", tmp_path / "three", "--csv", tmp_path / "out.csv")
     assert status == 0
-    header = "path,subject,label,p_hem,p_acute_lymphoblastic,p_x,error"
+    header = "path,subject,label,p_hem,p_acute_lymphoblastic,p_x,ood_score,unfamiliar,error"
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[0] == header
     for part in out.split("\n\n")[:2]:
         lines = part.splitlines()
@@ -358,7 +360,6 @@ def test_mistakes_are_told_in_one_line(run, tiny_folder, mixed_folder, tmp_path)
         (("predict", tmp_path / "gone", *tiny), "does not exist"),
         (("predict", empty, *tiny), "no images in"),
         (("predict", cell, "--model", "cnn_atention"), "did you mean cnn_attention"),
-        (("predict", cell, "--model", "vgg16"), "no pretrained weight for 'vgg16'"),
         (("predict", cell, "--model", empty), "no config.json"),
         (("predict", cell, "--model", tmp_path / "gone"), "no folder"),
         (("predict", cell, *tiny, "--subjects", tmp_path / "gone.csv"), "No such file"),
@@ -388,6 +389,14 @@ def test_a_wrong_call_shows_the_usage(run, arguments):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("usage: leukaemia-zoo")
+
+
+def test_an_architecture_without_weights(run, mixed_folder, monkeypatch):
+    bare = dataclasses.replace(registry.ARCHITECTURES["vgg16"], default_weight=None)
+    monkeypatch.setitem(registry.ARCHITECTURES, "vgg16", bare)
+    status, out, err = run("predict", mixed_folder, "--model", "vgg16")
+    assert (status, out) == (2, "")
+    assert "no pretrained weight for 'vgg16'" in error_line(err)
 
 
 def test_an_unknown_model_is_told_before_the_backend_loads(run, mixed_folder, monkeypatch):

@@ -72,7 +72,8 @@ def hooks() -> ModuleType:
 
 def test_the_figures_in_the_readme_are_those_of_the_registry(render_figures):
     text = README.read_text(encoding="utf-8")
-    expected = render_figures.with_block(text, render_figures.figures(weights().values()))
+    expected = render_figures.with_block(text, "figures", render_figures.figures(weights().values()))
+    expected = render_figures.with_block(expected, "original", render_figures.original_table())
     assert text == expected, "run: python tools/render_figures.py"
 
 
@@ -82,21 +83,28 @@ def test_figures_without_weights_say_so(render_figures):
 
 def test_figures_stand_beside_one_baseline(render_figures):
     block = render_figures.figures([_row("cnn.cnmc"), _row("cnn_attention.cnmc")])
-    assert "| | `cnn.cnmc` | `cnn_attention.cnmc` | Cell area alone |" in block
-    assert "| AUROC | 0.900 (0.850 to 0.940) | 0.900 (0.850 to 0.940) | 0.800 |" in block
-    assert "| Weighted F1 | 0.850 | 0.850 | not known |" in block
+    assert "| | AUROC | Weighted F1 |" in block
+    assert "| `cnn_attention.cnmc` | 0.900 (0.850 to 0.940) | 0.850 |" in block
+    assert "| Cell area alone | 0.800 | not known |" in block
     assert "`cnn.cnmc` and `cnn_attention.cnmc`: 30 cells of 5 subjects." in block
 
 
 def test_baselines_of_other_folds_stand_apart(render_figures):
     block = render_figures.figures([_row("cnn.cnmc", 0.8), _row("cnn_attention.cnmc", 0.7)])
-    assert "folds of `cnn.cnmc` |" in block
-    assert "folds of `cnn_attention.cnmc` |" in block
+    assert "| Cell area alone, folds of `cnn.cnmc` | 0.800 |" in block
+    assert "| Cell area alone, folds of `cnn_attention.cnmc` | 0.700 |" in block
+
+
+def test_the_table_of_trainings_has_a_row_for_each_weight(render_figures):
+    lines = render_figures.training_table().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [f"`{name}`" for name in weights()]
+    for line in lines[2:]:
+        assert re.search(r"\| 0\.0\d\d \(-?0\.\d+ to 0\.\d+\) \| .* \| 5\d of 60 \| \d+ min \| 2 cores", line)
 
 
 def test_a_readme_without_marks_is_refused(render_figures):
     with pytest.raises(SystemExit, match="lacks the marks"):
-        render_figures.with_block("# Title", "figures")
+        render_figures.with_block("# Title", "figures", "text")
 
 
 def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
@@ -106,6 +114,26 @@ def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
     assert "10 `hem` cells of 2 subjects, 20 `all` cells of 3 subjects" in page
     assert "[doi 10.1000/one](https://doi.org/10.1000/one)." in page
     assert "30 cells of 5 subjects" in page
+
+
+def test_the_tables_of_unfamiliar_images(hooks, monkeypatch):
+    own = {"what": "whole fields", "images": 40, "flagged": 0.95, "auroc": {"value": 0.991, "low": 0.98, "high": 1.0}}
+    cells = {"what": "held-out cells", "cells": 1500, "of": 7861, "subjects": 60}
+    cells["flagged"] = {"value": 0.011, "low": 0.004, "high": 0.02}
+    row = {"limit": 1.75, "intervals": "95 %", "cells": cells, "sets": [{"name": "bccd", **own}]}
+    more = {**row, "sets": [*row["sets"], {**own, "name": "pbc", "what": "cells", "flagged": 1.0}]}
+    monkeypatch.setattr(hooks._figures, "ood_results", lambda: {"cnn.cnmc": row, "cnn_attention.cnmc": more})
+    page = hooks.on_page_markdown("<!-- zoo: ood auroc -->\n\n<!-- zoo: ood flagged -->\n\n<!-- zoo: ood notes -->\n")
+    assert "| Images | Number | `cnn.cnmc` | `cnn_attention.cnmc` |" in page
+    interval = "0.991&nbsp;(0.980&nbsp;to&nbsp;1.000)"
+    assert f"| whole fields | 40 | {interval} | {interval} |" in page
+    assert "| cells | 40 | not known |" in page
+    assert "| limit of the score |  | 1.75 | 1.75 |" in page
+    assert "| held-out C-NMC cells | 1,500 | 1.1 % (0.4 to 2.0) | 1.1 % (0.4 to 2.0) |" in page
+    assert "| whole fields | 40 | 95 % | 95 % |" in page
+    assert "`cnn.cnmc` and `cnn_attention.cnmc`: 1,500 of 7,861 C-NMC cells of 60 subjects, held-out cells." in page
+    monkeypatch.setattr(hooks._figures, "ood_results", dict)
+    assert hooks.on_page_markdown("<!-- zoo: ood auroc -->") == hooks._figures.NOTHING_YET
 
 
 def test_every_option_of_training_is_told():
@@ -171,4 +199,5 @@ def _help_of_train() -> str:
 
 
 def _weights_are_here() -> bool:
-    return bool(weights()) and all(packaged_file(spec).is_file() for spec in weights().values())
+    spec = weights().get("cnn_attention.cnmc")
+    return spec is not None and packaged_file(spec).is_file()

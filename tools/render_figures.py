@@ -1,23 +1,38 @@
-"""Write the measured figures of the pretrained weights into README.md, so that no figure is typed by hand.
+"""Write the measured figures of the pretrained weights into README.md, so that none of ours is typed by hand.
 
     python tools/render_figures.py            # write
     python tools/render_figures.py --check    # only tell whether README.md is up to date (exit status 1 if not)
 
-The figures are those of `src/leukaemia_zoo/weights.json`; the documentation site renders its tables with the same code.
+The figures are those of `src/leukaemia_zoo/weights.json` and `results/benchmark.json`; the documentation site renders
+its tables with the same code.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo.cards import TITLES
 from leukaemia_zoo.registry import WeightSpec, weights
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+RESULTS = Path(__file__).parents[1] / "results" / "benchmark.json"
+OOD_FILE = "ood.json"
+
+ORIGINAL = (
+    # Name of ours, name there, accuracy, loss, what the figure stands on.
+    ("inception_v3", "Inception", 0.775, 0.498, "folds 0 and 1 against fold 2; InceptionResNetV2, ImageNet, frozen"),
+    ("resnet50", "ResNet50", 0.802, 0.514, "was not fitted: the figure is the CNN's after 30 epochs"),
+    ("vgg16", "VGG16", 0.77, 0.536, "folds 0 and 1 against fold 2; ImageNet, frozen"),
+    ("cnn", "CNN", 0.784, 0.506, "folds 0 and 1 against fold 2"),
+    ("xception", "Xception", 0.783, 0.533, "folds 0 and 1 against fold 2; ImageNet, frozen"),
+    ("cnn_attention", "CNN with attention", 0.858, 0.39, "a random 70 % of the cells against the other 30 %"),
+)
+"""The table of "Leukaemia Classification using DL" as published: validation accuracy and loss."""
 
 MAIN_METRICS = {
     "auroc": "AUROC",
@@ -28,16 +43,7 @@ MAIN_METRICS = {
 }
 """What README.md shows, in this order."""
 
-ALL_METRICS = {
-    **MAIN_METRICS,
-    "auprc": "AUPRC",
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "mcc": "Matthews' correlation",
-    "ece": "Expected calibration error",
-    "brier": "Brier score",
-    "log_loss": "Log loss",
-}
+ALL_METRICS = MAIN_METRICS | {name: title for name, title in TITLES.items() if name not in MAIN_METRICS}
 """What the documentation shows where it was measured."""
 
 NOTHING_YET = "*No pretrained weight is in this version yet, so there are no figures to show.*"
@@ -50,13 +56,17 @@ def figures(specs: Iterable[WeightSpec]) -> str:
     measured = [spec for spec in specs if "cross_validation" in spec.metrics]
     if not measured:
         return NOTHING_YET
-    columns = {f"`{spec.name}`": spec.metrics["cross_validation"]["values"] for spec in measured}
-    columns |= _baselines(measured)
+    rows = {f"`{spec.name}`": spec.metrics["cross_validation"]["values"] for spec in measured}
+    rows |= _baselines(measured)
+    titles = {**MAIN_METRICS, "ece": "ECE"}
+    lines = [f"| | {' | '.join(titles.values())} |", "|---" * (len(titles) + 1) + "|"]
+    for name, values in rows.items():
+        lines.append(f"| {name} | " + " | ".join(interval(values.get(metric)) for metric in titles) + " |")
     sources: dict[str, list[str]] = {}
     for spec in measured:
         sources.setdefault(spec.metrics["cross_validation"]["on"], []).append(f"`{spec.name}`")
-    notes = [f"{' and '.join(names)}: {_sentence(on)}" for on, names in sources.items()]
-    return "\n".join([table(columns, MAIN_METRICS), "", *notes])
+    notes = [f"{_listed(names)}: {_sentence(on)}" for on, names in sources.items()]
+    return "\n".join([*lines, "", *notes])
 
 
 def table(columns: Mapping[str, Values], titles: Mapping[str, str] = ALL_METRICS) -> str:
@@ -67,6 +77,177 @@ def table(columns: Mapping[str, Values], titles: Mapping[str, str] = ALL_METRICS
         if any(name in values for values in columns.values())
     ]
     return "\n".join([f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns), *rows])
+
+
+def training_table() -> str:
+    """Return what `results/` tells of each weight beside its metrics: against area, on whole subjects, and its cost."""
+    heads = ("Weight", "AUROC less area's", "Weighted F1 less area's", "Subjects called rightly", "Training", "On")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in weights():
+        folds, run = (RESULTS.parent / name / file for file in ("cross_validation.json", "training.json"))
+        if not folds.is_file() or not run.is_file():
+            continue
+        found, record = (json.loads(file.read_text(encoding="utf-8")) for file in (folds, run))
+        less, people, machine = found["less_area_baseline"]["intervals"], found["per_subject"], record["machine"]
+        right = sum((row["mean_probability"] > 0.5) == (row["label"] == "all") for row in people)
+        minutes = (record["seconds"] + record["distillation"].get("seconds", 0)) / 60
+        lines.append(
+            f"| `{name}` | {interval(less['auroc'])} | {interval(less['weighted_f1'])} | {right} of {len(people)} | "
+            f"{minutes:.0f} min | {machine['cores']} cores, {machine['processor']} |"
+        )
+    return "\n".join(lines)
+
+
+def original_table() -> str:
+    """Return the original system's table beside what ours say of people whom they have not seen."""
+    models = json.loads(RESULTS.read_text(encoding="utf-8"))["models"] if RESULTS.is_file() else {}
+    measured = {spec.config.architecture: spec.metrics.get("cross_validation", {}) for spec in weights().values()}
+    heads = ("Network", "Accuracy", "Loss", "What it stands on", "Ours on unseen people: accuracy", "Log loss")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, title, accuracy, loss, stands_on in ORIGINAL:
+        own = measured.get(name, {}).get("values", {})
+        ours = [interval(own[metric]) if own else "no weights yet" for metric in ("accuracy", "log_loss")]
+        lines.append(f"| {title} | {accuracy:g} | {loss:g} | {stands_on} | {' | '.join(ours)} |")
+    if majority := models.get("majority class", {}).get("metrics"):
+        guess = [interval(majority[metric]) for metric in ("accuracy", "log_loss")]
+        lines.append(f"| always `all` | 0.69 on fold 2 | | | {' | '.join(guess)} |")
+    return "\n".join(lines)
+
+
+def ood_results() -> dict[str, dict[str, Any]]:
+    """Return what `ood_results.py` measured, by weight."""
+    files = {name: RESULTS.parent / name / OOD_FILE for name in sorted(weights())}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+
+
+def ood_table(kind: str) -> str:
+    """Return the table `auroc` or `flagged` of the OOD score, a row a set and a column a weight, or its `notes`."""
+    found = ood_results()
+    if not found:
+        return NOTHING_YET
+    if kind == "notes":
+        return _ood_notes(found)
+    sets = {own["name"]: own for row in found.values() for own in row["sets"]}
+    columns = [{own["name"]: own for own in row["sets"]} for row in found.values()]
+    rows = [["Images", "Number", *(f"`{name}`" for name in found)], ["---"] * (len(found) + 2)]
+    if kind == "flagged":
+        rows.append(["limit of the score", "", *(f"{row['limit']:.2f}" for row in found.values())])
+        number = max(row["cells"]["cells"] for row in found.values())
+        shares = (_share(row["cells"]["flagged"]) for row in found.values())
+        rows.append(["held-out C-NMC cells", f"{number:,}", *shares])
+    for key, own in sets.items():
+        values = [column.get(key, {}).get(kind) for column in columns]
+        shown = map(interval, values) if kind == "auroc" else map(_share, values)
+        rows.append([own["what"], f"{own['images']:,}", *shown])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _ood_notes(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what the scores were measured on, a line for the weights that share it."""
+    notes: dict[str, list[str]] = {}
+    for name, row in found.items():
+        cells = row["cells"]
+        text = f"{cells['cells']:,} of {cells['of']:,} C-NMC cells of {cells['subjects']} subjects, {cells['what']}"
+        notes.setdefault(f"{text}. Intervals: {row['intervals']}.", []).append(f"`{name}`")
+    return "\n".join(f"{' and '.join(names)}: {text}  " for text, names in notes.items())
+
+
+# --- From fields to cells: results/segmentation.json, by segmentation_results.py ---
+
+
+def segmentation_table(kind: str) -> str:
+    """Return the table `masks`, `fields`, `pbc`, `reject` or `familiar`, or the line `scale`."""
+    file = RESULTS.parent / "segmentation.json"
+    if not file.is_file():
+        return NOTHING_YET
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if kind == "scale":
+        return _scale_notes(found)
+    rows = {
+        "masks": _mask_rows,
+        "fields": _field_rows,
+        "pbc": _pbc_rows,
+        "reject": _reject_rows,
+        "familiar": _familiar_rows,
+    }[kind](found)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+
+
+def _mask_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    methods = found["masks"]["methods"]
+    rows = [["", *(f"`{name}`" if name == "segment_cell" else "Otsu on grey" for name in methods)]]
+    rows.append(["Intersection over union, mean", *(interval(own["iou"]) for own in methods.values())])
+    rows.append(["Dice, mean", *(interval(own["dice"]) for own in methods.values())])
+    rows.append(["Intersection over union, median", *(f"{own['median_iou']:.3f}" for own in methods.values())])
+    rows.append(["one image in ten is below", *(f"{own['worst_tenth_iou']:.3f}" for own in methods.values())])
+    rows.append(["images below 0.5", *(f"{own['below_half']}" for own in methods.values())])
+    return [*rows, ["images", *(f"{found['masks']['images']}" for _ in methods)]]
+
+
+def _field_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    names = {"reported": "all fields that chose nothing", "not_looked_at": "of these, fields never looked at before"}
+    rows = [["Fields", "Number", "Boxes", "Cells found", "Recall", "Precision", "Mean overlap of the boxes"]]
+    for key, title in names.items():
+        own = found["bccd"][key]
+        counts = [str(own[name]) for name in ("fields", "boxes", "cells")]
+        shares = [interval(own[name]) for name in ("recall", "precision")]
+        rows.append([title, *counts, *shares, f"{own['mean_box_overlap']:.2f}"])
+    return rows
+
+
+def _pbc_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["Class", "Images", "Middle found", "Cells found in all", "Median area, square micrometres"]]
+    for name, own in found["pbc"]["classes"].items():
+        area = "" if own["median_area"] is None else f"{own['median_area']:.0f}"
+        rows.append([name, str(own["images"]), _share(own["middle_found"]), str(own["cells"]), area])
+    return rows
+
+
+def _reject_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    titles = {"cnmc": "C-NMC cells", "masks": "photographed cells", "bccd": "fields, BCCD", "pbc": "photographs, PBC"}
+    own = found["reject"]
+    return [
+        ["Images", "Number", "Rejected"],
+        *([titles[name], f"{own[name]['images']:,}", _share(own[name]["rejected"])] for name in titles),
+    ]
+
+
+def _familiar_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    titles = {"bccd": "white cells cut out of BCCD", "pbc_lymphocytes": "lymphocytes of PBC, all normal"}
+    rows = [["Cells", "Number", "Stain", "Flagged as unfamiliar", "Median score", "Called `all`"]]
+    for name, title in titles.items():
+        own = found["familiar"]["sets"][name]
+        for stain, shown in {"none": "as it is", "reinhard": "Reinhard", "macenko": "Macenko"}.items():
+            score = f"{own[stain]['median_score']:.2f}"
+            share = f"{100 * own[stain]['called_all']:.0f} %"
+            rows.append([title, str(own["images"]), shown, _share(own[stain]["flagged"]), score, share])
+    return rows
+
+
+def _scale_notes(found: Mapping[str, Any]) -> str:
+    own, cnmc = found["bccd"]["scale"], found["cnmc"]["scale"]
+    return (
+        f"Of {own['fields']} fields of BCCD taken singly {own['estimated']} gave a scale, from "
+        f"{own['single_lowest']:.3f} to {own['single_highest']:.3f} micrometres per pixel (median "
+        f"{own['single_median']:.3f}), and the tuning fields together {own['pooled_tuning_fields']:.3f}; by the boxes "
+        f"that people drew around red cells it is {own['annotated']:.3f}.\n\n"
+        f"The scale of C-NMC 2019 is {cnmc['cnmc_micrometres_per_pixel']:.4f} by "
+        f"{cnmc['lymphocytes']} lymphocytes of PBC ({cnmc['lymphocyte_micrometres']:.1f} micrometres across, at "
+        f"{cnmc['pbc_micrometres_per_pixel']:.3f} by their red cells) and {cnmc['hem_cells']} normal cells of C-NMC "
+        f"({cnmc['hem_pixels']:.0f} of 450 pixels), both medians."
+    )
+
+
+# --- End of the block on fields ---
+
+
+def _share(found: Mapping[str, float] | float | None) -> str:
+    """Return a share in per cent, with its interval where it has one."""
+    if found is None:
+        return "not known"
+    if isinstance(found, Mapping):
+        return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    return f"{100 * found:.0f} %"
 
 
 def interval(found: Mapping[str, Any] | None) -> str:
@@ -91,17 +272,21 @@ def _baselines(specs: list[WeightSpec]) -> dict[str, Values]:
     return {f"Cell area alone, folds of `{name}`": values for name, values in found.items()}
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+
+
 def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def with_block(text: str, block: str) -> str:
-    """Return the text with another block between the marks."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def with_block(text: str, name: str, block: str) -> str:
+    """Return the text with another block between the marks of a name."""
+    before, begin, rest = text.partition(f"<!-- {name} -->")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
     if not begin or not end:
-        raise SystemExit(f"The text lacks the marks {BEGIN} and {END}.")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+        raise SystemExit(f"The text lacks the marks <!-- {name} --> and <!-- /{name} -->.")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def main() -> int:
@@ -110,7 +295,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
     text = README.read_text(encoding="utf-8")
-    expected = with_block(text, figures(weights().values()))
+    expected = with_block(text, "figures", figures(weights().values()))
+    expected = with_block(expected, "original", original_table())
     if check:
         print("README.md is up to date." if text == expected else "README.md is old: run tools/render_figures.py.")
         return int(text != expected)

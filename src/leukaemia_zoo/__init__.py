@@ -16,9 +16,20 @@ _MODULE_OF = {
     "build_model": "architectures",
     "load_model": "loading",
     "save_model": "loading",
+    "download": "sources",
+    "save_pretrained": "publishing",
+    "push_to_hub": "publishing",
+    "publish": "publishing",
     "list_models": "registry",
     "model_info": "registry",
     "ModelConfig": "registry",
+    "ood_scores": "ood",
+    "segment_cell": "segmentation",
+    "extract_cells": "fields",
+    "ExtractedCell": "fields",
+    "estimate_scale": "fields",
+    "reject": "fields",
+    "normalise_stain": "stains",
     "predict": "prediction",
     "iter_predictions": "prediction",
     "Prediction": "prediction",
@@ -38,26 +49,44 @@ _MODULE_OF = {
     "save_manifest": "splits",
     "load_manifest": "splits",
     "verify": "verification",
+    "benchmark": "benchmarking",
+    "Report": "report",
     "CellAugmentation": "augmentation",
     "Recipe": "recipes",
     "train": "training",
-    "cross_validate": "training",
+    "fine_tune": "finetuning",
+    "FineTuned": "finetuning",
+    "embed": "embeddings",
+    "linear_probe": "probing",
+    "register_architecture": "architectures",
+    "cross_validate": "cross_validation",
 }
 
 __all__ = ["__version__", *_MODULE_OF]
 
 if TYPE_CHECKING:
-    from leukaemia_zoo.architectures import build_model
+    from leukaemia_zoo.architectures import build_model, register_architecture
     from leukaemia_zoo.attention import AttentionBlock, attention_maps
     from leukaemia_zoo.augmentation import CellAugmentation
+    from leukaemia_zoo.benchmarking import benchmark
     from leukaemia_zoo.cells import Cells
+    from leukaemia_zoo.cross_validation import cross_validate
     from leukaemia_zoo.datasets import read_cnmc, read_csv, read_data, read_folders
+    from leukaemia_zoo.embeddings import embed
+    from leukaemia_zoo.fields import ExtractedCell, estimate_scale, extract_cells, reject
+    from leukaemia_zoo.finetuning import FineTuned, fine_tune
     from leukaemia_zoo.images import find_images, read_image
     from leukaemia_zoo.loading import load_model, save_model
+    from leukaemia_zoo.ood import ood_scores
     from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions, predict
     from leukaemia_zoo.preprocessing import Preprocessing
+    from leukaemia_zoo.probing import linear_probe
+    from leukaemia_zoo.publishing import publish, push_to_hub, save_pretrained
     from leukaemia_zoo.recipes import Recipe
     from leukaemia_zoo.registry import ModelConfig, list_models, model_info
+    from leukaemia_zoo.report import Report
+    from leukaemia_zoo.segmentation import segment_cell
+    from leukaemia_zoo.sources import download
     from leukaemia_zoo.splits import (
         Split,
         check_split,
@@ -66,7 +95,8 @@ if TYPE_CHECKING:
         save_manifest,
         split_by_subject,
     )
-    from leukaemia_zoo.training import cross_validate, train
+    from leukaemia_zoo.stains import normalise_stain
+    from leukaemia_zoo.training import train
     from leukaemia_zoo.verification import verify
 
 

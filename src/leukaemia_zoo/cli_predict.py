@@ -1,0 +1,157 @@
+"""``leukaemia-zoo predict``: a table on the terminal, one row a file in CSV and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from leukaemia_zoo import printing
+from leukaemia_zoo.errors import DataError, ImageError
+from leukaemia_zoo.terminal import print_lines, progress, without_notes_of_the_backend
+
+_TABLE_ROWS = 50
+"""Cells printed in full; of more only the summaries are printed, since the files hold them all."""
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Classify files and folders."""
+    from leukaemia_zoo.images import find_images
+    from leukaemia_zoo.registry import model_info
+    from leukaemia_zoo.sources import is_elsewhere
+
+    for file in filter(None, (options.csv, options.json)):
+        if file.is_dir():
+            raise DataError(f"{file} is a folder: give the name of a file to write.")
+    from_elsewhere = is_elsewhere(options.model)
+    if not from_elsewhere:
+        model_info(options.model)
+    paths, skipped = find_images(options.paths)
+    if not paths:
+        raise ImageError(f"There are no images in {', '.join(options.paths)}.")
+    subjects = _subject_of_path(options.subjects) if options.subjects else {}
+    if options.subjects and not any(_look_up(subjects, path) for path in paths):
+        raise DataError(f"{options.subjects} has a subject for none of the {len(paths)} files: compare their paths.")
+
+    # From here on the backend is needed: mistakes in the call were told before its seconds.
+    with without_notes_of_the_backend():
+        from leukaemia_zoo.loading import load_model
+    from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally, iter_predictions
+
+    model = load_model(options.model)
+    owners = (_look_up(subjects, path) for path in paths) if subjects else None
+    found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
+    tally, table = SubjectTally(), not options.quiet and len(paths) <= _TABLE_ROWS
+    failed, unfamiliar, reasons = 0, 0, []
+    counts = dict.fromkeys(model.zoo.class_names, 0)
+    with contextlib.ExitStack() as stack:
+        write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
+        write_json = stack.enter_context(_json_writer(options.json))
+        if table:
+            print(printing.heading(paths, model.zoo.class_names, scored=model.zoo.ood_limit is not None))
+        for prediction in progress(found, len(paths), "cells", quiet=table):
+            write_csv(prediction.to_record())
+            write_json(prediction.to_record())
+            tally.add(prediction)
+            if prediction.error is None:
+                counts[prediction.label] += 1
+                unfamiliar += bool(prediction.unfamiliar)
+            else:
+                failed += 1
+                # Below the table where there is one; of very many files at once, so that they need no memory.
+                reasons.append(prediction.error) if table else _tell_not_read(prediction.error)
+            if table:
+                print(printing.row(prediction, printing.path_width(paths), model.zoo.class_names))
+    sys.stdout.flush()
+    for reason in reasons:
+        _tell_not_read(reason)
+    if not options.quiet:
+        name = options.model if from_elsewhere else model.zoo.weight or options.model
+        print_lines(printing.summary(name, counts, failed, len(skipped), tally.summaries()))
+        if not (table or options.csv or options.json):
+            print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
+        print(NOT_A_DIAGNOSIS)
+    if unfamiliar:
+        sys.stdout.flush()
+        print(printing.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _subject_of_path(file: Path) -> dict[str, str]:
+    """Subjects by the path, and by the bare file name, in a CSV."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is no CSV in UTF-8 ({error}): save it as one.") from None
+    if not rows or not {"path", "subject"} <= set(rows[0]):
+        raise DataError(f"{file} needs a header with the columns path and subject, and one row a file.")
+    by_path: dict[str, str] = {}
+    by_name: dict[str, set[str]] = {}
+    for line, row in enumerate(rows, start=2):
+        path, subject = (row["path"] or "").strip(), (row["subject"] or "").strip()
+        if not path or not subject:
+            raise DataError(f"{file} lacks a path or a subject in row {line}.")
+        if by_path.setdefault(os.path.normpath(path), subject) != subject:
+            raise DataError(f"{file} gives {path} two subjects, {by_path[os.path.normpath(path)]} and {subject}.")
+        by_name.setdefault(Path(path).name, set()).add(subject)
+    # The same name in the folders of two subjects tells nothing; the whole path must.
+    return {name: owners.pop() for name, owners in by_name.items() if len(owners) == 1} | by_path
+
+
+def _look_up(subjects: dict[str, str], path: Path) -> str | None:
+    return subjects.get(os.path.normpath(path), subjects.get(path.name)) or None
+
+
+@contextlib.contextmanager
+def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any]:
+    if path is None:
+        yield lambda record: None
+        return
+    from leukaemia_zoo.files import replacing
+
+    columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names)]
+    columns += ["ood_score", "unfamiliar", "error"]
+    # File names may hold bytes that are no UTF-8; they are written as \udc.., so that the file stays readable.
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        yield lambda record: writer.writerow({key: _rounded(value, 6) for key, value in record.items()})
+
+
+@contextlib.contextmanager
+def _json_writer(path: Path | None) -> Iterator[Any]:
+    """Write a JSON list record by record, so that it never stands in memory whole."""
+    if path is None:
+        yield lambda record: None
+        return
+    from leukaemia_zoo.files import replacing
+
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        separator = "[\n"
+
+        def write(record: dict[str, Any]) -> None:
+            nonlocal separator
+            file.write(
+                separator + json.dumps({key: _rounded(value, 6) for key, value in record.items()}, ensure_ascii=False)
+            )
+            separator = ",\n"
+
+        yield write
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    return round(value, digits) if isinstance(value, float) else value
+
+
+def _tell_not_read(reason: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"not read: {printing.printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one
