@@ -9,7 +9,7 @@ from PIL import Image
 
 import leukaemia_zoo as lz
 from leukaemia_zoo import benchmark, load_model, registry
-from leukaemia_zoo.candidates import Candidate
+from leukaemia_zoo.candidates import Candidate, as_candidates
 from leukaemia_zoo.cli import main
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.evaluation import metrics
@@ -201,6 +201,53 @@ def test_a_shipped_weight_is_not_judged_on_its_own_patients(shared_data, tmp_pat
     frames = [lz.read_image(path) for path in cells.paths[:4]]
     with pytest.raises(LeakError, match=r"4 of 4 cells .*4 are identical"):
         benchmark("cnn", (frames, ["hem", "all", "hem", "all"]), **QUICK)
+
+
+@pytest.mark.skipif("cnn.cnmc" not in SHIPPED, reason="the weight is not shipped yet")
+def test_what_taught_the_zoo_is_remembered_in_copies_and_further_trainings(drawn, folder, shared_data, tmp_path):
+    cells = lz.read_cnmc(shared_data / "cnmc_original")
+    model = load_model("cnn")
+    assert as_candidates([model])[0].trained.gaps == ()
+    lz.save_model(model, tmp_path / "copy")
+    assert as_candidates([str(tmp_path / "copy")])[0].trained.gaps == ()
+    with pytest.raises(LeakError, match="60 of 60 cells"):
+        benchmark({"copy": tmp_path / "copy"}, cells, **QUICK)
+    # Fine-tuned on own cells: the people of both trainings are known to it.
+    own = lz.read_data(folder / "cells.csv")
+    (tmp_path / "tuned").mkdir()
+    digest = lz.save_manifest(tmp_path / "tuned" / "split.json", own, lz.Split({"train": (0, 1)}, 0, "by hand"))
+    begun = {"source": "cnn.cnmc", "sha256": registry.weights()["cnn.cnmc"].sha256}
+    lz.save_model(model, tmp_path / "tuned", training={"manifest_sha256": digest, "init": begun})
+    with pytest.raises(LeakError, match="60 of 60 cells"):
+        benchmark({"tuned": tmp_path / "tuned"}, cells, **QUICK)
+    with pytest.raises(LeakError, match=r"4 of 48 cells must not judge 'tuned': 4 are of 1 people .*\(P0\)"):
+        benchmark({"tuned": tmp_path / "tuned"}, own, **QUICK)
+    # Trained further in memory: on whom, nobody can know.
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([1.3 * kernel, bias])
+    frames, labels, subjects = drawn
+    names = [("hem", "all")[label] for label in labels]
+    found = benchmark({"mine": model}, (frames, names, subjects), baselines=False, **QUICK).to_dict()
+    overlap = found["models"]["mine"]["overlap"]
+    assert not overlap["checked"]
+    assert "what taught them since is not known" in overlap["told"]
+    with pytest.raises(LeakError, match="60 of 60 cells"):
+        benchmark({"mine": model}, cells, **QUICK)
+
+
+def test_the_whole_person_is_left_out_whose_image_was_trained_on(drawn, folder, tiny_folder, tmp_path):
+    cells = lz.read_data(folder / "cells.csv")
+    lz.save_model(load_model(tiny_folder), tmp_path)
+    lz.save_manifest(tmp_path / "split.json", cells, lz.Split({"train": (0, 4, 26)}, 0, "by hand"))
+    frames, labels, subjects = drawn
+    names = [("hem", "all")[label] for label in labels]
+    other = (frames, names, [f"Q{name}" for name in subjects])
+    with pytest.raises(LeakError, match=r"12 of 48 cells .*12 are of 3 people .*\(QP0, QP1, QP6\), 3 are identical"):
+        benchmark({"mine": tmp_path}, other, **QUICK)
+    found = benchmark({"mine": tmp_path}, other, exclude_overlap=True, **QUICK).to_dict()
+    assert (found["data"]["cells"], found["data"]["subjects"]) == (36, 9)
+    excluded = found["data"]["excluded"]
+    assert (excluded["cells"], excluded["subjects"]) == (12, 3)
 
 
 def test_mistakes_in_the_call(drawn, folder, tiny_folder):

@@ -365,6 +365,50 @@ def test_a_function_that_fails_is_named():
         measure_costs({"first": even, "second": broken}, input_sizes={"first": 8, "second": 8}, repeats=1)
 
 
+def test_a_function_that_fails_can_be_left_out_and_the_others_are_measured():
+    def broken(images):
+        raise RuntimeError("no such kernel")
+
+    told, late = [], iter([even] * 4)
+
+    def breaks_later(images):
+        return next(late)(images)  # StopIteration in the first repeat
+
+    models = {"first": broken, "second": even, "third": breaks_later}
+    sizes = dict.fromkeys(models, 8)
+    costs = measure_costs(
+        models, input_sizes=sizes, repeats=3, batches=(1, 2), failed=lambda name, error: told.append((name, str(error)))
+    )
+    assert list(costs) == ["second"]
+    assert [name for name, _ in told] == ["first", "third"]
+    assert "no such kernel" in told[0][1]
+
+
+def test_a_batch_that_a_function_fails_on_is_left_out():
+    def small(images):
+        if len(images) > 8:
+            raise ValueError("too many")
+        return even(images)
+
+    costs = measure_costs({"it": small}, input_sizes={"it": 8}, repeats=3, batches=(1, 8, 32))
+    assert costs["it"].best_batch in (1, 8)
+
+
+def test_functions_are_fed_the_given_frames_and_may_give_one_number_an_image():
+    frames = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 5, 3), np.uint8)
+    seen = []
+
+    def brightness(images):
+        seen.append(images[:, 0, 0, 0].tolist())
+        return images.mean(axis=(1, 2, 3)) / 255
+
+    costs = measure_costs({"it": brightness}, frames=frames, repeats=3, batches=(1, 8))
+    assert costs["it"].best_batch in (1, 8)
+    assert {tuple(values) for values in seen} == {(0,), (0, 1, 2, 0, 1, 2, 0, 1)}
+    with pytest.raises(DataError, match="frames has the shape"):
+        measure_costs({"it": brightness}, frames=frames[0])
+
+
 @pytest.mark.parametrize(
     "answer",
     [lambda images: 0.5, lambda images: np.zeros((1, 2, 2)), lambda images: np.full((len(images), 2), np.nan)],

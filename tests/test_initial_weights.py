@@ -173,8 +173,9 @@ def test_a_weight_of_the_zoo_is_named_and_its_people_are_known():
     if not packaged_file(spec).is_file():
         pytest.skip("the pretrained weights are not in this package")
     initial = find_initial_weights("cnn_attention.cnmc", "cnn_attention", None)
-    assert initial.record() == {"source": "cnn_attention.cnmc", "sha256": spec.sha256}
-    assert initial.trained_on.is_cnmc
+    manifest = spec.training["manifest_sha256"]
+    assert initial.record() == {"source": "cnn_attention.cnmc", "sha256": spec.sha256, "manifest_sha256": manifest}
+    assert {is_cnmc for is_cnmc, _ in initial.trained_on.people} == {True}
     assert "C-NMC 2019" in [row["name"] for row in initial.data]
 
 

@@ -1,25 +1,29 @@
 """What a network was trained on, and that no cell or person of it judges the network."""
 
 import dataclasses
+import doctest
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import Cells, Split, read_cnmc, read_image, save_manifest
+from leukaemia_zoo import Cells, ModelConfig, Preprocessing, Split, read_cnmc, read_image, save_manifest
+from leukaemia_zoo.cells import fingerprint
 from leukaemia_zoo.errors import LeakError
 from leukaemia_zoo.overlap import (
     TrainedOn,
     find_overlap,
-    fingerprint,
     pack,
+    person_of,
     refuse,
+    training_of,
     training_of_folder,
     training_of_weight,
     unpack,
 )
-from leukaemia_zoo.registry import weights
+from leukaemia_zoo.registry import WeightSpec, weights
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def cells(tmp_path, draw_cell):
 
 
 def trained_on(*subjects, prints=(), is_cnmc=True):
-    return TrainedOn("0" * 64, frozenset(subjects), is_cnmc, np.array(sorted(prints), np.uint64))
+    people = frozenset((is_cnmc, subject) for subject in subjects)
+    return TrainedOn("0" * 64, people, np.array(sorted(prints), np.uint64))
 
 
 def test_a_fingerprint_is_of_the_pixels_and_not_of_the_file(tmp_path, draw_cell):
@@ -68,16 +73,41 @@ def test_a_person_whom_the_network_was_trained_on_is_found(cells):
 def test_an_identical_image_under_another_name_is_found(cells):
     table, prints = cells
     found = find_overlap(table, prints, trained_on("9", prints=[prints[4], 17]), "cnn")
-    assert (found.rows.tolist(), found.subjects, found.images) == ([4], (), 1)
+    # The person whose image it is was trained on, under whatever name: all their cells are known to the network.
+    assert (found.rows.tolist(), found.subjects, found.images) == ([4, 5], ("H3",), 1)
     with pytest.raises(LeakError, match="1 are identical to its training images"):
         refuse(found)
 
 
-def test_the_same_number_in_another_laboratory_is_another_person(cells):
+def test_the_same_number_in_another_laboratory_may_be_another_person(cells):
     table, prints = cells
     elsewhere = dataclasses.replace(table, paths=tuple(Path(f"cell{row}.png") for row in range(6)), source="csv")
-    assert not len(find_overlap(elsewhere, prints, trained_on("1", "2", "H3"), "cnn").rows)
+    found = find_overlap(elsewhere, prints, trained_on("1", "2", "H3"), "cnn")
+    assert (len(found.rows), found.checked) == (0, False)
+    assert "people could not be told apart: 3 have names like people of its training (1, 2, H3)" in found.told
+    assert "no person" not in found.told
     assert len(find_overlap(elsewhere, prints, trained_on("1", is_cnmc=False), "cnn").rows) == 2
+    assert find_overlap(elsewhere, prints, trained_on("7"), "cnn").checked
+
+
+def test_an_official_file_name_tells_the_person_whatever_the_table_says(cells):
+    table, _ = cells
+    renamed = dataclasses.replace(table, subjects=tuple(f"UID_{name}" for name in table.subjects), source="csv")
+    found = find_overlap(renamed, [0] * 6, trained_on("2"), "cnn")
+    assert (found.rows.tolist(), found.subjects) == ([2, 3], ("2",))
+    assert person_of("UID_h10_1_1_hem.webp", None) == (True, "H3")
+    assert person_of("C-NMC_test_prelim_phase_data/7.bmp", "21") == (True, "20")
+    assert person_of("7.bmp", "h4", "c-nmc") == (True, "H2")
+    assert person_of("7.bmp", "h4", "csv") == (False, "h4")
+
+
+def test_people_that_cannot_be_compared_are_told(cells):
+    table, prints = cells
+    nameless = dataclasses.replace(table, paths=tuple(Path(f"{row}.png") for row in range(6)), subjects=(None,) * 6)
+    found = find_overlap(nameless, prints, trained_on("7"), "cnn")
+    assert not found.checked
+    assert "people could not be compared for 6 cells without a subject" in found.told
+    assert "no person" not in found.told
 
 
 def test_a_network_of_which_nothing_is_known_is_not_refused_but_told(cells):
@@ -94,22 +124,98 @@ def test_the_manifest_beside_a_saved_model_tells(cells, tmp_path):
     assert training_of_folder(folder) is None
     save_manifest(folder / "split.json", table, Split({"train": (0, 1), "validation": (4,)}, 0, "by hand"))
     trained = training_of_folder(folder)
-    assert (trained.subjects, trained.is_cnmc) == ({"1", "H3"}, True)
+    assert trained.people == {(True, "1"), (True, "H3")}
+    assert trained.fingerprints.tolist() == sorted(prints[row] for row in (0, 1, 4))
     assert find_overlap(table, prints, trained, "mine").rows.tolist() == [0, 1, 4, 5]
-    # A copy of a training file under the name of another laboratory.
+    # The same pixels as arrays, and in a file of another format, under names of another laboratory.
+    copy = tmp_path / "somebody.bmp"
+    Image.fromarray(read_image(table.paths[0])).save(copy)
+    for path in (copy, Path("images[0]")):
+        other = Cells((path,), np.array([1]), ("Q",), ("hem", "all"), ("",), "csv")
+        assert find_overlap(other, prints[:1], trained, "mine").images == 1
+
+
+def test_an_old_manifest_without_fingerprints_knows_files_and_says_what_it_cannot_compare(cells, tmp_path):
+    table, prints = cells
+    digest = save_manifest(tmp_path / "split.json", table, Split({"train": (0, 1, 4)}, 0, "by hand"))
+    manifest = json.loads((tmp_path / "split.json").read_text())
+    for file in manifest["parts"]["train"]["files"]:
+        del file["fingerprint"]
+    (tmp_path / "split.json").write_text(json.dumps(manifest))
+    trained = training_of_folder(tmp_path)
+    assert trained.manifest_sha256 == digest
     copy = tmp_path / "somebody.png"
     copy.write_bytes(table.paths[0].read_bytes())
-    other = Cells((copy,), np.array([1]), (None,), ("hem", "all"), ("",), "folders")
-    assert find_overlap(other, prints[:1], trained, "mine").images == 1
+    same = Cells((copy,), np.array([1]), ("Q",), ("hem", "all"), ("",), "csv")
+    assert find_overlap(same, prints[:1], trained, "mine").images == 1
+    Image.fromarray(read_image(copy)).save(tmp_path / "somebody.bmp")
+    resaved = dataclasses.replace(same, paths=(tmp_path / "somebody.bmp",))
+    found = find_overlap(resaved, prints[:1], trained, "mine")
+    assert (len(found.rows), found.checked) == (0, False)
+    assert "images could not be compared" in found.told
+
+
+def test_people_of_two_laboratories_in_one_training_are_all_found(cells, tmp_path):
+    """One official file among one's own does not turn all one's people into C-NMC's."""
+    table, _ = cells
+    paths = [*table.paths[:1], *(tmp_path / f"own{row}.png" for row in range(1, 6))]
+    for path, source in zip(paths[1:], table.paths[1:], strict=True):
+        path.write_bytes(source.read_bytes())
+    mixed = dataclasses.replace(table, paths=tuple(paths), subjects=("1", "P1", "P1", "P2", "P2", "P2"), source="csv")
+    save_manifest(tmp_path / "split.json", mixed, Split({"train": (0, 1, 3)}, 0, "by hand"))
+    trained = training_of_folder(tmp_path)
+    assert trained.people == {(True, "1"), (False, "P1"), (False, "P2")}
+    assert find_overlap(mixed.subset([2, 4, 5]), [0, 0, 0], trained, "mine").rows.tolist() == [0, 1, 2]
+
+
+def described(**training):
+    config = ModelConfig("cnn", ("hem", "all"), "texture", Preprocessing((64, 64)))
+    return WeightSpec("mine", config, "model.safetensors", "0" * 64, 1, 1, "", "", training=training)
+
+
+def test_what_taught_the_weight_that_a_training_began_with_is_not_forgotten(cells, tmp_path):
+    table, _ = cells
+    digest = save_manifest(tmp_path / "split.json", table, Split({"train": (0, 1)}, 0, "by hand"))
+    base = weights()["cnn.cnmc"]
+    theirs = training_of(base)
+    for init in (
+        {"source": "cnn.cnmc", "sha256": base.sha256},
+        {"source": "renamed", "manifest_sha256": theirs.manifest_sha256},
+        {"source": "x", "sha256": base.sha256, "init": "random"},
+    ):
+        found = training_of(described(manifest_sha256=digest, init=init), tmp_path)
+        assert found.manifest_sha256 == digest
+        assert found.people == theirs.people | {(True, "1")}
+        assert len(found.fingerprints) == len(theirs.fingerprints) + 2
+        assert not found.gaps
+    # By way of another fine-tuning, of which the record tells.
+    chain = {"source": "first", "sha256": "1" * 64, "init": {"source": "cnn.cnmc", "sha256": base.sha256}}
+    found = training_of(described(manifest_sha256=digest, init=chain), tmp_path)
+    assert found.people >= theirs.people
+    assert "what 'first' was trained on" in found.gaps[0]
+    assert not training_of(described(manifest_sha256=digest, init="random"), tmp_path).gaps
+    assert not training_of(described(init={"source": "ImageNet, keras.applications VGG16"}), tmp_path).gaps
+    assert "its own training cells are not known" in training_of(described(init=chain)).gaps[-1]
+    assert training_of(described()) is None
 
 
 def test_what_is_packed_comes_back(tmp_path):
     known = [trained_on("1", "H2", prints=[5, 3]), dataclasses.replace(trained_on("9"), manifest_sha256="f" * 64)]
+    known[0] |= trained_on("1", is_cnmc=False)
     pack(tmp_path / "trainings.npz", known)
     found = unpack(tmp_path / "trainings.npz")
     assert set(found) == {"0" * 64, "f" * 64}
-    assert (found["0" * 64].subjects, found["0" * 64].fingerprints.tolist()) == ({"1", "H2"}, [3, 5])
+    assert found["0" * 64].people == {(True, "1"), (True, "H2"), (False, "1")}
+    assert found["0" * 64].fingerprints.tolist() == [3, 5]
     assert unpack(tmp_path / "none.npz") == {}
+
+
+def test_examples_of_the_docstrings_run():
+    from leukaemia_zoo import overlap
+
+    result = doctest.testmod(overlap)
+    assert result.attempted >= 1
+    assert not result.failed
 
 
 @pytest.mark.parametrize("name", sorted(weights()))
@@ -117,7 +223,8 @@ def test_the_training_of_every_shipped_weight_is_known(name):
     training = weights()[name].training
     known = training_of_weight(training["manifest_sha256"])
     assert len(known.fingerprints) == sum(counts["cells"] for counts in training["train"].values())
-    assert len(known.subjects) == sum(counts["subjects"] for counts in training["train"].values())
+    assert len(known.people) == sum(counts["subjects"] for counts in training["train"].values())
+    assert all(is_cnmc for is_cnmc, _ in known.people)
 
 
 def test_official_files_are_found_among_the_training_images(shared_data):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo import splits
-from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.cells import Cells, file_fingerprint
 from leukaemia_zoo.datasets import read_data
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.splits import (
@@ -245,7 +245,7 @@ def test_manifest_lists_subjects_and_files(painted: Cells, tmp_path: Path) -> No
         assert part["classes"]["hem"]["cells"] == 6
         assert list(part["classes"]["hem"]["subjects"].values()) == [3, 3]
         assert len(part["files"]) == 12
-        assert set(part["files"][0]) == {"path", "sha256", "subject", "label"}
+        assert set(part["files"][0]) == {"path", "sha256", "subject", "label", "fingerprint"}
     assert str(tmp_path) not in (tmp_path / "split.json").read_text()
 
 
@@ -296,6 +296,21 @@ def test_manifest_hash_ignores_the_layout_of_the_text(painted: Cells, tmp_path: 
     content = json.loads((tmp_path / "split.json").read_text())
     (tmp_path / "dense.json").write_text(json.dumps(dict(reversed(content.items()))))
     assert manifest_sha256(tmp_path / "dense.json") == digest
+
+
+def test_a_manifest_of_an_older_release_has_the_same_hash_and_is_read(painted: Cells, tmp_path: Path) -> None:
+    split = split_by_subject(painted, HALVES)
+    digest = save_manifest(tmp_path / "split.json", painted, split)
+    content = json.loads((tmp_path / "split.json").read_text())
+    for part in content["parts"].values():
+        for file in part["files"]:
+            assert int(file.pop("fingerprint"), 16) == file_fingerprint(tmp_path / "data" / file["path"])
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert manifest_sha256(tmp_path / "old.json") == digest
+    assert load_manifest(tmp_path / "old.json", painted) == split
+    given = [7] * len(painted)
+    assert save_manifest(tmp_path / "given.json", painted, split, given) == digest
+    assert f'"fingerprint": "{7:016x}"' in (tmp_path / "given.json").read_text()
 
 
 # --- real data ---

@@ -436,7 +436,7 @@ def test_a_classifier_is_fitted_on_initial_weights(begun, trained, cells):
             np.testing.assert_array_equal(np.asarray(value), np.asarray(source[name]), err_msg=name)
     row = json.loads((trained[0] / "config.json").read_text())
     record = json.loads((out / "training.json").read_text())
-    init = {"source": "whole", "sha256": row["sha256"]}
+    init = {"source": "whole", "sha256": row["sha256"], "manifest_sha256": row["training"]["manifest_sha256"]}
     assert record["init"] == init
     assert record["distillation"] is None
     assert json.loads((out / "config.json").read_text())["training"]["init"] == init

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from leukaemia_zoo import load_manifest, read_data, read_image
-from leukaemia_zoo.cnmc import parse_cnmc_name
-from leukaemia_zoo.overlap import MANIFEST_FILE, TrainedOn, fingerprint, pack, unpack
+from leukaemia_zoo import load_manifest, read_data
+from leukaemia_zoo.cells import file_fingerprint
+from leukaemia_zoo.overlap import MANIFEST_FILE, TrainedOn, pack, people_of, unpack
 from leukaemia_zoo.splits import manifest_sha256
 
 TARGET = Path(__file__).parents[1] / "src" / "leukaemia_zoo" / "data" / "trainings.npz"
@@ -33,15 +33,14 @@ def main() -> None:
     parts = load_manifest(manifest, cells).parts
     rows = sorted({row for name, part in parts.items() if name != "test" for row in part})
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda row: fingerprint(read_image(cells.paths[row])), rows))
+        found = list(pool.map(lambda row: file_fingerprint(cells.paths[row]), rows))
     trained = TrainedOn(
         manifest_sha256(manifest),
-        frozenset(str(cells.subjects[row]) for row in rows if cells.subjects[row] is not None),
-        all(parse_cnmc_name(cells.paths[row]) for row in rows),
+        frozenset(filter(None, people_of(cells.subset(rows)))),
         np.array(found, np.uint64),
     )
     pack(TARGET, [*(unpack(TARGET) | {trained.manifest_sha256: trained}).values()])
-    print(f"{len(rows):,} cells of {len(trained.subjects)} subjects under {trained.manifest_sha256}")
+    print(f"{len(rows):,} cells of {len(trained.people)} subjects under {trained.manifest_sha256}")
     print(f"{TARGET.name}: {TARGET.stat().st_size:,} bytes")
 
 

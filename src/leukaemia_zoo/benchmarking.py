@@ -14,21 +14,23 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leukaemia_zoo import __version__, judging
-from leukaemia_zoo.baselines import cross_fitted
+from leukaemia_zoo.baselines import BASELINES, cross_fitted, fitted_on
 from leukaemia_zoo.bootstrap import paired_difference
 from leukaemia_zoo.calibration import FloatArray, IntArray
 from leukaemia_zoo.candidates import Candidate, as_candidates, refit_on_folds
 from leukaemia_zoo.cost import measure_costs
-from leukaemia_zoo.errors import DataError, LeakError
+from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError
+from leukaemia_zoo.evaluation import subject_codes
 from leukaemia_zoo.judged_cells import JudgedCells, read_judged_cells
 from leukaemia_zoo.machine import environment
-from leukaemia_zoo.overlap import Overlap, find_overlap, refuse
+from leukaemia_zoo.overlap import Overlap, find_overlap, people_of, refuse
 from leukaemia_zoo.records import plain
 from leukaemia_zoo.report import Report
 from leukaemia_zoo.splits import kfold_by_subject
@@ -40,6 +42,9 @@ _MAIN_METRICS_OF_MORE_CLASSES = ("auroc", "macro_f1", "weighted_f1", "balanced_a
 
 STATE = "state"
 """Folder of what an interrupted run goes on from."""
+
+_COST_FRAMES = 32
+"""Different frames that a callable is timed on."""
 
 Progress = Callable[[int, int], None]
 
@@ -54,6 +59,19 @@ class _Settings:
     seed: int
     level: float
 
+    def __post_init__(self) -> None:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise DataError(f"prevalence is {self.prevalence!r}: give the share of the last class between 0 and 1.")
+        if not 0 < self.level < 1:
+            raise DataError(f"level is {self.level!r}: give a share between 0 and 1, such as 0.95.")
+        for name, least in (("folds", 2), ("resamples", 1), ("seed", 0)):
+            _check_whole(name, getattr(self, name), least)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise DataError(f"{name} is {value!r}: give a whole number from {least} on.")
+
 
 def benchmark(
     models: str | Sequence[Any] | Mapping[str, Any],
@@ -63,6 +81,7 @@ def benchmark(
     cross_validate: int | None = None,
     validation: Any = None,
     exclude_overlap: bool = False,
+    class_names: Sequence[str] | None = None,
     subgroups: Sequence[str] | None = None,
     prevalence: float | None = None,
     baselines: bool = True,
@@ -72,6 +91,7 @@ def benchmark(
     level: float = 0.95,
     seed: int = 0,
     batch_size: int = 32,
+    restart: bool = False,
     report: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> Report:
@@ -83,13 +103,16 @@ def benchmark(
             frames, uint8 (N, height, width, 3), RGB, to probabilities (N, classes), or (N,) for the last of two.
         data: What `read_data` takes (a folder or a CSV), a `Cells` table, or a tuple (images, labels) or (images,
             labels, subjects): images a sequence of whole frames of any sizes, uint8 or float, 0 to 255; labels numbers
-            or names.
+            or names; subjects names, None or NaN where unknown.
         out: Folder for the report, and for what an interrupted run goes on from; None keeps nothing.
         cross_validate: Judge recipes instead of weights: each name of the zoo is fitted again in so many folds by
             subject, on features that were not learnt on labelled cells, and judged on the cells it has not seen.
         validation: Further labelled cells, of other people, on which thresholds and temperatures are chosen; None
             chooses them within ``data``, for each fold of people on the others.
         exclude_overlap: Leave out cells and people that a model was trained on, instead of refusing.
+        class_names: The classes in the order of labels that are numbers and of a callable's probabilities; the last of
+            two is the positive one. None takes the order of a model of the zoo, else that in which folders and CSV are
+            read: sorted as a person would, ``hem`` before ``all``.
         subgroups: Columns of the CSV to report by; None for all with at most ten values. The parts of the data set
             (C-NMC folds) and thirds of the cell size are always reported.
         prevalence: Share of the last class, 0 to 1, for the predictive values; None for that of the data.
@@ -100,6 +123,7 @@ def benchmark(
         level: Nominal coverage of the intervals.
         seed: Of folds and resamples.
         batch_size: Images computed at once.
+        restart: Begin anew where ``out`` holds an interrupted run.
         report: Called with lines of progress.
         progress: Called with the number of cells done and of all.
 
@@ -116,29 +140,45 @@ def benchmark(
         >>> import numpy as np, leukaemia_zoo as lz
         >>> frames = np.random.default_rng(0).integers(1, 255, (40, 32, 32, 3), dtype=np.uint8)
         >>> labels, subjects = np.arange(40) % 2, [f"P{number % 10}" for number in range(40)]
-        >>> found = lz.benchmark({"brightness": lambda batch: batch.mean((1, 2, 3)) / 255}, (frames, labels, subjects))
+        >>> brightness = lambda batch: batch.mean((1, 2, 3)) / 255
+        >>> found = lz.benchmark({"brightness": brightness}, (frames, labels, subjects), resamples=100)
         >>> sorted(found.to_dict()["models"])
         ['background alone', 'brightness', 'cell area alone', 'majority class']
     """
     begun = time.perf_counter()
     settings = _Settings(folds, prevalence, resamples, seed, level)
+    _check_whole("batch_size", batch_size, 1)
+    if cross_validate is not None:
+        _check_whole("cross_validate", cross_validate, 2)
     candidates = as_candidates(models)
+    if baselines and (taken := [candidate.name for candidate in candidates if candidate.name in BASELINES]):
+        raise DataError(
+            f"A model is called '{taken[0]}', like a baseline: give a dict with another name for it, or leave out the "
+            "baselines (--no-baselines)."
+        )
     if cross_validate is not None and validation is not None:
         raise DataError("In a cross-validation the folds choose: leave out either validation or cross_validate.")
-    cells = read_judged_cells(data, _common_classes(candidates))
+    cells = read_judged_cells(data, _common_classes(candidates, class_names))
+    # Whatever a user may have to mend is told before the minutes of the predictions.
+    cells.subgroups(subgroups)
+    subject_codes(cells.subjects, len(cells))
+    chosen_on = None if validation is None else _other_people(validation, candidates, cells)
     report(cells.table.describe())
     with _folder(out) as folder:
+        if restart:
+            shutil.rmtree(folder / STATE, ignore_errors=True)
         if cross_validate is None:
             judged = _as_they_are(candidates, cells, exclude_overlap, settings, batch_size, folder, report, progress)
         else:
             judged = _refitted(candidates, cells, cross_validate, seed, folder, report)
         cells = judged.cells
-        chosen_on = (
-            {} if validation is None else _validation(validation, candidates, cells, batch_size, folder, progress)
-        )
+        chosen = {} if chosen_on is None else _predicted(candidates, chosen_on, batch_size, folder, progress)
         if baselines and judged.folds is not None:
             for name, features in cells.baseline_features.items():
                 judged.probabilities[name] = cross_fitted(features, cells.labels, judged.folds, len(cells.class_names))
+                judged.overlap[name] = {"checked": True, "told": fitted_on(features, cells.labels, judged.folds)}
+        elif baselines:
+            judged.notes.append("There are no baselines: there are too few subjects to fit them on others.")
         started = time.perf_counter()
         report("intervals over subjects")
         blocks = {
@@ -148,7 +188,7 @@ def benchmark(
                 cells.subjects,
                 cells.class_names,
                 folds=judged.folds,
-                validation=chosen_on.get(name),
+                validation=chosen.get(name),
                 prevalence=prevalence,
                 subgroups=cells.subgroups(subgroups),
                 resamples=resamples,
@@ -159,20 +199,22 @@ def benchmark(
         }
         differences = _differences(cells, judged, settings)
         bootstrap_seconds = time.perf_counter() - started
-        costs = _costs(candidates, cells, report) if cost else {}
+        costs, not_measured = _costs(candidates, cells, report) if cost else ({}, [])
         for name, block in blocks.items():
             block["kind"] = judged.kinds.get(name, "baseline")
             block["about"] = judged.about.get(name, {})
-            block["overlap"] = judged.overlap.get(name, {"checked": True, "told": "Fitted on other people."})
+            block["overlap"] = judged.overlap[name]
             block["cost"] = costs.get(name)
             block["worst_cells"] = cells.pictures(block.pop("most_wrong"))
+        described = cells.describe(folder)
+        described["notes"] += [*judged.notes, *not_measured]
         found = Report(
             plain(
                 {
                     "schema": 1,
                     "leukaemia_zoo": __version__,
                     "data": {
-                        **cells.describe(folder),
+                        **described,
                         "unit": next(iter(blocks.values()))["unit"],
                         "excluded": judged.excluded,
                     },
@@ -212,6 +254,7 @@ class _Judged:
         overlap: What is known of its training on these cells.
         excluded: What was left out, or None.
         seconds: Each model took for its predictions.
+        notes: What a reader should know besides.
     """
 
     cells: JudgedCells
@@ -223,6 +266,7 @@ class _Judged:
     about: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     overlap: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def _as_they_are(
@@ -242,8 +286,9 @@ def _as_they_are(
     }
     excluded = None
     if not exclude_overlap:
-        for overlap in overlaps.values():
-            refuse(overlap)
+        for candidate in candidates:
+            if not candidate.leak_told:
+                refuse(overlaps[candidate.name])
     else:
         cells, excluded = _without(cells, list(overlaps.values()))
     folds, choices = _choice_folds(cells, settings)
@@ -259,7 +304,9 @@ def _as_they_are(
         judged.kinds[candidate.name] = candidate.kind
         judged.about[candidate.name] = candidate.about()
         overlap = overlaps[candidate.name]
-        told = overlap.told if not len(overlap.rows) else f"{overlap.told}; they were left out."
+        told = overlap.told
+        if len(overlap.rows):
+            told += "; they were left out." if exclude_overlap else "; its figures are too favourable."
         judged.overlap[candidate.name] = {"checked": overlap.checked, "told": told}
     return judged
 
@@ -298,9 +345,9 @@ def _without(cells: JudgedCells, overlaps: list[Overlap]) -> tuple[JudgedCells, 
             "with cross_validate (--cross-validate 5)."
         )
     kept = cells.subset(np.setdiff1d(np.arange(len(cells)), rows))
-    gone = {cells.subjects[row] for row in rows} - set(kept.subjects) - {None}
+    gone = {cells.subjects[row] for row in rows} - {None}
     why = "cells that a model was trained on, or of people whom it was trained on"
-    return kept, {"cells": len(rows), "subjects": len(gone), "why": why}
+    return kept, {"cells": len(rows), "subjects": len(gone) or None, "why": why}
 
 
 def _choice_folds(cells: JudgedCells, settings: _Settings) -> tuple[IntArray | None, str]:
@@ -323,31 +370,32 @@ def _choice_folds(cells: JudgedCells, settings: _Settings) -> tuple[IntArray | N
     return result, f"for each of {folds} folds by subject on the others"
 
 
-def _validation(
-    data: Any,
-    candidates: list[Candidate],
-    cells: JudgedCells,
-    batch_size: int,
-    folder: Path,
-    progress: Progress | None,
-) -> dict[str, tuple[IntArray, FloatArray]]:
-    """Labels and each model's probabilities of the cells to choose on, which must be of other people."""
+def _other_people(data: Any, candidates: list[Candidate], cells: JudgedCells) -> JudgedCells:
+    """The cells to choose on, which must be of other people."""
     chosen_on = read_judged_cells(data, cells.class_names)
-    shared = sorted(
-        {str(subject) for subject in chosen_on.subjects if subject is not None} & set(map(str, cells.subjects))
-    )
+    here, there = (set(people_of(one.table)) - {None} for one in (chosen_on, cells))
+    given = (set(chosen_on.subjects) & set(cells.subjects)) - {None}
+    shared = sorted({str(subject) for subject in given} or {person[1] for person in here & there if person})
     same = set(chosen_on.fingerprints) & set(cells.fingerprints)
     if shared or same:
         raise LeakError(
             f"The validation cells share {len(shared)} subjects ({', '.join(shared[:5])}) and {len(same)} identical "
             "images with the cells to judge on: choose on other people."
         )
-    found = {}
     for candidate in candidates:
         refuse(find_overlap(chosen_on.table, chosen_on.fingerprints, candidate.trained, candidate.name))
-        output = candidate.predict(chosen_on, batch_size, folder / STATE / f"{candidate.slug}-validation", progress)
-        table = judging.check_probabilities(candidate.name, output, len(chosen_on), len(cells.class_names))
-        found[candidate.name] = (chosen_on.labels, table)
+    return chosen_on
+
+
+def _predicted(
+    candidates: list[Candidate], cells: JudgedCells, batch_size: int, folder: Path, progress: Progress | None
+) -> dict[str, tuple[IntArray, FloatArray]]:
+    """Labels and each model's probabilities of the cells to choose on."""
+    found = {}
+    for candidate in candidates:
+        output = candidate.predict(cells, batch_size, folder / STATE / f"{candidate.slug}-validation", progress)
+        table = judging.check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
+        found[candidate.name] = (cells.labels, table)
     return found
 
 
@@ -372,17 +420,29 @@ def _differences(cells: JudgedCells, judged: _Judged, settings: _Settings) -> li
     return found
 
 
-def _costs(candidates: list[Candidate], cells: JudgedCells, report: Callable[[str], None]) -> dict[str, Any]:
+def _costs(
+    candidates: list[Candidate], cells: JudgedCells, report: Callable[[str], None]
+) -> tuple[dict[str, Any], list[str]]:
+    """What each model costs, and a note on each that could not be measured: that must not lose the other figures."""
     report("cost of the models, in turn")
-    frame = cells.frame(0)
-    sizes = {candidate.name: frame.shape[:2] for candidate in candidates if candidate.call is not None}
+    notes: list[str] = []
+
+    def failed(name: str, error: LeukaemiaZooError) -> None:
+        notes.append(f"The cost of '{name}' could not be measured: {error}")
+        report(f"warning: {notes[-1]}")
+
     models = {candidate.name: candidate.to_measure() for candidate in candidates}
-    return {name: cost.to_dict() for name, cost in measure_costs(models, input_sizes=sizes).items()}
+    found = measure_costs(models, frames=cells.some_frames(_COST_FRAMES), failed=failed)
+    return {name: cost.to_dict() for name, cost in found.items()}, notes
 
 
-def _common_classes(candidates: list[Candidate]) -> tuple[str, ...] | None:
-    """The classes that all models give, in the order of the first; callables take those of the data."""
+def _common_classes(candidates: list[Candidate], wanted: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The classes that all models give, in the wanted order or that of the first; callables take those of the data."""
     named = [(candidate.name, candidate.config.class_names) for candidate in candidates if candidate.config is not None]
+    if wanted is not None:
+        if isinstance(wanted, str) or len(set(wanted)) != len(wanted) or len(wanted) < 2:
+            raise DataError(f"class_names is {wanted!r}: give the names of two classes or more, which differ.")
+        named.insert(0, ("class_names", tuple(wanted)))
     for name, classes in named:
         if set(classes) != set(named[0][1]):
             raise DataError(
@@ -396,14 +456,17 @@ def _common_classes(candidates: list[Candidate]) -> tuple[str, ...] | None:
 def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
     if out is not None:
         folder = Path(out)
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be made ({error.strerror or error}): give another folder.") from error
         try:
             yield folder
         finally:
-            if is_new:  # a refused call leaves no empty folder
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+            with contextlib.suppress(OSError):
+                for made in new:  # a refused call leaves no empty folders
+                    made.rmdir()
         return
     with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
         yield Path(place)

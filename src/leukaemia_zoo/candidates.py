@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -17,10 +18,11 @@ import numpy as np
 from leukaemia_zoo import __version__
 from leukaemia_zoo.calibration import FloatArray, IntArray
 from leukaemia_zoo.cross_validation import out_of_fold
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.embeddings import weights_digest
+from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.judged_cells import JudgedCells
 from leukaemia_zoo.loading import config_of, load_model
-from leukaemia_zoo.overlap import TrainedOn, training_of_folder, training_of_weight
+from leukaemia_zoo.overlap import TRAINED_FURTHER, TrainedOn, training_of
 from leukaemia_zoo.prediction import iter_predictions
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
@@ -43,6 +45,7 @@ class Candidate:
         found: Where its weight was found then.
         model: The loaded model, if it was given as one.
         call: The callable, if it was given as one.
+        leak_told: Whether the caller has told what it has seen of the cells, so that it is judged all the same.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Candidate:
     found: Found | None = None
     model: keras.Model | None = None
     call: Callable[[np.ndarray], Any] | None = None
+    leak_told: bool = False
 
     @property
     def slug(self) -> str:
@@ -72,13 +76,20 @@ class Candidate:
             return self.found.spec
         return None if self.config is None else weights().get(self.config.weight or "")
 
-    @property
+    @functools.cached_property
     def trained(self) -> TrainedOn | None:
         """What is known of the cells and people it was trained on."""
-        known = training_of_weight(self.spec.training.get("manifest_sha256")) if self.spec is not None else None
-        if known is None and self.found is not None and self.found.place == "path":
-            known = training_of_folder(self.found.file.parent)
-        return known
+        if self.found is not None and (self.found.spec.training or self.found.spec.config.weight not in weights()):
+            folder = self.found.file.parent if self.found.place == "path" else None
+            return training_of(self.found.spec, folder)
+        row = None if self.config is None else weights().get(self.config.weight or "")
+        known = training_of(row)
+        if row is None or known is None:
+            return None
+        # Whoever loaded a weight may have trained it further.
+        theirs = load_model(row.name)
+        same = weights_digest(self.loaded(), without_head=False) == weights_digest(theirs, without_head=False)
+        return known if same else known.with_gap(TRAINED_FURTHER)
 
     def to_measure(self) -> Any:
         """What `measure_costs` takes: a name or folder, so that loading is measured too, else the model itself."""
@@ -144,6 +155,8 @@ class Candidate:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value)).tobytes())
         digest.update(np.array(cells.fingerprints, np.uint64).tobytes())
+        # The columns of the output are in the order of the cells' classes.
+        digest.update(json.dumps([cells.class_names, keras.config.dtype_policy().name]).encode())
         return digest.hexdigest()
 
     def _called(self, cells: JudgedCells, batch_size: int, progress: Callable[[int, int], None] | None) -> FloatArray:
@@ -211,12 +224,20 @@ def as_candidates(models: Any) -> list[Candidate]:
 
 
 def _candidate(name: str | None, model: Any) -> Candidate:
+    if isinstance(model, Candidate):
+        return dataclasses.replace(model, name=name or model.name)
     if isinstance(model, str | os.PathLike):
         given = str(os.fspath(model))
         found = find(given)
         return Candidate(name or given, "saved" if found.place == "path" else "zoo", given, found)
     if isinstance(model, keras.Model):
-        config = config_of(model)
+        try:
+            config = config_of(model)
+        except ArchitectureError as error:
+            raise DataError(
+                f"{str(error).rstrip('.')}; or wrap it in a function from whole frames to probabilities, such as "
+                f"{{{name or model.name!r}: lambda frames: model.predict(resized(frames))}}."
+            ) from error
         return Candidate(name or config.weight or model.name, "keras", model=model)
     if callable(model):
         return Candidate(name or str(getattr(model, "__name__", type(model).__name__)), "callable", call=model)

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from leukaemia_zoo.errors import DataError, ImageError
 from leukaemia_zoo.images import read_image
+from leukaemia_zoo.preprocessing import Preprocessing
+
+_REFERENCE = Preprocessing((1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +148,42 @@ def pixel_sha256(path: str | Path) -> str:
     >>> len(pixel_sha256("my_cells/blast/1.png"))
     64
     """
+    return _pixel_hashes(path)[0]
+
+
+def fingerprint(frame: npt.ArrayLike) -> int:
+    """Return 64 bits of the SHA-256 of a frame reduced to 256 pixels, as before every network: the same for both sizes.
+
+    Args:
+        frame: Shape (height, width, 3), RGB, 0 to 255.
+
+    Raises:
+        ImageError: If the array is not such an image.
+
+    >>> fingerprint(np.zeros((450, 450, 3), np.uint8)) == fingerprint(np.zeros((256, 256, 3), np.uint8))
+    True
+    """
+    return int.from_bytes(_digest(_REFERENCE.reduced(frame))[:8], "little")
+
+
+def file_fingerprint(path: str | Path) -> int:
+    """Return the `fingerprint` of an image file.
+
+    Raises:
+        DataError: If the file cannot be read as an image.
+
+    >>> file_fingerprint("my_cells/blast/1.png") == file_fingerprint("my_cells/lymphocyte/2.png")
+    False
+    """
+    return _pixel_hashes(path)[1]
+
+
+def _pixel_hashes(path: str | Path) -> tuple[str, int]:
     path = Path(path)
     try:
         # One run checks many splits of the same files; size and time of change tell whether a file is still the same.
         status = path.stat()
-        return _pixel_sha256(path, status.st_size, status.st_mtime_ns)
+        return _hashes_of_version(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}): check the path.") from error
     except ImageError as error:
@@ -156,8 +191,10 @@ def pixel_sha256(path: str | Path) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def _pixel_sha256(path: Path, size: int, changed: int) -> str:
+def _hashes_of_version(path: Path, size: int, changed: int) -> tuple[str, int]:
     pixels = read_image(path)
-    digest = hashlib.sha256(str(pixels.shape).encode())
-    digest.update(pixels.tobytes())
-    return digest.hexdigest()
+    return _digest(pixels).hex(), fingerprint(pixels)
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()

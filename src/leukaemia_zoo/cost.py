@@ -6,6 +6,7 @@ that a slow minute falls on all of them; every timing is repeated and told with 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo.errors import ArchitectureError, DataError, UnknownNameError
+from leukaemia_zoo.errors import ArchitectureError, DataError, LeukaemiaZooError, UnknownNameError
 from leukaemia_zoo.loading import config_of, load_model
 from leukaemia_zoo.operations import flops
 from leukaemia_zoo.prediction import class_probabilities
@@ -123,16 +124,19 @@ def measure_costs(
     models: Mapping[str, Any],
     *,
     input_sizes: Mapping[str, int | tuple[int, int]] | None = None,
+    frames: np.ndarray | None = None,
     repeats: int = 7,
     batches: Iterable[int] = (1, 8, 32, 128),
     seconds: float = 60,
     progress: Callable[[int, int], None] | None = None,
+    failed: Callable[[str, LeukaemiaZooError], None] | None = None,
 ) -> dict[str, Cost]:
     """Measure what models cost, side by side.
 
     After a warm-up the models take turns: in each repeat all load, then all predict one image, then all the next larger
     batch, and each repeat begins with another model. A timing is the mean of as many calls as fill a twentieth of a
-    second, and includes that the probabilities arrive as a NumPy array. The images are noise, the same in each call.
+    second, and includes that the probabilities arrive as a NumPy array. The images are noise, or the frames that are
+    given, the same in each call. A batch that a function fails on is left out, if it manages a smaller one.
 
     Turns share out a slow minute; they do not undo it. Measure on a machine that does nothing else: on two busy
     cores PyTorch's two threads waited for each other until a pass took 240 ms, where one thread took 11.
@@ -140,14 +144,19 @@ def measure_costs(
     Args:
         models: What to measure, by the name under which it is reported: a network from `load_model`; what `load_model`
             takes (an architecture, a weight, a folder, a repository on the Hub), of which loading and memory are
-            measured too; or a function from uint8 images (N, height, width, 3) to probabilities (N, classes).
+            measured too; or a function from uint8 images (N, height, width, 3) to probabilities (N, classes), or (N,)
+            for the last of two classes.
         input_sizes: Height and width of the images, or one number for both, by name. Functions need one; networks have
             their own.
+        frames: Real images for the functions that have no input size, uint8 (N, height, width, 3), repeated to fill a
+            batch: a function may expect cells and refuse noise.
         repeats: Timings of each model and batch.
         batches: Numbers of images at once to try for the best throughput.
         seconds: For all together. When they are over no further repeat begins once there are three, so that slow models
             can take longer. Batches that would take a model beyond its share are left out, except the smallest.
         progress: Called after each step with the number of steps done and in all.
+        failed: Called with the name and the error of a model that cannot be measured, which is then left out; None
+            raises the error.
 
     Returns:
         A `Cost` for each name, in the order of ``models``.
@@ -165,38 +174,60 @@ def measure_costs(
         (7, None)
     """
     began = time.perf_counter()
-    sizes = _checked_sizes(models, input_sizes)
+    sizes = _checked_sizes(models, input_sizes, frames)
     tried = _checked_batches(batches)
     repeats = _whole("repeats", repeats)
     by_name = {name: os.fspath(model) for name, model in models.items() if isinstance(model, str | os.PathLike)}
     steps = _Steps(bool(by_name) + len(by_name) + len(models) + repeats, progress)
+    lost: set[str] = set()
 
-    files = {name: find(path).file.stat().st_size for name, path in by_name.items()}
+    @contextlib.contextmanager
+    def measuring(name: str) -> Iterator[None]:
+        try:
+            yield
+        except LeukaemiaZooError as error:
+            if failed is None:
+                raise
+            if name not in lost:
+                lost.add(name)
+                failed(name, error)
+
+    files: dict[str, int] = {}
+    for name, path in by_name.items():
+        with measuring(name):
+            files[name] = find(path).file.stat().st_size
     memory: dict[str, float | None] = {}
     backend_memory = steps.done(_peak_memory("the backend", [])) if by_name else None
     for name, path in by_name.items():
         count = min(_MEMORY_BATCH, tried[-1])
-        memory[name] = steps.done(_peak_memory(f"'{name}'", [path, str(count)])) if backend_memory else steps.done(None)
+        known = backend_memory and name not in lost
+        memory[name] = steps.done(_peak_memory(f"'{name}'", [path, str(count)]) if known else None)
 
-    runners = [_Runner.of(name, model, sizes.get(name), tried[-1]) for name, model in models.items()]
+    runners = []
+    for name, model in models.items():
+        if name not in lost:
+            with measuring(name):
+                runners.append(_Runner.of(name, model, sizes.get(name), tried[-1], frames))
     share = (seconds - (time.perf_counter() - began)) / max(1, len(runners))
     for runner in runners:
-        runner.warm_up(tried, share)
+        with measuring(runner.name):
+            runner.warm_up(tried, share)
         steps.done()
 
     slowest = 0.0
-    for number in range(repeats if runners else 0):
+    for number in range(repeats):
+        runners = [runner for runner in runners if runner.name not in lost]
         start = time.perf_counter()
-        if number >= _FEWEST_REPEATS and start - began + slowest > seconds:
+        if not runners or (number >= _FEWEST_REPEATS and start - began + slowest > seconds):
             break
         turn = number % len(runners)
-        _one_repeat(runners[turn:] + runners[:turn], tried)
+        _one_repeat(runners[turn:] + runners[:turn], tried, measuring)
         slowest = max(slowest, time.perf_counter() - start)
         steps.done()
     steps.finish()
 
     costs = {}
-    for runner in runners:
+    for runner in (runner for runner in runners if runner.name not in lost):
         throughput = {batch: Spread.of([batch / took for took in runner.timings[batch]]) for batch in runner.calls}
         best = max((batch for batch in throughput if batch in tried), key=lambda batch: throughput[batch].median)
         costs[runner.name] = Cost(
@@ -255,14 +286,20 @@ class _Runner:
     loads: list[float] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, model: Any, size: tuple[int, int] | None, largest: int) -> _Runner:
+    def of(
+        cls, name: str, model: Any, size: tuple[int, int] | None, largest: int, frames: np.ndarray | None
+    ) -> _Runner:
         """Make a model ready, loading it where it is a name."""
         path = os.fspath(model) if isinstance(model, str | os.PathLike) else None
         if path is not None:
             model = load_model(path)
         if not isinstance(model, keras.Model):
-            assert size is not None  # checked before anything was measured
-            return cls(name, lambda images: keras.ops.convert_to_numpy(model(images)), _images(largest, size))
+            if size is not None:
+                images = _images(largest, size)
+            else:
+                assert frames is not None  # checked before anything was measured
+                images = np.resize(frames, (largest, *frames.shape[1:]))  # which repeats them
+            return cls(name, lambda images: keras.ops.convert_to_numpy(model(images)), images)
         config = config_of(model)
         own = config.preprocessing.input_size
         if size not in (None, own):
@@ -290,8 +327,13 @@ class _Runner:
             if any(smaller in batches for smaller in self.calls) and spent + expected > share:
                 break
             spent += expected
-            self._once(batch)  # the first call of a shape compiles
-            took = self._once(batch)
+            try:
+                self._once(batch)  # the first call of a shape compiles
+                took = self._once(batch)
+            except ArchitectureError:
+                if any(smaller in batches for smaller in self.calls):
+                    break  # it takes no more images at once
+                raise
             each = took / batch
             self.calls[batch] = max(1, math.ceil(_LEAST_SECONDS / max(took, 1e-6)))
             self.timings[batch] = []
@@ -321,23 +363,29 @@ class _Runner:
                 f"({type(error).__name__}: {reason}); give a model that takes them, or smaller batches."
             ) from error
         took = time.perf_counter() - start
-        if found.ndim != 2 or len(found) != batch or not np.isfinite(found.astype(np.float64)).all():
+        if found.ndim not in (1, 2) or len(found) != batch or not np.isfinite(found.astype(np.float64)).all():
             raise ArchitectureError(
                 f"The model '{self.name}' gave values of the shape {found.shape} for {batch} images, or not all "
-                f"finite: give a function that returns probabilities ({batch}, classes)."
+                f"finite: give a function that returns probabilities ({batch}, classes) or ({batch},)."
             )
         return took
 
 
-def _one_repeat(order: Sequence[_Runner], batches: Sequence[int]) -> None:
+def _one_repeat(
+    order: Sequence[_Runner],
+    batches: Sequence[int],
+    measuring: Callable[[str], contextlib.AbstractContextManager[None]],
+) -> None:
     """Everything once, by turns: first what is alike, then the next."""
     for runner in order:
-        runner.time_loading()
+        with measuring(runner.name):
+            runner.time_loading()
     gc.collect()  # of the loaded models, lest it happens in somebody's turn
     for batch in sorted({1, *batches}):
         for runner in order:
             if batch in runner.calls:
-                runner.time(batch)
+                with measuring(runner.name):
+                    runner.time(batch)
 
 
 def _images(count: int, size: tuple[int, int]) -> np.ndarray:
@@ -345,7 +393,9 @@ def _images(count: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def _checked_sizes(
-    models: Mapping[str, Any], input_sizes: Mapping[str, int | tuple[int, int]] | None
+    models: Mapping[str, Any],
+    input_sizes: Mapping[str, int | tuple[int, int]] | None,
+    frames: np.ndarray | None,
 ) -> dict[str, tuple[int, int]]:
     found = {}
     for name, size in (input_sizes or {}).items():
@@ -358,12 +408,14 @@ def _checked_sizes(
             _whole(f"the height for '{name}'", sides[0]),
             _whole(f"the width for '{name}'", sides[1]),
         )
+    if frames is not None and (np.ndim(frames) != 4 or not np.size(frames)):
+        raise DataError(f"frames has the shape {np.shape(frames)}: give images (N, height, width, 3).")
     for name, model in models.items():
         if isinstance(model, str | os.PathLike | keras.Model):
             continue
         if not callable(model):
             raise DataError(f"'{name}' is {model!r}: give a model, what load_model takes, or a function.")
-        if name not in found:
+        if name not in found and frames is None:
             raise DataError(f"'{name}' is a function: say which images it takes, input_sizes={{{name!r}: 100}}.")
     return found
 

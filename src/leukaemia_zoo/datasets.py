@@ -156,7 +156,7 @@ def read_folders(root: str | Path) -> Cells:
     root = existing_folder(Path(root))
     images, ignored = _list_images(root)
     in_folder = [path for path in images if len(path.relative_to(root).parts) > 1]
-    class_names = _order_classes({path.relative_to(root).parts[0] for path in in_folder})
+    class_names = order_classes({path.relative_to(root).parts[0] for path in in_folder})
     if len(class_names) < 2 and class_names != CNMC_CLASSES:
         raise DataError(
             f"{root} must hold one folder of images for each class, at least two, but {len(class_names)} was found: "
@@ -168,7 +168,7 @@ def read_folders(root: str | Path) -> Cells:
     if stray := len(images) - len(in_folder):
         notes.append(f"{stray:,} images outside the class folders left out.")
     rows = [
-        _Row(path, _cnmc_class_or(path.relative_to(root).parts[0]), subject_from_name(path), "") for path in in_folder
+        _Row(path, cnmc_class_or(path.relative_to(root).parts[0]), subject_from_name(path), "") for path in in_folder
     ]
     return _to_cells(rows, class_names, "folders", notes)
 
@@ -208,8 +208,8 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         if image in first_seen:
             raise DataError(f"Row {number} of {path} lists {image} again after row {first_seen[image]}: remove one.")
         first_seen[image] = number
-        rows.append(_Row(image, _cnmc_class_or(record["label"]), _csv_subject(image, record.get("subject")), ""))
-    class_names = _order_classes({row.label for row in rows})
+        rows.append(_Row(image, cnmc_class_or(record["label"]), _csv_subject(image, record.get("subject")), ""))
+    class_names = order_classes({row.label for row in rows})
     for one, other in pairwise(class_names):
         if one.casefold() == other.casefold():
             raise DataError(f"{path} writes one class both as {one!r} and as {other!r}: use one spelling.")
@@ -335,11 +335,13 @@ def _merged_names(rows: Iterable[_Row]) -> str:
 # --- folders and CSV -------------------------------------------------------------------------------------------------
 
 
-def _cnmc_class_or(label: str) -> str:
+def cnmc_class_or(label: str) -> str:
+    """The label as it is written, but C-NMC's two in lower case."""
     return label.lower() if label.lower() in CNMC_CLASSES else label
 
 
-def _order_classes(labels: set[str]) -> tuple[str, ...]:
+def order_classes(labels: set[str]) -> tuple[str, ...]:
+    """The classes in the order of the labels, the same for folders, CSV and arrays."""
     if labels and {label.lower() for label in labels} <= set(CNMC_CLASSES):
         return CNMC_CLASSES
     return tuple(sorted(labels, key=_natural))

@@ -27,7 +27,8 @@ from leukaemia_zoo import __version__
 from leukaemia_zoo.architectures import LOGITS_LAYER
 from leukaemia_zoo.benchmarking import benchmark
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
-from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.candidates import as_candidates
+from leukaemia_zoo.cells import Cells, file_fingerprint
 from leukaemia_zoo.curves import write_curves
 from leukaemia_zoo.embeddings import weights_digest
 from leukaemia_zoo.errors import ArchitectureError, DataError
@@ -44,18 +45,18 @@ from leukaemia_zoo.fitting import (
     read_arrays,
     tune_layers,
 )
-from leukaemia_zoo.images import read_image
 from leukaemia_zoo.inspection import CROPS, DEFAULT_CROP, Inspected, inspect_cells, usual_preprocessing
 from leukaemia_zoo.loading import config_of, load_model
-from leukaemia_zoo.overlap import find_overlap, fingerprint, training_of_folder, training_of_weight
+from leukaemia_zoo.overlap import TrainedOn, find_overlap, training_of
 from leukaemia_zoo.precision import resolved
 from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.publishing import checked_repo, push_to_hub, save_pretrained
+from leukaemia_zoo.publishing import checked_about, checked_repo, push_to_hub, save_pretrained
 from leukaemia_zoo.recipes import Recipe, changed
 from leukaemia_zoo.records import class_counts, environment_record, plain
 from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
 from leukaemia_zoo.report import FILES, Report
 from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.seeds import checked_seed
 from leukaemia_zoo.small_splits import TEST, check_given, split_for_fine_tuning
 from leukaemia_zoo.sources import CONFIG_FILE, find
 from leukaemia_zoo.splits import Split, load_manifest, save_manifest
@@ -172,6 +173,10 @@ def fine_tune(
     begun = time.perf_counter()
     if push_to is not None:
         checked_repo(push_to)
+    checked_about(about or {})
+    seed = checked_seed(seed)
+    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
+        raise DataError(f"resamples is {resamples!r}: give a number from 1 on.")
     if unfreeze != "all" and (isinstance(unfreeze, bool) or not isinstance(unfreeze, int) or unfreeze < 1):
         raise DataError(f"unfreeze is {unfreeze!r}: give a number of layers from 1 on, or 'all'.")
     if time_budget is not None and not time_budget > 0:
@@ -186,7 +191,7 @@ def fine_tune(
 
     settings = fine_tuning_recipe(base.config, recipe)
     inspected = inspect_cells(
-        data if isinstance(data, Cells) else Path(data), split_by=split_by, skip_unreadable=skip_unreadable, warn=warn
+        data if isinstance(data, Cells) else _path(data), split_by=split_by, skip_unreadable=skip_unreadable, warn=warn
     )
     cells = inspected.cells
     report(cells.describe())
@@ -236,9 +241,9 @@ def fine_tune(
         save_pretrained(model, folder, **told)
         name = f"fine-tuned {base.label}"
         tested = cells.subset(split.parts[TEST])
-        found = benchmark(
-            {name: str(folder)}, tested, out=folder, cost=cost, resamples=resamples, seed=seed, report=report
-        )
+        # What the weight to begin with has seen of the test part is told above, and in the report.
+        judged = dataclasses.replace(as_candidates({name: str(folder.absolute())})[0], leak_told=seen is not None)
+        found = benchmark({name: judged}, tested, out=folder, cost=cost, resamples=resamples, seed=seed, report=report)
         found_on = f"{len(tested):,} test cells that nothing was chosen on, split by {inspected.by}"
         figures = {"test": {"on": found_on, "values": found.data["models"][name]["metrics"]}}
         save_pretrained(model, folder, **told, metrics=figures)
@@ -340,7 +345,15 @@ class _Base:
 
     def record(self) -> dict[str, Any]:
         sha256 = self.spec.sha256 if self.spec is not None else None
-        return {"source": self.label, "sha256": sha256 or self.digest}
+        found: dict[str, Any] = {"source": self.label, "sha256": sha256 or self.digest}
+        if (trained := self.trained()) is not None:
+            found["manifest_sha256"] = trained.manifest_sha256
+        if self.spec is not None and isinstance(before := self.spec.training.get("init"), Mapping):
+            found["init"] = dict(before)
+        return found
+
+    def trained(self) -> TrainedOn | None:
+        return training_of(self.spec, self.folder)
 
 
 def _base(model_or_name: Any) -> _Base:
@@ -364,14 +377,10 @@ def _base(model_or_name: Any) -> _Base:
 
 def _seen_by(base: _Base, cells: Cells) -> str | None:
     """What is known of test cells or people that taught the weight to begin with."""
-    known = None
-    if base.spec is not None:
-        known = training_of_weight(base.spec.training.get("manifest_sha256"))
-    if known is None and base.folder is not None:
-        known = training_of_folder(base.folder)
+    known = base.trained()
     if known is None:
         return None
-    prints = [] if known.fingerprints is None else [fingerprint(read_image(path)) for path in cells.paths]
+    prints = [file_fingerprint(path) for path in cells.paths]
     overlap = find_overlap(cells, prints, known, base.label)
     return overlap.told if len(overlap.rows) else None
 

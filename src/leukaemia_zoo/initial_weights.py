@@ -16,12 +16,11 @@ import keras
 import numpy as np
 
 from leukaemia_zoo import sources
-from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.cells import Cells, file_fingerprint
 from leukaemia_zoo.distillation import TEACHER_SOURCE
 from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.fitting import Report, new_network
-from leukaemia_zoo.images import read_image
-from leukaemia_zoo.overlap import Overlap, TrainedOn, find_overlap, fingerprint, training_of_folder, training_of_weight
+from leukaemia_zoo.overlap import Overlap, TrainedOn, find_overlap, training_of
 from leukaemia_zoo.precision import precision
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.registry import WeightSpec, weights
@@ -51,6 +50,7 @@ class InitialWeights:
         data: What they were trained on, as rows of ``data`` in a record.
         file: Tensors of a network of this package; None for random weights and for ImageNet's until they are there.
         trained_on: People and images that taught them, where that is known.
+        begun_with: What their own record tells of the weights that they began with.
     """
 
     source: str | None = None
@@ -58,10 +58,15 @@ class InitialWeights:
     data: tuple[Mapping[str, Any], ...] = ()
     file: Path | None = None
     trained_on: TrainedOn | None = None
+    begun_with: Any = None
 
-    def record(self) -> str | dict[str, str | None]:
-        """``"random"``, or source and sha256."""
-        return "random" if self.source is None else {"source": self.source, "sha256": self.sha256}
+    def record(self) -> str | dict[str, Any]:
+        """``"random"``, or source and sha256 and what `overlap.training_of` needs to find what taught them."""
+        if self.source is None:
+            return "random"
+        taught = {"manifest_sha256": self.trained_on.manifest_sha256} if self.trained_on is not None else {}
+        before = {"init": self.begun_with} if isinstance(self.begun_with, Mapping) else {}
+        return {"source": self.source, "sha256": self.sha256, **taught, **before}
 
     def __str__(self) -> str:
         return "random" if self.source is None else self.source + (f", sha256 {self.sha256}" if self.sha256 else "")
@@ -99,8 +104,8 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
     if spec is None:
         data: tuple[Mapping[str, Any], ...] = _data_of(file)
         return InitialWeights(file.name, digest, data, file)
-    trained = training_of_weight(spec.training.get("manifest_sha256")) or training_of_folder(file.parent)
-    return InitialWeights(_label(init), digest, tuple(spec.data), file, trained)
+    trained = training_of(spec, file.parent)
+    return InitialWeights(_label(init), digest, tuple(spec.data), file, trained, spec.training.get("init"))
 
 
 def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:
@@ -219,5 +224,5 @@ def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
     trained = initial.trained_on
     if trained is None:
         return None
-    prints = [] if trained.fingerprints is None else [fingerprint(read_image(path)) for path in cells.paths]
+    prints = [file_fingerprint(path) for path in cells.paths]
     return find_overlap(cells, prints, trained, str(initial.source))

@@ -15,11 +15,10 @@ import numpy as np
 
 from leukaemia_zoo.baselines import AREA, features_of
 from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.datasets import read_data
+from leukaemia_zoo.cells import Cells, fingerprint
+from leukaemia_zoo.datasets import cnmc_class_or, order_classes, read_data
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.images import RGBArray, as_image, read_image
-from leukaemia_zoo.overlap import fingerprint
 from leukaemia_zoo.splits import Split, save_manifest
 
 _PICTURE_SIDE = 96
@@ -69,6 +68,11 @@ class JudgedCells:
     def frame(self, row: int) -> RGBArray:
         """One whole frame."""
         return read_image(self.table.paths[row]) if self.frames is None else self.frames[row]
+
+    def some_frames(self, most: int) -> np.ndarray:
+        """The first frames that are as large as the very first, uint8 (frames, height, width, 3)."""
+        found = [self.frame(row) for row in range(min(most, len(self)))]
+        return np.stack([frame for frame in found if frame.shape == found[0].shape])
 
     def subset(self, rows: np.ndarray) -> JudgedCells:
         """The cells at these indices."""
@@ -124,12 +128,16 @@ class JudgedCells:
         summary = self.table.summary()
         keep = ("source", "cells", "subjects", "classes")
         described = {key: summary[key] for key in keep} | {"class_names": list(self.class_names)}
+        if not summary["subjects"]:
+            counts = {name: {**found, "subjects": None} for name, found in summary["classes"].items()}
+            described |= {"subjects": None, "classes": counts}
         described["notes"] = list(self.table.notes)
         if self.frames is None:
             import json
 
             path = folder / "evaluation.json"
-            digest = save_manifest(path, self.table, Split({"evaluation": tuple(range(len(self)))}, None, "benchmark"))
+            split = Split({"evaluation": tuple(range(len(self)))}, None, "benchmark")
+            digest = save_manifest(path, self.table, split, self.fingerprints)
             return {**described, "manifest_sha256": digest, "manifest": json.loads(path.read_text(encoding="utf-8"))}
         prints = [f"{value:016x}" for value in self.fingerprints]
         manifest = {"fingerprints": prints, "labels": self.labels.tolist(), "subjects": list(self.subjects)}
@@ -179,23 +187,35 @@ def _from_arrays(
 ) -> tuple[Cells, tuple[RGBArray, ...]]:
     frames = tuple(as_image(image, name=f"images[{row}]") for row, image in enumerate(images))
     given = np.asarray(labels)
-    if given.shape != (len(frames),) or given.dtype.kind not in "iuU":
+    named = given.dtype.kind == "U" or (given.dtype.kind == "O" and all(isinstance(label, str) for label in given.flat))
+    if given.shape != (len(frames),) or not (named or given.dtype.kind in "iu"):
         raise DataError(
             f"The labels have the shape {given.shape} and dtype {given.dtype}: give a number or a name for each of the "
             f"{len(frames)} images."
         )
-    if given.dtype.kind == "U":
-        names = class_names or tuple(sorted(set(given.tolist())))
-        if unknown := sorted(set(given.tolist()) - set(names)):
+    if named:
+        texts = [cnmc_class_or(str(label)) for label in given]
+        names = class_names or order_classes(set(texts))
+        if unknown := sorted(set(texts) - set(names)):
             raise DataError(f"The data has cells of the class '{unknown[0]}', but the models know {', '.join(names)}.")
-        numbers = np.array([names.index(label) for label in given.tolist()], np.int64)
+        numbers = np.array([names.index(label) for label in texts], np.int64)
     else:
         numbers = given.astype(np.int64)
-        names = class_names or tuple(f"class_{number}" for number in range(max(2, int(numbers.max()) + 1)))
-    people = tuple(subjects) if subjects is not None else (None,) * len(frames)
-    people = tuple(None if subject is None else str(subject) for subject in people)
+        names = class_names or tuple(f"class_{number}" for number in range(max(2, int(numbers.max(initial=0)) + 1)))
+    people = tuple(map(_subject, subjects)) if subjects is not None else (None,) * len(frames)
     paths = tuple(Path(f"images[{row}]") for row in range(len(frames)))
     return Cells(paths, numbers, people, names, ("",) * len(frames), "arrays"), frames
+
+
+def _subject(given: Any) -> str | None:
+    """The name of a person, None where a column of a table is empty."""
+    if given is None or type(given).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(given, float | np.floating):
+        if np.isnan(given):
+            return None
+        given = int(given) if float(given).is_integer() else given  # numbers beside an empty field
+    return str(given).strip() or None
 
 
 def _in_order(table: Cells, class_names: tuple[str, ...] | None) -> Cells:

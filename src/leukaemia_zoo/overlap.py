@@ -1,51 +1,70 @@
 """Whether the cells that a network is to be judged on are cells, or of people, that it was trained on.
 
 What a weight of the zoo was trained on is known: the people by name, the images by a fingerprint of their pixels, so
-that copies under other names and in other formats are found too. A folder that ``leukaemia-zoo train`` left has its
-manifest beside it. Of other networks nothing is known, and a report says so.
+that copies under other names and in other formats are found too. A folder that training or fine-tuning left has its
+manifest beside it, and tells which weight it began with. Whatever could not be compared is told as not checked.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.cnmc import parse_cnmc_name
+from leukaemia_zoo.cnmc import canonical_subject, official_row, subject_from_name
 from leukaemia_zoo.errors import LeakError
 from leukaemia_zoo.files import replacing
-from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.registry import WeightSpec, weights
 from leukaemia_zoo.weights_io import sha256_of
 
 MANIFEST_FILE = "split.json"
-_REFERENCE = Preprocessing((1, 1))
+
+Person = tuple[bool, str]
+"""Whether it is one of C-NMC 2019, and the name: another laboratory's subject 21 is somebody else."""
+
+_KINDS = (False, True)
+
+TRAINED_FURTHER = "its weights are not those of the zoo that they began as, and what taught them since is not known"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """What is known of the training and validation cells of a network.
+    """What is known of the training and validation cells of a network, and of the weights that it began with.
 
     Attributes:
-        manifest_sha256: Of the split manifest.
-        subjects: Names of the people.
-        is_cnmc: Whether these are subjects of C-NMC 2019: another laboratory's subject 21 is somebody else.
-        fingerprints: Sorted uint64 of the images, see `fingerprint`; None where only the files are known.
+        manifest_sha256: Of the split manifest of its own training.
+        people: Whose cells they are.
+        fingerprints: Sorted uint64 of the images, see `cells.fingerprint`.
         files: sha256 of the image files, where the manifest lies beside the network.
+        gaps: What is not known of it, half a sentence each.
     """
 
     manifest_sha256: str
-    subjects: frozenset[str]
-    is_cnmc: bool
-    fingerprints: npt.NDArray[np.uint64] | None = None
+    people: frozenset[Person]
+    fingerprints: npt.NDArray[np.uint64] = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
     files: frozenset[str] = frozenset()
+    gaps: tuple[str, ...] = ()
+
+    def with_gap(self, gap: str) -> TrainedOn:
+        """The same, less sure."""
+        return dataclasses.replace(self, gaps=tuple(dict.fromkeys([*self.gaps, gap])))
+
+    def __or__(self, other: TrainedOn) -> TrainedOn:
+        return TrainedOn(
+            self.manifest_sha256 or other.manifest_sha256,
+            self.people | other.people,
+            np.union1d(self.fingerprints, other.fingerprints),
+            self.files | other.files,
+            tuple(dict.fromkeys([*self.gaps, *other.gaps])),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +72,9 @@ class Overlap:
     """Cells that a network must not be judged on.
 
     Attributes:
-        checked: Whether anything is known of the network's training.
-        rows: Indices of the cells, sorted.
-        subjects: People among them whom the network was trained on.
+        checked: Whether all cells and people could be compared with all that the network was trained on.
+        rows: Indices of the cells, sorted: identical to training images, or of people of the training.
+        subjects: The people among them.
         images: How many of the cells are identical to training images.
         told: One sentence.
     """
@@ -67,16 +86,68 @@ class Overlap:
     told: str
 
 
-def fingerprint(frame: npt.ArrayLike) -> int:
-    """64 bits of the sha256 of a frame, reduced to 256 pixels as before every network: the same for both sizes.
+def person_of(path: str | Path, subject: str | None, source: str = "") -> Person | None:
+    """Whose cell a file is: an official file name tells it whatever a table says, else the given subject.
+
+    Args:
+        path: Of the image; made up for arrays.
+        subject: As given.
+        source: Of the table of cells.
 
     Example:
-        >>> fingerprint(np.zeros((450, 450, 3), np.uint8)) == fingerprint(np.zeros((256, 256, 3), np.uint8))
-        True
+        >>> person_of("UID_21_1_2_all.png", "mine"), person_of("a.png", "21"), person_of("a.png", None)
+        ((True, '20'), (False, '21'), None)
     """
-    pixels = _REFERENCE.reduced(frame)
-    digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()
-    return int.from_bytes(digest[:8], "little")
+    named = subject_from_name(path)
+    if named is not None:
+        return True, named
+    if subject is None:
+        return None
+    is_cnmc = source == "c-nmc" or official_row(path) is not None
+    return is_cnmc, canonical_subject(subject) if is_cnmc else subject
+
+
+def people_of(cells: Cells) -> list[Person | None]:
+    """Whose each cell of a table is, see `person_of`."""
+    return [person_of(*row, cells.source) for row in zip(cells.paths, cells.subjects, strict=True)]
+
+
+def training_of(spec: WeightSpec | None, folder: str | Path | None = None) -> TrainedOn | None:
+    """All that is known to have taught a weight: its own training and those of the weights that it began with.
+
+    Args:
+        spec: What is known of the weight.
+        folder: Where it lies, if in a folder of its own.
+
+    Returns:
+        None if nothing is known.
+    """
+    about = {} if spec is None else spec.training
+    row = None if spec is None else weights().get(spec.config.weight or "")
+    if not about and row is not None and spec is not row:
+        # A copy of a weight of the zoo, whose own description says no more.
+        known_of_row = training_of(row)
+        return known_of_row if known_of_row is None else known_of_row.with_gap(TRAINED_FURTHER)
+    own = [training_of_weight(about.get("manifest_sha256")), training_of_folder(folder) if folder else None]
+    known = [*filter(None, own)]
+    before = [*_beginnings(about.get("init"))]
+    if before and not known:
+        before.append(TrainedOn("", frozenset(), gaps=("its own training cells are not known",)))
+    return functools.reduce(lambda one, other: one | other, [*known, *before]) if known or before else None
+
+
+def _beginnings(init: Any) -> Iterator[TrainedOn]:
+    """What taught the weights that a training began with, as its record tells."""
+    if not isinstance(init, Mapping) or str(init.get("source", "")).startswith("ImageNet, "):
+        return
+    row = next((row for row in weights().values() if init.get("sha256") == row.sha256), None)
+    row = row or weights().get(str(init.get("source")))
+    found = training_of(row) or training_of_weight(init.get("manifest_sha256"))
+    if found is None:
+        gap = f"what '{init.get('source', 'unknown')}' was trained on, with which it began, is not known"
+        found = TrainedOn("", frozenset(), gaps=(gap,))
+    yield found
+    yield from _beginnings(init.get("init"))
 
 
 def training_of_weight(manifest_sha256: str | None) -> TrainedOn | None:
@@ -94,16 +165,26 @@ def training_of_folder(folder: str | Path) -> TrainedOn | None:
     digest = manifest_sha256(path)  # which also checks that it is a manifest
     parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
     files = [file for name, part in parts.items() if name != "test" for file in part["files"]]
+    people = [person_of(file["path"], file.get("subject")) for file in files]
+    prints = [file.get("fingerprint") for file in files]
+    gaps = []
+    if None in prints:
+        gaps.append("images could not be compared, as its manifest is of an older release and has no fingerprints")
+    if None in people:
+        gaps.append("people could not be compared, as its training cells have no subjects")
     return TrainedOn(
         digest,
-        frozenset(file["subject"] for file in files if file.get("subject")),
-        any(parse_cnmc_name(file["path"]) for file in files),
-        files=frozenset(file["sha256"] for file in files),
+        frozenset(person for person in people if person is not None),
+        np.unique(np.array([int(value, 16) for value in prints if value is not None], np.uint64)),
+        frozenset(file["sha256"] for file in files),
+        tuple(gaps),
     )
 
 
 def find_overlap(cells: Cells, fingerprints: Sequence[int], trained: TrainedOn | None, name: str) -> Overlap:
     """Compare people and images.
+
+    All cells of a person are found of whom one image is.
 
     Args:
         cells: On which the network is to be judged.
@@ -116,25 +197,44 @@ def find_overlap(cells: Cells, fingerprints: Sequence[int], trained: TrainedOn |
             f"What '{name}' was trained on is not known: whether these cells or people were among it was not checked."
         )
         return Overlap(False, np.zeros(0, np.int64), (), 0, told)
-    # The name of a file tells whether its subject is one of C-NMC's.
-    own = [
-        subject is not None and subject in trained.subjects and (parse_cnmc_name(path) is not None) == trained.is_cnmc
-        for path, subject in zip(cells.paths, cells.subjects, strict=True)
-    ]
-    if trained.fingerprints is not None:
-        same = np.isin(np.array(fingerprints, np.uint64), trained.fingerprints)
-    else:
-        same = np.array([path.is_file() and sha256_of(path) in trained.files for path in cells.paths], bool)
-    rows = np.flatnonzero(np.array(own, bool) | same)
-    subjects = tuple(sorted({str(cells.subjects[row]) for row in np.flatnonzero(own)}))
-    images = int(same.sum())
-    if not len(rows):
-        return Overlap(True, rows, (), 0, f"No cell and no person is among those that '{name}' was trained on.")
-    told = (
-        f"{len(rows):,} of {len(cells):,} cells must not judge '{name}': {sum(own):,} are of {len(subjects)} people "
-        f"that it was trained on ({_some(subjects)}), {images:,} are identical to its training images"
+    people = people_of(cells)
+    same = np.isin(np.array(fingerprints, np.uint64), trained.fingerprints)
+    if trained.files:
+        same |= [path.is_file() and sha256_of(path) in trained.files for path in cells.paths]
+    found = np.flatnonzero(same | np.array([person in trained.people for person in people], bool))
+    theirs, named = {people[row] for row in found} - {None}, {cells.subjects[row] for row in found} - {None}
+    of_people = np.array(
+        [person in theirs or subject in named for person, subject in zip(people, cells.subjects, strict=True)], bool
     )
-    return Overlap(True, rows, subjects, images, told)
+    rows = np.flatnonzero(of_people | same)
+    gaps = [*trained.gaps, *_not_comparable([people[row] for row in np.flatnonzero(~(of_people | same))], trained)]
+    but = f"; {'; '.join(gaps)}" if gaps else ""
+    if not len(rows):
+        told = f"No cell and no person is among those that '{name}' was trained on, by pixels and by names."
+        if gaps:
+            told = f"Whether '{name}' was trained on these cells or people could not be fully checked{but}."
+        return Overlap(not gaps, rows, (), 0, told)
+    subjects = tuple(sorted({person[1] for row in np.flatnonzero(of_people) if (person := people[row])}))
+    images = int(same.sum())
+    whose = f"{of_people.sum():,} are of {len(subjects)} people that it was trained on ({_some(subjects)}), "
+    told = (
+        f"{len(rows):,} of {len(cells):,} cells must not judge '{name}': {whose if subjects else ''}{images:,} are "
+        f"identical to its training images{but}"
+    )
+    return Overlap(not gaps, rows, subjects, images, told)
+
+
+def _not_comparable(rest: Sequence[Person | None], trained: TrainedOn) -> Iterator[str]:
+    """Why cells that were not found may be of people of the training all the same."""
+    if unknown := rest.count(None):
+        yield f"people could not be compared for {unknown:,} cells without a subject"
+    others = {kind: {canonical_subject(name) for is_cnmc, name in trained.people if is_cnmc != kind} for kind in _KINDS}
+    alike = sorted({person[1] for person in rest if person and canonical_subject(person[1]) in others[person[0]]})
+    if alike:
+        yield (
+            f"people could not be told apart: {len(alike)} have names like people of its training ({_some(alike)}), "
+            "and no official file name of C-NMC 2019 says whether they are the same"
+        )
 
 
 def refuse(overlap: Overlap) -> None:
@@ -154,9 +254,9 @@ def pack(path: Path, known: Sequence[TrainedOn]) -> None:
     """Write what the package knows of trainings, beside first and then renamed."""
     arrays: dict[str, np.ndarray] = {}
     for trained in known:
-        assert trained.fingerprints is not None
-        arrays[f"{trained.manifest_sha256}/subjects"] = np.array(sorted(trained.subjects))
-        arrays[f"{trained.manifest_sha256}/is_cnmc"] = np.array(trained.is_cnmc)
+        people = sorted(trained.people)
+        arrays[f"{trained.manifest_sha256}/subjects"] = np.array([name for _, name in people])
+        arrays[f"{trained.manifest_sha256}/is_cnmc"] = np.array([is_cnmc for is_cnmc, _ in people], bool)
         arrays[f"{trained.manifest_sha256}/fingerprints"] = np.sort(trained.fingerprints)
     with replacing(path) as beside:
         np.savez_compressed(beside, **arrays)  # type: ignore[arg-type]
@@ -166,16 +266,15 @@ def unpack(path: Path) -> dict[str, TrainedOn]:
     """What `pack` wrote, by the hash of the manifest."""
     if not path.is_file():
         return {}
+    found = {}
     with np.load(path, allow_pickle=False) as arrays:
-        return {
-            digest: TrainedOn(
-                digest,
-                frozenset(arrays[f"{digest}/subjects"].tolist()),
-                bool(arrays[f"{digest}/is_cnmc"]),
-                arrays[f"{digest}/fingerprints"],
-            )
-            for digest in {name.split("/", 1)[0] for name in arrays.files}
-        }
+        for digest in {name.split("/", 1)[0] for name in arrays.files}:
+            names = arrays[f"{digest}/subjects"]
+            # One flag for all people is what was written at first.
+            is_cnmc = np.broadcast_to(arrays[f"{digest}/is_cnmc"], names.shape)
+            people = frozenset(zip(is_cnmc.tolist(), names.tolist(), strict=True))
+            found[digest] = TrainedOn(digest, people, arrays[f"{digest}/fingerprints"])
+    return found
 
 
 @functools.cache

@@ -9,13 +9,14 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.cells import Cells, pixel_sha256
+from leukaemia_zoo.cells import Cells, file_fingerprint, pixel_sha256
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.files import write_json
 
@@ -178,13 +179,24 @@ def check_split(cells: Cells, split: Split, images: bool = True) -> None:
         )
 
 
-def save_manifest(path: str | Path, cells: Cells, split: Split) -> str:
+def save_manifest(path: str | Path, cells: Cells, split: Split, fingerprints: Sequence[int] | None = None) -> str:
     """Write a split as JSON: how it was made, the subjects and cells of each part, and every file with its SHA-256.
 
     Paths are relative to the folder that all the table's files share, so the manifest holds wherever the data lies.
+    Beside the SHA-256 of a file's bytes stands the fingerprint of its pixels, by which `benchmark` knows copies of a
+    training cell in other formats.
+
+    Args:
+        path: The file to write.
+        cells: The table the split was made for.
+        split: The split.
+        fingerprints: Of each cell of the table, see `cells.fingerprint`; None reads the images.
 
     Returns:
         The manifest's hash, `manifest_sha256(path)`.
+
+    Raises:
+        DataError: If an image cannot be read.
 
     >>> cells = read_data("C-NMC_Leukemia")
     >>> split = split_by_subject(cells, {"train": 0.5, "test": 0.5})
@@ -194,13 +206,19 @@ def save_manifest(path: str | Path, cells: Cells, split: Split) -> str:
     True
     """
     names = _relative_paths(cells)
+    rows = sorted({index for part in split.parts.values() for index in part})
+    if fingerprints is None:
+        with ThreadPoolExecutor() as pool:
+            prints = dict(zip(rows, pool.map(lambda row: file_fingerprint(cells.paths[row]), rows), strict=True))
+    else:
+        prints = {row: fingerprints[row] for row in rows}
     manifest = {
         "format": MANIFEST_FORMAT,
         "version": MANIFEST_VERSION,
         "seed": split.seed,
         "method": split.method,
         "class_names": list(cells.class_names),
-        "parts": {part: _manifest_part(cells, names, indices) for part, indices in split.parts.items()},
+        "parts": {part: _manifest_part(cells, names, indices, prints) for part, indices in split.parts.items()},
     }
     write_json(path, manifest)
     return manifest_sha256(path)
@@ -230,7 +248,7 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
             index = find(file["path"])
             if index is None:
                 missing.append(file["path"])
-            elif file != _manifest_file(cells, file["path"], index):
+            elif _without_fingerprint(file) != _manifest_file(cells, file["path"], index):
                 changed.append(file["path"])
             else:
                 indices.append(index)
@@ -248,10 +266,15 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
 def manifest_sha256(path: str | Path) -> str:
     """Return a hash of a manifest's content that its layout as text and the place of the data do not change.
 
+    Nor do fingerprints of the pixels, which older manifests lack: the hashes of the files settle them.
+
     Raises:
         DataError: If the file is no manifest.
     """
-    content = json.dumps(_read_manifest(path), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    manifest = _read_manifest(path)
+    for part in manifest["parts"].values():
+        part["files"] = [_without_fingerprint(file) for file in part["files"]]
+    content = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -365,13 +388,13 @@ def _relative_paths(cells: Cells) -> list[str]:
     return [path.relative_to(root).as_posix() for path in paths]
 
 
-def _manifest_part(cells: Cells, names: list[str], indices: Sequence[int]) -> dict[str, Any]:
+def _manifest_part(cells: Cells, names: list[str], indices: Sequence[int], prints: Mapping[int, int]) -> dict[str, Any]:
     classes = {}
     for label, name in enumerate(cells.class_names):
         subjects = [cells.subjects[index] for index in indices if cells.labels[index] == label]
         known = Counter(subject for subject in subjects if subject is not None)
         classes[name] = {"cells": len(subjects), "subjects": dict(sorted(known.items()))}
-    files = [_manifest_file(cells, names[index], index) for index in indices]
+    files = [_manifest_file(cells, names[index], index) | {"fingerprint": f"{prints[index]:016x}"} for index in indices]
     return {"classes": classes, "files": sorted(files, key=lambda file: file["path"])}
 
 
@@ -380,6 +403,10 @@ def _manifest_file(cells: Cells, name: str, index: int) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     label = cells.class_names[cells.labels[index]]
     return {"path": name, "sha256": digest, "subject": cells.subjects[index], "label": label}
+
+
+def _without_fingerprint(file: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in file.items() if key != "fingerprint"}
 
 
 def _finder(cells: Cells) -> Callable[[str], int | None]:
