@@ -549,7 +549,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self):
         hub, site = self.server.hub, self.server.site
-        request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, self.read_body())
+        path = re.sub(r"^http://[^/]+", "", self.path)  # a client takes it for its proxy
+        request = Request(self.command, path, {k.lower(): v for k, v in self.headers.items()}, self.read_body())
         seen, fault = hub.arrived(site.name, request)
         kind = fault.kind if fault else ""
         if kind == "hang" and hub.closing.wait(fault.seconds):

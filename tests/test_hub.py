@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from hub_server import Fault, HubServer
 
-from leukaemia_zoo import ModelConfig, Preprocessing
+from leukaemia_zoo import ModelConfig, Preprocessing, load_model
 from leukaemia_zoo.registry import WeightSpec
 from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE
 
@@ -70,8 +70,8 @@ class Place:
             **changes,
         }
 
-    def start(self, *arguments, env: Mapping[str, str] | None = None, **how):
-        command = [sys.executable, CLIENT, self.folder / "rows.json", *(arguments or ("download", NAME))]
+    def start(self, *arguments, command=None, env: Mapping[str, str] | None = None, **how):
+        command = command or [sys.executable, CLIENT, self.folder / "rows.json", *(arguments or ("download", NAME))]
         return subprocess.Popen(
             command,
             env=self.environment(**(env or {})),
@@ -175,7 +175,15 @@ SCENARIOS = {
     ),
     "429 with Retry-After, always": Scenario(
         (Fault("status", status=429, headers={"Retry-After": "0"}),),
-        by_hand(r"too many requests .*\(429\): try again in 0 s"),
+        by_hand(r"too many requests .*\(429\): try again in 0 s, or"),
+    ),
+    "429 until a date": Scenario(
+        (Fault("status", status=429, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),),
+        by_hand(r"too many requests .*\(429\): try again after Wed, 21 Oct 2015 07:28:00 GMT, or"),
+    ),
+    "451, or another refusal with a reason": Scenario(
+        (Fault("status", status=451, headers={"X-Error-Message": "Taken down"}),),
+        told=rf"refuses model\.safetensors of {REPO} \(451: Taken down\): mend that, or look at http\S+/{REPO}\.",
     ),
     "500 once, before": Scenario((Fault("status", status=500, times=1),)),
     "500 once, for the bytes": Scenario(
@@ -194,8 +202,11 @@ SCENARIOS = {
         (Fault("hang", host="storage", seconds=900),), by_hand("did not answer in time.*raise HF"), env=SHORT
     ),
     "cut at half, once": Scenario((Fault("cut", host="storage", times=1),), noted="Trying to resume download"),
+    "cut at half, always": Scenario(
+        (Fault("cut", host="storage"),), by_hand(r"broke off the transfer of model\.safetensors again and again \(peer")
+    ),
     "cut before the first byte, always": Scenario(
-        (Fault("cut", host="storage", after=0),), by_hand("cannot be reached|was not transferred")
+        (Fault("cut", host="storage", after=0),), by_hand("broke off the transfer of")
     ),
     "short body with a good header, once": Scenario(
         (Fault("short", host="storage", times=1),), noted="Trying once more"
@@ -210,9 +221,13 @@ SCENARIOS = {
         (Fault("wrong_bytes", host="storage"),),
         rf"model\.safetensors is cut off, damaged .*sha256 \w{{64}}, not the promised {SHA256}; it was fetched anew",
     ),
-    "another file than was pinned": Scenario(
+    "another size than was pinned": Scenario(
         files={WEIGHTS_FILE: WEIGHTS[:-1]},
-        told=r"offers 299,999 bytes .*not the 300,000 promised .*nothing was fetched",
+        told=rf"^{NAME}: The Hub offers 299,999 bytes .*, not the 300,000 bytes .* promised: nothing was fetched",
+    ),
+    "another sha256 than was pinned": Scenario(
+        row={"sha256": "0" * 64},
+        told=rf"offers 300,000 bytes with the sha256 '{SHA256}' .*, not .* sha256 0{{64}} .*: nothing was fetched",
     ),
     "something that is no Hub": Scenario((Fault("missing_headers"),), by_hand("is not a Hub, .*check HF_ENDPOINT")),
     "offline, cold cache": Scenario(
@@ -255,6 +270,9 @@ def test_a_fault_and_what_the_user_sees(name, outcomes):
         assert result.returncode == 2
         assert re.search(scenario.told, sentence(result)), result.stderr
         assert not here.cached.exists()
+        if "nothing was fetched" in scenario.told:
+            assert here.bodies() == 0
+            assert result.stderr.count("The Hub offers") == 1
     assert all("authorization" not in seen.headers for seen in here.hub.requests if seen.host == "storage")
 
 
@@ -284,15 +302,61 @@ def test_killed_in_the_midst_of_a_download_and_started_again(place):
     assert place.cached.read_bytes() == WEIGHTS
 
 
+LOAD = """
+import sys
+from pathlib import Path
+import numpy as np
+import leukaemia_zoo as lz
+from leukaemia_zoo import registry
+
+registry.weights.cache_clear()
+registry.resources.files = lambda package: Path(sys.argv[1])
+image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 255
+print(np.asarray(lz.load_model(sys.argv[2])(image)).tolist())
+"""
+
+
 @pytest.mark.slow
-def test_eight_processes_at_once_fetch_a_cold_weight_once(place):
-    place.hub.fail(Fault("slow", host="storage", seconds=3))
+def test_eight_processes_at_once_load_a_cold_weight_that_is_fetched_once(place, tiny_folder):
+    weights = (tiny_folder / WEIGHTS_FILE).read_bytes()
+    commit = place.hub.commit(REPO, {WEIGHTS_FILE: weights})
+    row = json.loads((tiny_folder / CONFIG_FILE).read_text()) | {"name": NAME, "repo": REPO, "revision": commit}
+    (place.folder / "weights.json").write_text(json.dumps([row]))
+    place.hub.fail(Fault("slow", host="storage", seconds=30))  # so that all are there before the first has it
+    env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", LOAD, place.folder, NAME]
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(place.start()) for _ in range(8)]
-        results = [(*process.communicate(timeout=200), process.returncode) for process in processes]
+        processes = [stack.enter_context(place.start(command=command, env=env)) for _ in range(8)]
+        results = [(*process.communicate(timeout=400), process.returncode) for process in processes]
     assert [status for _, _, status in results] == [0] * 8, results
-    assert place.cached.read_bytes() == WEIGHTS
+    image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 255
+    expected = str(np.asarray(load_model(tiny_folder)(image)).tolist())
+    assert {out.strip() for out, _, _ in results} == {expected}
     assert place.bodies() == 1
+
+
+def test_a_proxy_is_used(place):
+    """The server is the proxy of a Hub that can be reached in no other way."""
+    proxy = {"HTTP_PROXY": place.hub.endpoint, "HF_ENDPOINT": "http://hub.invalid", "NO_PROXY": "localhost"}
+    result = place.run(env=proxy)
+    assert result.returncode == 0, result.stderr
+    assert place.cached.read_bytes() == WEIGHTS
+    wrong = place.run("download", "hf://lab/x", env=proxy | {"HTTP_PROXY": "http://proxy:port"})
+    assert wrong.returncode == 2
+    assert re.search(
+        r"address of the Hub or of a proxy is none \(.*port.*check HF_ENDPOINT, HTTP_PROXY", sentence(wrong)
+    )
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"HF_ENDPOINT": "http://[bad"}, {"HF_ENDPOINT": "http://hub:port"}, {"HF_HUB_DOWNLOAD_TIMEOUT": "abc"}],
+)
+def test_an_environment_that_makes_no_sense(place, env):
+    for arguments in (("download", NAME), ("download", "hf://lab/x"), ("publish", "org", "--dry-run")):
+        result = place.run(*arguments, env=env)
+        assert result.returncode == 2
+        assert re.search(r"The client of the Hub does not start \(.*\): check HF_ENDPOINT and", sentence(result))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,6 +417,42 @@ def test_a_read_only_cache(place):
         path.chmod(0o755)
 
 
+def test_a_cache_that_may_not_be_read(place):
+    assert place.run().returncode == 0
+    place.cached.resolve().chmod(0)
+    result = place.run(preexec_fn=as_anybody)
+    assert result.returncode == 2
+    assert re.search(
+        r"model\.safetensors cannot be read \(Permission denied\): give yourself the right", sentence(result)
+    )
+    place.home.chmod(0)
+    result = place.run(preexec_fn=as_anybody)
+    place.home.chmod(0o755)
+    assert result.returncode == 2
+    assert re.search(r"cannot be looked into .*\(Permission denied\): give yourself .*HF_HOME", sentence(result))
+
+
+@pytest.mark.parametrize("kind", ["too small", "read-only", "a file"])
+def test_a_folder_to_copy_to_that_cannot_be_written(place, tmp_path, kind):
+    to = tmp_path / "usb"
+    preexec = as_anybody
+    if kind == "too small":
+        assert place.run().returncode == 0
+        preexec = with_small_files
+    elif kind == "read-only":
+        to.mkdir(mode=0o555)
+    else:
+        to.touch()
+    result = place.run("download", NAME, "--to", to, preexec_fn=preexec)
+    assert result.returncode == 2
+    why = {"too small": "File too large", "read-only": "Permission denied", "a file": "Not a directory|File exists"}[
+        kind
+    ]
+    assert re.search(rf"{to}/{NAME} cannot be written \(({why})\): make room .*--to", sentence(result))
+    assert to.exists() == (kind != "too small")
+    assert list(tmp_path.rglob(NAME)) == []
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The cache
 
@@ -392,6 +492,27 @@ def test_a_cached_file_that_was_damaged_later_is_noticed(place, kind):
     assert place.cached.read_bytes() == WEIGHTS
 
 
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_link_to_a_file_of_ones_own_is_replaced_and_the_file_is_kept(place, tmp_path, healthy):
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(b"x" * len(WEIGHTS))
+    place.cached.parent.mkdir(parents=True)
+    place.cached.symlink_to(mine)
+    if not healthy:
+        place.hub.fail(Fault("wrong_bytes", host="storage"))
+    result = place.run()
+    assert mine.read_bytes() == b"x" * len(WEIGHTS)
+    assert place.bodies() == 1
+    if healthy:
+        assert result.returncode == 0, result.stderr
+        assert "mine" not in str(place.cached.resolve())
+        assert place.cached.read_bytes() == WEIGHTS
+    else:
+        assert "it was fetched anew" in sentence(result)
+        assert not os.path.lexists(place.cached)
+        assert not list(place.home.rglob(SHA256))
+
+
 def test_a_file_put_where_the_error_says_is_found(place):
     told = sentence(place.run(env={"HF_HUB_OFFLINE": "1"}))
     target = Path(re.search(r"put it at (\S+), or", told)[1])
@@ -416,7 +537,32 @@ def test_one_that_cannot_be_had_does_not_keep_back_the_others(place):
     assert "vgg16: There is no pretrained weight" in sentence(result)
 
 
-def test_a_mistyped_name_is_told_before_anything_is_fetched(place):
-    result = place.run("download", NAME, "cnn_atention")
+NO_NAMES = {
+    "cnn_atention": "did you mean cnn_attention",
+    "": "There is no model ''",
+    "./nothing": "'./nothing' is no name in the zoo.*write hf://org/name",
+    "HF://org/name": "is no name in the zoo.*write hf://org/name",
+    "https://huggingface.co/org/name": "is no name in the zoo.*write hf://org/name",
+    "hf://lab": "'hf://lab' is no repository on the Hub: write hf://org/name",
+    "hf://-org/name": "is no repository on the Hub",
+    "hf://org/na--me": "is no repository on the Hub",
+    "hf://örg/name": "is no repository on the Hub",
+    "hf://org/name.git": "is no repository on the Hub",
+    "hf://org/name@/etc/passwd": "is no repository on the Hub",
+    f"hf://org/{'n' * 97}": "is no repository on the Hub",
+    "hf://org/na\nme\x1b[31m": r"'hf://org/na\\nme\\x1b\[31m' is no repository on the Hub",
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_mistyped_name_is_told_before_anything_is_fetched(place, name):
+    result = place.run("download", NAME, name)
     assert (result.returncode, result.stdout, place.hub.requests) == (2, "", [])
-    assert "did you mean cnn_attention" in sentence(result)
+    assert re.search(NO_NAMES[name], sentence(result))
+    assert result.stderr.strip().isprintable()
+
+
+def test_a_folder_is_there_already(place):
+    result = place.run("download", place.folder)
+    assert result.returncode == 2
+    assert "is there already: there is nothing to download" in sentence(result)

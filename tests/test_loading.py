@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backend_outputs import cells, set_fixed_weights
+from safetensors.numpy import load, save
 
 from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, registry, save_model, sources
 from leukaemia_zoo.architectures import with_output
@@ -57,6 +58,14 @@ def edit(folder, *path, value):
     else:
         inner[path[-1]] = value
     (folder / CONFIG_FILE).write_text(json.dumps(data))
+
+
+def forget_configuration(folder):
+    """Leave only the tensors in the weight file, as of a model whose description alone says what it is."""
+    content = save(load((folder / WEIGHTS_FILE).read_bytes()))
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    edit(folder, "size", value=len(content))
+    edit(folder, "sha256", value=sha256_of(folder / WEIGHTS_FILE))
 
 
 def probabilities(model, count=4):
@@ -295,7 +304,47 @@ def test_integrity_is_checked_before_a_network_is_built(folder, monkeypatch):
         load_model(folder)
 
 
+CHANGED = {
+    "class_names": ["all", "hem"],
+    "head": "texture",
+    "temperature": 2.0,
+    "dropout": 0.25,
+    "views": 8,
+    "preprocessing": {"input_size": [32, 32], "crop_fraction": 0.5},
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_a_description_that_was_changed_later_is_noticed(folder, key):
+    """Without it the classes would be swapped, or the cell cut out in another way, and nothing would be seen."""
+    edit(folder, "config", key, value=CHANGED[key])
+    with pytest.raises(WeightsError, match=rf"says {key} .*, but model\.safetensors was saved with ") as caught:
+        load_model(folder)
+    one_sentence(caught)
+    with pytest.raises(WeightsError, match=f"says {key} "):
+        load_model("cnn_attention", weights=folder / WEIGHTS_FILE)
+    forget_configuration(folder)
+    assert find(str(folder)).spec.config.to_dict()[key] != tiny_config()[key]  # nobody can tell
+
+
+def tiny_config():
+    return ModelConfig("cnn_attention", ("hem", "all"), "flatten", Preprocessing((32, 32))).to_dict()
+
+
+def test_a_model_of_another_package_beside_ours_is_passed_over(folder, tmp_path):
+    for name, content in (("bert", '{"model_type": "bert"}'), ("broken", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CONFIG_FILE).write_text(content)
+    for model in (load_model(tmp_path), load_model("cnn_attention", weights=tmp_path)):
+        assert model.name == "cnn_attention"
+    (folder / CONFIG_FILE).unlink()
+    with pytest.raises(WeightsError, match=r"bert/config\.json: A row about a weight has missing or unknown") as caught:
+        load_model(tmp_path)
+    one_sentence(caught)
+
+
 def test_tensors_of_other_classes(folder):
+    forget_configuration(folder)
     edit(folder, "config", "class_names", value=["a", "b", "c"])
     for classes in (None, 1, 3, 5):
         with pytest.raises(TensorMismatchError, match="do not fit the 3 classes a, b, c"):
@@ -303,6 +352,7 @@ def test_tensors_of_other_classes(folder):
 
 
 def test_tensors_of_another_head(folder):
+    forget_configuration(folder)
     edit(folder, "config", "head", value="texture")
     with pytest.raises(TensorMismatchError, match="'dense_0/bias' does not belong"):
         load_model(folder)
@@ -366,6 +416,22 @@ HOSTILE = {
     "data of numbers": (("data",), [5]),
     "metrics that are a list": (("metrics",), [1]),
     "a name that is a list": (("name",), ["cnn"]),
+    "a name without end": (("name",), "a" * 300),
+    "a dropout of more than all": (("config", "dropout"), 5),
+    "a class that colours the terminal": (("config", "class_names"), ["he\x1b[31mm", "all"]),
+    "a class of two lines": (("config", "class_names"), ["hem\nleukaemia-zoo: ok", "all"]),
+    "a class without end": (("config", "class_names"), ["x" * 800_000, "all"]),
+    "a key of two lines": (("a\nleukaemia-zoo: ok\x1b[31m",), 1),
+    "a key of two lines inside": (("config", "a\nleukaemia-zoo: ok\x1b[31m"), 1),
+    "a key without end": (("k" * 800_000,), 1),
+    "a licence without end": (("licence",), ["x" * 800_000]),
+    "a licence of many": (("licence",), ["x" * 90] * 90),
+    "a sha256 of two lines": (("sha256",), "bad\n\x1b[31mline"),
+    "a sha256 in capitals": (("sha256",), "A" * 64),
+    "a file of two lines": (("file",), "a\nb.safetensors"),
+    "a file without end": (("file",), "a" * 5000 + ".safetensors"),
+    "a file with a NUL": (("file",), "a\0.safetensors"),
+    "an interpolation without end": (("config", "preprocessing", "interpolation"), "x\n" * 5000),
 }
 
 
@@ -375,7 +441,9 @@ def test_a_hostile_configuration_is_refused_in_one_sentence(folder, case):
     edit(folder, *path, value=value)
     with pytest.raises(LeukaemiaZooError) as caught:
         load_model(folder)
+    assert isinstance(caught.value, WeightsError)  # which `download` and others count on
     assert not isinstance(caught.value, IntegrityError)
+    assert caught.value.args[0].isprintable()
     one_sentence(caught)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,30 @@ def test_a_folder_that_cannot_be_made(tiny_model, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WeightsError, match=r"cannot be saved in .*file \(.*name another folder"):
         save_pretrained(tiny_model, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", THREE)
+def test_a_folder_in_the_place_of_a_file(tiny_model, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(WeightsError, match=rf"{re.escape(name)} is a folder: save the model into") as caught:
+        save_pretrained(tiny_model, tmp_path)
+    one_sentence(str(caught.value))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(tiny_model, tmp_path, monkeypatch):
+    save_pretrained(tiny_model, tmp_path)
+    before, copy = state(tmp_path), shutil.copyfile
+
+    def full(source, target):
+        if WEIGHTS_FILE in str(target):
+            raise OSError(28, "No space left on device")
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(WeightsError, match=r"cannot be saved in .* \(No space left on device\)"):
+        save_pretrained(tiny_model, tmp_path, licence="MIT")
+    assert state(tmp_path) == before
 
 
 # --- mistakes that are told before the network is used ---
@@ -489,3 +514,32 @@ def test_what_the_hub_has_not_is_not_pinned(publish_zoo, server, zoo, answer, wo
     assert re.search(words, one_sentence(done.stderr))
     assert state(zoo[0]) == before
     assert server.count(method="POST", path="/commit/") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/api/repos/create", b"{}"),
+        ("/api/repos/create", b"[]"),
+        ("/api/repos/create", b"<html>"),
+        ("/commit/", b"{}"),
+        ("/paths-info/", b"[{}]"),
+        ("/paths-info/", b"[5]"),
+    ],
+)
+def test_what_answers_is_no_hub(publish_zoo, server, zoo, path, answer):
+    server.fail(Fault("status", path=path, status=200, body=answer))
+    before = state(zoo[0])
+    done = publish_zoo()
+    assert done.returncode == 2
+    assert re.search(r"What answers at http\S+ is not a Hub.*check HF_ENDPOINT", one_sentence(done.stderr))
+    assert state(zoo[0]) == before
+
+
+def test_a_refusal_is_told_with_its_reason(publish_zoo, server, zoo):
+    said = {"X-Error-Message": "Storage quota exceeded"}
+    server.fail(Fault("status", path="/commit/", status=400, headers=said))
+    done = publish_zoo()
+    assert done.returncode == 2
+    told = rf"The Hub refuses org/{NAMES[0]} \(400: Storage quota exceeded.*\): mend that, or look at "
+    assert re.search(told, one_sentence(done.stderr))

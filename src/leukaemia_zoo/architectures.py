@@ -18,7 +18,7 @@ from keras import layers, ops
 from leukaemia_zoo.attention import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
 from leukaemia_zoo.layers import CellMask, CellStatistics
-from leukaemia_zoo.registry import ARCHITECTURES, ModelSpec, close_matches, register
+from leukaemia_zoo.registry import ARCHITECTURES, MAX_SIDE, ModelSpec, close_matches, register
 
 Output = Literal["probabilities", "logits", "embeddings"]
 
@@ -30,9 +30,6 @@ _OWN_HEAD = "own"
 """The one head of an architecture that somebody registered: its builder makes the features."""
 
 _REGISTERED: set[str] = set()
-
-_MAX_SIDE = 2048
-"""The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,8 +210,8 @@ def _size(size: int | tuple[int, int], name: str, least: int) -> tuple[int, int]
     height, width = int(sides[0]), int(sides[1])
     if min(height, width) < least:
         raise ArchitectureError(f"'{name}' needs an input of at least {least}x{least} pixels, not {height}x{width}.")
-    if max(height, width) > _MAX_SIDE:
-        raise ArchitectureError(f"'{name}' takes an input of at most {_MAX_SIDE} pixels a side, not {height}x{width}.")
+    if max(height, width) > MAX_SIDE:
+        raise ArchitectureError(f"'{name}' takes an input of at most {MAX_SIDE} pixels a side, not {height}x{width}.")
     return height, width
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from leukaemia_zoo import __version__, cli_commands, cli_finetune, cli_predict
 from leukaemia_zoo.errors import LeukaemiaZooError
+from leukaemia_zoo.printing import printable
 
 DEFAULT_MODEL = "cnn_attention"
 
@@ -31,14 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except LeukaemiaZooError as error:
-        print(f"leukaemia-zoo: error: {error}", file=sys.stderr)
+        print(f"leukaemia-zoo: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Whoever read the output, such as head, has had enough; Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"leukaemia-zoo: error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        print(f"leukaemia-zoo: error: {printable(told)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("leukaemia-zoo: stopped.", file=sys.stderr)

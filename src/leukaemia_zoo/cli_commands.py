@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from leukaemia_zoo import printing
-from leukaemia_zoo.errors import UnknownNameError, WeightsError
+from leukaemia_zoo.errors import LeukaemiaZooError, UnknownNameError
 from leukaemia_zoo.registry import model_info
 from leukaemia_zoo.terminal import print_lines, progress_bar, tell, without_notes_of_the_backend
 
@@ -89,16 +89,15 @@ def download(options: argparse.Namespace) -> int:
     if bool(options.names) == options.all:
         raise UnknownNameError("Name the weights to download, or say --all; `leukaemia-zoo list` has the names.")
     for name in options.names:
-        if not sources.is_elsewhere(name):
-            model_info(name)  # a mistyped name is told before anything is fetched
+        sources.check_download(name)  # a mistyped name is told before anything is fetched
     failed = 0
     for name in list_models(pretrained=True) if options.all else options.names:
         try:
             found = sources.download(name, options.to)
-        except WeightsError as error:
+        except LeukaemiaZooError as error:
             # One that cannot be had must not keep back the others.
             failed += 1
-            print(f"leukaemia-zoo: error: {name}: {error}", file=sys.stderr)
+            print(f"leukaemia-zoo: error: {printing.printable(f'{name}: {error}')}", file=sys.stderr)
             continue
         print(f"{found.spec.name}: {_PLACES[found.place]}, {found.spec.size:,} bytes, sha256 verified: {found.file}")
     return 2 if failed else 0

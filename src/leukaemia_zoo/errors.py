@@ -1,8 +1,37 @@
 """The exceptions that a caller may catch.
 
 Every message is one sentence for the person who made the mistake: what was wrong, where, and how to mend it. The
-command line prints that sentence alone, without a traceback.
+command line prints that sentence alone, without a traceback. What it quotes of other people's files and servers goes
+through `shown` or `reason`, so that they cannot write to the terminal.
 """
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 100, 100, 40
+
+
+def shown(value: object) -> str:
+    """A value as it stands in an error: as in Python, and so without what a terminal would obey, but short."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 150 else f"{text[:150]}..."
+
+
+def shortened(texts: Iterable[str], most: int = 5) -> str:
+    """The first of several texts, and how many more there are."""
+    texts = list(texts)
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
+def reason(error: object, most: int = 200) -> str:
+    """What another library or a server says, for the middle of a sentence: its first line, printable and short."""
+    line = str(error).strip().split("\n", 1)[0]
+    line = "".join(char if char.isprintable() else " " for char in line).rstrip(". ")
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 class LeukaemiaZooError(Exception):
@@ -22,7 +51,7 @@ class WeightsError(LeukaemiaZooError):
 
 
 class IntegrityError(WeightsError):
-    """The bytes of a weight file are not the bytes that its registry row promises."""
+    """The bytes of a file are not the promised ones: those of its registry row, its description or its git id."""
 
 
 class TensorMismatchError(WeightsError, ValueError):

@@ -1,14 +1,18 @@
-"""The Hugging Face Hub: the only module that talks to the network, and only through huggingface_hub.
+"""The Hugging Face Hub: the only module that talks to it, and only through huggingface_hub.
 
-HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, proxies, time-outs, the cache and the progress bars are therefore those
-that its users know. What goes wrong comes out as one of our own errors, in one sentence with the mend. A file counts as
-fetched when its size and sha256 are the promised ones: neither the cache nor the Hub is believed.
+Nothing else uses the network but `initial_weights`, which fetches ImageNet's weights through Keras. HF_HOME,
+HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, proxies, time-outs, the cache and the progress bars are therefore those that
+users of the Hub know. What goes wrong comes out as one of our own errors, in one sentence with the mend. A file counts
+as fetched when its size and sha256 are the promised ones: neither the cache nor the Hub is believed. A description, of
+which nobody promised a sha256, must be the file that its git id stands for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +29,8 @@ from leukaemia_zoo.errors import (
     IntegrityError,
     UnknownNameError,
     WeightsError,
+    reason,
+    shown,
 )
 from leukaemia_zoo.weights_io import check_integrity
 
@@ -38,6 +44,7 @@ LARGEST_WEIGHTS = 1_000_000_000
 """Bytes: the largest architecture has 100 MB in float32; whoever claims more wants to fill the disk."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ANEW = "it is fetched anew"
 _SLOW_DOWN_OR_FAULT = (408, 429, 500, 502, 503, 504)
 
 _log = logging.getLogger(__name__)
@@ -85,17 +92,31 @@ def parse(uri: str) -> tuple[str, str | None]:
     Raises:
         UnknownNameError: If it is not of this form.
     """
-    match = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?", uri)
-    if match is None or ".." in uri:
+    match = re.fullmatch(rf"{PREFIX}([\w.-]+/[\w.-]+?)(?:@(\w[\w./-]*))?/?", uri)
+    if match is None or ".." in uri or not is_repo(match[1]):
         raise UnknownNameError(
-            f"'{uri}' is no repository on the Hub: write hf://org/name, or hf://org/name@revision with a commit, tag "
-            "or branch."
+            f"{shown(uri)} is no repository on the Hub: write hf://org/name, or hf://org/name@revision with a commit, "
+            "tag or branch."
         )
     return match[1], match[2]
 
 
+def is_repo(repo: Any) -> bool:
+    """Whether a name is one that a repository on the Hub can have, ``org/name``."""
+    _check_client()
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        return False
+    return isinstance(repo, str) and "/" in repo  # the client's own rule lets names without an owner pass
+
+
 def page(repo: str, revision: str | None = None) -> str:
     """Where a person can look at a repository."""
+    _check_client()
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo}" + (f"/tree/{revision}" if revision else "")
@@ -103,11 +124,28 @@ def page(repo: str, revision: str | None = None) -> str:
 
 def cache_path(file: HubFile) -> Path:
     """Where a file lies in the local cache, or would lie; a file that is put there by hand is found."""
+    _check_client()
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     folder = repo_folder_name(repo_id=file.repo, repo_type="model")
     return Path(constants.HF_HUB_CACHE) / folder / "snapshots" / file.revision / file.name
+
+
+def is_cached(file: HubFile) -> bool:
+    """Whether there is such a file in the local cache, sound or not.
+
+    Raises:
+        HubStorageError: If the cache may not be looked into.
+    """
+    path = cache_path(file)
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise HubStorageError(
+            f"The cache of the Hub cannot be looked into for {path} ({error.strerror or error}): give yourself the "
+            "right to read there, or name another folder with HF_HOME."
+        ) from error
 
 
 def fetch(file: HubFile) -> Path:
@@ -123,24 +161,23 @@ def fetch(file: HubFile) -> Path:
         IntegrityError: If the Hub, too, gives another file than the promised one, or a damaged one cannot be replaced.
     """
     path = cache_path(file)
-    cached = path.is_file()
     try:
-        if not cached:
+        if not is_cached(file):
             path = _download(file)
-        mend = (
-            f"the network is switched off (HF_HUB_OFFLINE), so {_by_hand(file)}" if _offline() else "it is fetched anew"
-        )
-        check_integrity(path, file.sha256, file.size, mend=mend.rstrip("."))
-        return path
-    except IntegrityError as error:
-        if _offline():
-            raise
-        _log.warning("%s", error)
     except HubUnavailableError as error:
         # The client goes on by itself where a transfer breaks off; a reset connection or a fault of the server ends it.
-        if cached or not error.during_transfer:
+        if not error.during_transfer:
             raise
         _log.warning("%s Trying once more.", error)
+    else:
+        mend = f"the network is switched off (HF_HUB_OFFLINE), so {_by_hand(file)}" if _offline() else _ANEW
+        try:
+            check_integrity(path, file.sha256, file.size, mend=mend.rstrip("."))
+            return path
+        except IntegrityError as error:
+            if _offline():
+                raise
+            _log.warning("%s", error)
     path = _download(file, again=True)
     mend = (
         f"it was fetched anew, so what lies at {page(file.repo, file.revision)}, or what a proxy on the way gives out, "
@@ -149,10 +186,7 @@ def fetch(file: HubFile) -> Path:
     try:
         check_integrity(path, file.sha256, file.size, mend=mend)
     except IntegrityError:
-        # Whoever else reads this cache must not take it for the weight.
-        for wrong in (path.resolve(), path):
-            with contextlib.suppress(OSError):
-                wrong.unlink()
+        _remove(path)  # whoever else reads this cache must not take it for the weight
         raise
     return path
 
@@ -170,6 +204,7 @@ def fetch_config(repo: str, revision: str | None, name: str) -> tuple[Path, str]
 
     Raises:
         HubError: If it cannot be had.
+        IntegrityError: If it is damaged, in the cache or as it came, and cannot be had whole.
         WeightsError: If it is too large to be a description.
     """
     revision = revision or "main"
@@ -181,9 +216,21 @@ def fetch_config(repo: str, revision: str | None, name: str) -> tuple[Path, str]
             if path is None:
                 raise
             _log.warning("%s Taking %s@%s from the cache.", error, repo, path.parent.name[:12])
+    commit = path.parent.name
+    if damage := _damage(path, repo):
+        if _offline():
+            raise IntegrityError(f"{damage}; the network is switched off (HF_HUB_OFFLINE): switch it on, and {_ANEW}.")
+        _log.warning("%s; %s.", damage, _ANEW)
+        path = _download_small(repo, commit, name, again=True)
+        if damage := _damage(path, repo):
+            _remove(path)
+            raise IntegrityError(
+                f"{damage}; it was fetched anew, so what the Hub or a proxy on the way gives out is damaged: do not "
+                f"use it, compare it with {page(repo, commit)}, and try it without the proxy or later."
+            )
     if path.stat().st_size > LARGEST_CONFIG:
         raise WeightsError(f"{name} of {repo} has {path.stat().st_size:,} bytes: that is no description of a model.")
-    return path, path.parent.name
+    return path, commit
 
 
 def upload(
@@ -209,6 +256,7 @@ def upload(
     Raises:
         HubError: If the Hub cannot be reached or refuses.
     """
+    _check_client()
     from huggingface_hub import CommitOperationAdd, HfApi
 
     _refuse_offline(f"{repo} cannot be written to")
@@ -225,6 +273,7 @@ def listed(repo: str, revision: str, names: Sequence[str], *, token: str | None 
     Raises:
         HubError: If the Hub cannot be reached or refuses.
     """
+    _check_client()
     from huggingface_hub import HfApi
 
     _refuse_offline(f"{repo} cannot be looked at")
@@ -246,17 +295,16 @@ def _download(file: HubFile, again: bool = False) -> Path:
         )
     with _told(file.repo, file.revision, file.name, mend=f"; or {_by_hand(file)}"):
         offered = _ask(file.repo, file.revision, file.name)
-        if offered.size not in (None, file.size):
+        another = re.fullmatch(r"[0-9a-f]{64}", offered.etag or "") and offered.etag != file.sha256
+        if another or offered.size not in (None, file.size):
+            size = "a file" if offered.size is None else f"{offered.size:,} bytes"
             raise IntegrityError(
-                f"The Hub offers {offered.size:,} bytes as {file.name} of {file.repo} at {file.revision[:12]}, not the "
-                f"{file.size:,} promised (sha256 {offered.etag}, not {file.sha256}): nothing was fetched; tell the "
-                "owner of the repository, and do not use it."
+                f"The Hub offers {size} with the sha256 {shown(offered.etag)} as {file.name} of {file.repo} at "
+                f"{file.revision[:12]}, not the {file.size:,} bytes with the sha256 {file.sha256} that are promised: "
+                "nothing was fetched; tell the owner of the repository, and do not use it."
             )
-    path = cache_path(file)
-    if again and not path.is_symlink():
-        # The client replaces what its cache links to, but not a file that somebody put there by hand.
-        with contextlib.suppress(OSError):
-            path.unlink()
+    if again:
+        _make_way(cache_path(file))
     with _told(file.repo, file.revision, file.name, mend=f"; or {_by_hand(file)}", transfer=True):
         found = hf_hub_download(
             file.repo,
@@ -268,7 +316,7 @@ def _download(file: HubFile, again: bool = False) -> Path:
     return Path(found)
 
 
-def _download_small(repo: str, revision: str, name: str) -> Path:
+def _download_small(repo: str, revision: str, name: str, again: bool = False) -> Path:
     from huggingface_hub import constants, hf_hub_download
 
     if _offline():
@@ -283,8 +331,58 @@ def _download_small(repo: str, revision: str, name: str) -> Path:
         offered = _ask(repo, revision, name)
         if offered.size is not None and offered.size > LARGEST_CONFIG:
             raise WeightsError(f"{name} of {repo} has {offered.size:,} bytes: that is no description of a model.")
-        found = hf_hub_download(repo, name, revision=revision, etag_timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        if again:
+            _make_way(cache_path(HubFile(repo, revision, name, "", 0)))
+        found = hf_hub_download(
+            repo, name, revision=revision, force_download=again, etag_timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
     return Path(found)
+
+
+def _damage(path: Path, repo: str) -> str:
+    """What is wrong with a small file: nothing if it is the one that its git id stands for, or if nobody can say."""
+    promised = path.resolve().name if _is_of_the_client(path) else _git_id(repo, path.parent.name, path.name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HubStorageError(
+            f"{path} cannot be read ({error.strerror or error}): give yourself the right to read it, or name another "
+            "folder with HF_HOME."
+        ) from error
+    blob = b"blob %d\0" % len(data) + data
+    # Git knows a small file by the sha1 of its blob, and the Hub a large one by its sha256.
+    found = {40: hashlib.sha1(blob, usedforsecurity=False), 64: hashlib.sha256(data)}.get(len(promised))
+    if found is None or found.hexdigest() == promised:
+        return ""
+    return f"{path} is cut off or damaged: it has the id {found.hexdigest()}, not the promised {promised}"
+
+
+def _git_id(repo: str, commit: str, name: str) -> str:
+    """By what the Hub knows a file; "" if it cannot be asked."""
+    try:
+        with _told(repo, commit, name):
+            return "" if _offline() else str(_ask(repo, commit, name).etag or "")
+    except HubError:
+        return ""
+
+
+def _is_of_the_client(path: Path) -> bool:
+    """Whether a file in the cache is one of the client's own, a link to bytes that it keeps under their id."""
+    return path.is_symlink() and path.resolve().parent == (path.parents[2] / "blobs").resolve()
+
+
+def _make_way(path: Path) -> None:
+    """The client replaces what its own links mean, but no file and no other link that somebody put there by hand."""
+    if not _is_of_the_client(path):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file from the cache; what a link of somebody's leads to is not ours."""
+    for wrong in [path.resolve(), path] if _is_of_the_client(path) else [path]:
+        with contextlib.suppress(OSError):
+            wrong.unlink()
 
 
 def _ask(repo: str, revision: str, name: str) -> Any:
@@ -306,6 +404,17 @@ def _ask(repo: str, revision: str, name: str) -> Any:
         if "Connect" in type(error).__name__:
             raise
     return get_hf_file_metadata(url, retry_on_errors=True)
+
+
+def _check_client() -> None:
+    """Import the client: it reads the environment then, and fails on what makes no sense there."""
+    try:
+        from huggingface_hub import constants, file_download  # noqa: F401
+    except ValueError as error:
+        raise HubError(
+            f"The client of the Hub does not start ({reason(error)}): check HF_ENDPOINT and the other variables of the "
+            "environment that begin with HF_."
+        ) from None
 
 
 def _cached(repo: str, name: str, revision: str) -> Path | None:
@@ -348,15 +457,15 @@ def _told(
     transfer: bool = False,
 ) -> Iterator[None]:
     """Turn what huggingface_hub, its HTTP client and the file system raise into errors of ours."""
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         yield
     except WeightsError:
         raise
     except HFValidationError as error:
-        raise UnknownNameError(f"'{repo}' is no name of a repository on the Hub ({_first_line(error)}).") from None
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise UnknownNameError(f"'{repo}' is no name of a repository on the Hub ({reason(error)}).") from None
+    except Exception as error:  # the client lets much of what it uses pass, such as a KeyError over a strange answer
         raise _translated(error, repo, revision, name, mend, writing, transfer) from error
 
 
@@ -369,18 +478,29 @@ def _translated(
     for cause in chain:
         if isinstance(cause, errors.HfHubHTTPError):
             return _refused(cause, repo, revision, name, mend, writing, transfer)
+    # A file without its headers, or an answer without what the client looks for in it.
+    if isinstance(error, KeyError | TypeError | AttributeError | json.JSONDecodeError) or any(
+        isinstance(cause, errors.FileMetadataError) for cause in chain
+    ):
+        return HubUnavailableError(
+            f"What answers at {constants.ENDPOINT} is not a Hub, or a proxy strips its headers: check HF_ENDPOINT and "
+            f"the proxy settings{mend}"
+        )
     for cause in chain:
-        if isinstance(cause, errors.FileMetadataError):
-            return HubUnavailableError(
-                f"What answers at {constants.ENDPOINT} is not a Hub, or a proxy strips its headers: check HF_ENDPOINT "
-                f"and the proxy settings{mend}"
+        kind = type(cause).__name__
+        if kind == "InvalidURL":  # which is no HTTPError
+            return HubError(
+                f"The address of the Hub or of a proxy is none ({reason(cause)}): check HF_ENDPOINT, HTTP_PROXY and "
+                "HTTPS_PROXY."
             )
-    for cause in chain:
-        if isinstance(cause, errors.HTTPError):  # no answer at all
-            what = "did not answer in time" if "Timeout" in type(cause).__name__ else "cannot be reached"
+        if isinstance(cause, errors.HTTPError):  # no answer at all, or not the whole
+            what = "cannot be reached"
+            if "Timeout" in kind:
+                what = "did not answer in time"
+            elif transfer and "Connect" not in kind:
+                what = f"broke off the transfer of {name} again and again"
             found = HubUnavailableError(
-                f"{constants.ENDPOINT} {what} ({_first_line(cause) or type(cause).__name__}): check the network, the "
-                "proxy and HF_ENDPOINT"
+                f"{constants.ENDPOINT} {what} ({reason(cause) or kind}): check the network, the proxy and HF_ENDPOINT"
                 + (", or raise HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT" if "time" in what else "")
                 + mend
             )
@@ -393,7 +513,7 @@ def _translated(
                 f"({cause.strerror or cause}): make room or give yourself the right to write there, or name another "
                 "folder with HF_HOME."
             )
-    found = HubUnavailableError(f"{name or repo} was not transferred ({_first_line(error)}): try it again{mend}")
+    found = HubUnavailableError(f"{name or repo} was not transferred ({reason(error)}): try it again{mend}")
     found.during_transfer = transfer
     return found
 
@@ -436,9 +556,16 @@ def _refused(error: Any, repo: str, revision: str, name: str, mend: str, writing
         return HubNotFoundError(f"The Hub has no repository {repo} (404): check the name at {constants.ENDPOINT}.")
     if status == 429:
         pause = error.response.headers.get("Retry-After")
+        # It is a number of seconds or a date.
+        when = "later" if not pause else f"in {pause} s" if pause.isdigit() else f"after {reason(pause)}"
         return HubUnavailableError(
-            f"The Hub has had too many requests from here (429): try again {f'in {pause} s' if pause else 'later'}, or "
-            f"give a token with HF_TOKEN{mend}"
+            f"The Hub has had too many requests from here (429): try again {when}, or give a token with HF_TOKEN{mend}"
+        )
+    if 400 <= status < 500 and status != 408:
+        said = error.server_message or error.response.headers.get("X-Error-Message") or error.response.reason_phrase
+        return HubError(
+            f"The Hub refuses {' of '.join(filter(None, (name, repo)))} ({status}: {reason(said)}): mend that, or look "
+            f"at {page(repo)}."
         )
     found = HubUnavailableError(
         f"The Hub failed ({status}) over {' of '.join(filter(None, (name, repo)))}: try again later{mend}"
@@ -453,7 +580,3 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         found.append(error)
         error = error.__cause__ or error.__context__
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0].rstrip(".")

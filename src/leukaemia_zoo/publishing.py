@@ -24,7 +24,7 @@ from leukaemia_zoo.cards import LIBRARY, model_card
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
 from leukaemia_zoo.files import replacing, write_json
 from leukaemia_zoo.registry import WeightSpec, checkout_file, close_matches, packaged_file
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved
+from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved, read_whole
 from leukaemia_zoo.weights_io import check_integrity
 
 CARD_FILE = "README.md"
@@ -92,14 +92,14 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = 
         ['README.md', 'config.json', 'model.safetensors']
     """
     folder = Path(folder)
-    _refuse_to_replace(folder / CARD_FILE)
-    # First elsewhere: a mistake in what is told about the model must not leave half of the three files.
+    _refuse_to_replace(folder)
+    # First elsewhere, then beside, then renamed: a mistake or a full disk must not leave some of the three files.
     with _saved(model, half, about) as (spec, made):
         (made / CARD_FILE).write_bytes(model_card(spec).encode())
         try:
-            for name in (WEIGHTS_FILE, CARD_FILE, CONFIG_FILE):
-                with replacing(folder / name) as beside:
-                    shutil.copyfile(made / name, beside)
+            with contextlib.ExitStack() as stack:
+                for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
+                    shutil.copyfile(made / name, stack.enter_context(replacing(folder / name)))
         except OSError as error:
             raise WeightsError(
                 f"The model cannot be saved in {folder} ({error.strerror or error}): name another folder, or make room."
@@ -153,10 +153,9 @@ def push_to_hub(
             f"The model in {os.fspath(model_or_folder)} is stored already: load it with load_model and push that to "
             "store its kernels as float16, or leave out half."
         )
-    spec, file = read_saved(model_or_folder)
-    check_integrity(file, spec.sha256, spec.size, mend="save, copy or download the model again")
+    spec, file = read_whole(model_or_folder)
     if about:
-        spec = WeightSpec.from_dict({**spec.to_dict(), **_checked_about(about)})
+        spec = WeightSpec.from_dict({**spec.to_dict(), **checked_about(about)})
     return _send(_prepared(spec, file, repo), message, private, token)
 
 
@@ -229,9 +228,9 @@ def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[W
     """A network in a temporary folder, and its row as a reader of that folder finds it."""
     from leukaemia_zoo.loading import config_of, save_model  # here, because publishing a file needs no Keras
 
-    about = _checked_about(about)
+    about = checked_about(about)
     row = {"file": WEIGHTS_FILE, "config": config_of(model).to_dict(), "size": 0, "parameters": 0}
-    row |= dict.fromkeys(("name", "licence", "citation", "sha256"), "none")
+    row |= {"sha256": "0" * 64, **dict.fromkeys(("name", "licence", "citation"), "none")}
     WeightSpec.from_dict(row | about)  # before the work is done: raises what is wrong with what is told
     with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as made:
         save_model(model, made, half=half, **about)
@@ -239,7 +238,7 @@ def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[W
         yield spec, Path(made)
 
 
-def _checked_about(about: Mapping[str, Any]) -> dict[str, Any]:
+def checked_about(about: Mapping[str, Any]) -> dict[str, Any]:
     """What is told about a model, as the plain data that config.json can hold."""
     for name in about:
         if name not in _ABOUT:
@@ -299,8 +298,12 @@ def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> N
         )
 
 
-def _refuse_to_replace(readme: Path) -> None:
-    """A card is made anew each time; a README.md that somebody wrote is not ours to replace."""
+def _refuse_to_replace(folder: Path) -> None:
+    """A card is made anew each time; a README.md that somebody wrote, or a folder, is not ours to replace."""
+    for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
+        if (folder / name).is_dir():
+            raise WeightsError(f"{folder / name} is a folder: save the model into a folder of its own.")
+    readme = folder / CARD_FILE
     try:
         text = readme.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -317,23 +320,12 @@ def checked_repo(repo: str) -> str:
     Raises:
         UnknownNameError: If it is none.
     """
-    if not _is_repo(repo):
+    if not hub.is_repo(repo):
         raise UnknownNameError(
             f"{repo!r} is no repository on the Hub: write org/name, with letters, digits and single '-', '_' and '.', "
             "such as lab/my-cells."
         )
     return repo
-
-
-def _is_repo(repo: Any) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        return False
-    return isinstance(repo, str) and "/" in repo  # the client's own rule lets names without an owner pass
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -354,7 +346,7 @@ def _folder_of_large(folder: Path | str | None) -> Path | None:
 
 def _uploads(table: Path, large: Path | None, namespace: str, names: Sequence[str] | None) -> list[_Upload]:
     """What is to be published, all of it checked."""
-    if not _is_repo(f"{namespace}/name"):
+    if not hub.is_repo(f"{namespace}/name"):
         raise UnknownNameError(
             f"{namespace!r} is no user or organisation on the Hub: write its name alone, such as lab, of letters, "
             "digits and single '-'."

@@ -18,8 +18,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.errors import UnknownNameError, WeightsError
+from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError, reason, shortened, shown
 from leukaemia_zoo.preprocessing import Preprocessing
+
+MAX_SIDE = 2048
+"""The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
+
+_LONGEST_CLASS_NAME = 255  # characters: a folder of cells can be called so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +100,14 @@ class ModelConfig:
                 checked against the architectures of this package and can name no other class or function.
         """
         if not isinstance(data, Mapping):
-            raise WeightsError(f"A model configuration is an object, not {data!r}; save the model again.")
+            raise WeightsError(f"A model configuration is an object, not {shown(data)}; save the model again.")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown, missing = set(data) - known, {"architecture", "class_names", "head", "preprocessing"} - set(data)
         if unknown or missing:
             raise WeightsError(
                 f"A model configuration has {', '.join(sorted(known))}, but this one "
                 + " and ".join(
-                    f"{verb} {', '.join(sorted(map(str, keys)))}"
+                    f"{verb} {shortened(sorted(map(shown, keys)))}"
                     for verb, keys in (("lacks", missing), ("also has", unknown))
                     if keys
                 )
@@ -111,33 +116,44 @@ class ModelConfig:
         architecture, head, classes = data["architecture"], data["head"], data["class_names"]
         if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
             raise WeightsError(
-                f"This package has no architecture {architecture!r}; {close_matches(str(architecture), ARCHITECTURES)}"
+                f"This package has no architecture {shown(architecture)}; "
+                f"{close_matches(str(architecture)[:100], ARCHITECTURES)}"
             )
         if head not in ARCHITECTURES[architecture].heads:
-            raise WeightsError(f"The architecture {architecture!r} has no head {head!r}.")
-        if not isinstance(classes, list) or not all(isinstance(name, str) and name for name in classes):
-            raise WeightsError(f"class_names must be a list of names, not {classes!r}.")
+            raise WeightsError(f"The architecture {architecture!r} has no head {shown(head)}.")
+        if not isinstance(classes, list) or not all(_is_class_name(name) for name in classes):
+            raise WeightsError(f"class_names must be a list of printable names, not {shown(classes)}.")
         if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise WeightsError(f"class_names must be two or more different names, not {classes!r}.")
+            raise WeightsError(f"class_names must be two or more different names, not {shown(classes)}.")
         numbers = {key: data[key] for key in ("dropout", "temperature") if key in data}
         for key, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise WeightsError(f"{key} must be a number, not {value!r}.")
+                raise WeightsError(f"{key} must be a number, not {shown(value)}.")
+        if not 0 <= numbers.get("dropout", 0.0) < 1:
+            raise WeightsError(f"dropout must be a share from 0 up to, not including, 1, not {shown(data['dropout'])}.")
         if not 0 < numbers.get("temperature", 1.0) < math.inf:
-            raise WeightsError(f"temperature must be a finite number above 0, not {numbers['temperature']!r}.")
+            raise WeightsError(f"temperature must be a finite number above 0, not {shown(data['temperature'])}.")
         limit = data.get("ood_limit")
         if limit is not None and (
             isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf
         ):
-            raise WeightsError(f"ood_limit must be a finite number above 0, or null, not {limit!r}.")
+            raise WeightsError(f"ood_limit must be a finite number above 0, or null, not {shown(limit)}.")
         for key in ("weight", "origin"):
             if not (data.get(key) is None or isinstance(data[key], str)):
-                raise WeightsError(f"{key} must be a name or null, not {data[key]!r}.")
+                raise WeightsError(f"{key} must be a name or null, not {shown(data[key])}.")
         views = data.get("views", 1)
         if isinstance(views, bool) or views not in (1, 4, 8):
-            raise WeightsError(f"A prediction averages over 1, 4 or 8 views, not {views!r}.")
-        preprocessing = Preprocessing.from_dict(data["preprocessing"])
+            raise WeightsError(f"A prediction averages over 1, 4 or 8 views, not {shown(views)}.")
+        try:
+            preprocessing = Preprocessing.from_dict(data["preprocessing"])
+        except DataError as error:
+            raise WeightsError(f"A model configuration has a wrong preprocessing: {reason(error)}.") from None
         height, width = preprocessing.input_size
+        if max(height, width) > MAX_SIDE:
+            raise WeightsError(
+                f"'{architecture}' takes an input of at most {MAX_SIDE} pixels a side, not "
+                f"{shown(height)}x{shown(width)}."
+            )
         if views > 1 and height != width:
             raise WeightsError(f"An input of {height}x{width} pixels is not square and cannot be turned: give 1 view.")
         return cls(
@@ -151,6 +167,10 @@ class ModelConfig:
             ood_limit=limit,
             **numbers,
         )
+
+
+def _is_class_name(name: object) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST_CLASS_NAME and name.isprintable()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,19 +224,28 @@ class WeightSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         required = {"name", "config", "file", "sha256", "size", "parameters", "licence", "citation"}
         if set(data) - known or required - set(data):
-            wrong = ", ".join(sorted(map(str, (set(data) - known) | (required - set(data)))))
+            wrong = shortened(sorted(map(shown, (set(data) - known) | (required - set(data)))))
             raise WeightsError(f"A row about a weight has missing or unknown keys ({wrong}); save the model again.")
         file = data["file"]
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise WeightsError(f"A weight file is the name of a .safetensors file in the same folder, not {file!r}.")
+        if not isinstance(file, str) or not re.fullmatch(r"\w[\w.-]{0,90}\.safetensors", file):
+            raise WeightsError(
+                f"A weight file is the name of a .safetensors file in the same folder, not {shown(file)}: of letters, "
+                "digits, '.', '-' and '_', at most 100."
+            )
         kinds = {"name": str, "sha256": str, "size": int, "parameters": int, "licence": str, "citation": str}
         kinds |= {"data": list, "training": Mapping, "metrics": Mapping, "intended_use": str}
         for key, kind in kinds.items():
             value = data.get(key, kind() if kind is not Mapping else {})
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise WeightsError(f"In a row about a weight {key} cannot be {value!r}; save the model again.")
-        if not re.fullmatch(r"\w[\w.-]*", data["name"]):  # it names folders too
-            raise WeightsError(f"The name of a weight has letters, digits, '.', '-' and '_', not {data['name']!r}.")
+                raise WeightsError(f"In a row about a weight {key} cannot be {shown(value)}; save the model again.")
+        if not re.fullmatch(r"\w[\w.-]{0,95}", data["name"]):  # it names folders and repositories too
+            raise WeightsError(
+                f"The name of a weight has letters, digits, '.', '-' and '_', at most 96, not {shown(data['name'])}."
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", data["sha256"]):
+            raise WeightsError(
+                f"A sha256 has 64 digits from 0 to f, not {shown(data['sha256'])}; save the model again."
+            )
         repo, revision = data.get("repo"), data.get("revision")
         if (repo, revision) != (None, None) and not (
             isinstance(repo, str)
@@ -225,10 +254,10 @@ class WeightSpec:
             and re.fullmatch(r"[0-9a-f]{40}", revision)
         ):
             raise WeightsError(
-                f"A weight is pinned by repo and commit, org/name and 40 digits, not {repo!r}, {revision!r}."
+                f"A weight is pinned by repo and commit, org/name and 40 digits, not {shown(repo)}, {shown(revision)}."
             )
         if not all(isinstance(source, Mapping) for source in data.get("data", ())):
-            raise WeightsError(f"In a row about a weight data is a list of objects, not {data['data']!r}.")
+            raise WeightsError(f"In a row about a weight data is a list of objects, not {shown(data['data'])}.")
         return cls(**{**data, "config": ModelConfig.from_dict(data["config"]), "data": tuple(data.get("data", ()))})
 
 

@@ -2,20 +2,31 @@
 
 A saved model is a folder with ``config.json`` (plain data: see `WeightSpec`) and one safetensors file. A repository on
 the Hub holds the same two. Whatever is found here has been compared with the size and the sha256 that its description
-promises, and nothing of it has been parsed but that description. Nothing here imports Keras.
+promises, and nothing of it has been parsed but that description. What a weight of somebody's own says in its header has
+been compared with the description too, which has no sha256 of its own. Nothing here imports Keras.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from leukaemia_zoo import hub
-from leukaemia_zoo.errors import DataError, TensorMismatchError, WeightsError
+from leukaemia_zoo.errors import (
+    DataError,
+    HubStorageError,
+    TensorMismatchError,
+    UnknownNameError,
+    WeightsError,
+    reason,
+    shown,
+)
 from leukaemia_zoo.files import replacing, write_json
 from leukaemia_zoo.registry import (
     ARCHITECTURES,
@@ -26,7 +37,7 @@ from leukaemia_zoo.registry import (
     packaged_file,
     weights,
 )
-from leukaemia_zoo.weights_io import check_integrity, sha256_of
+from leukaemia_zoo.weights_io import check_integrity, read_config, sha256_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -56,7 +67,9 @@ def is_in_zoo(name: str) -> bool:
 
 def is_elsewhere(name: str) -> bool:
     """Whether a name means a folder or a repository on the Hub: ``./cnn.cnmc`` is a folder, ``cnn.cnmc`` is not."""
-    return not is_in_zoo(name) and (name.startswith(hub.PREFIX) or os.sep in name or "/" in name or Path(name).is_dir())
+    if not name or is_in_zoo(name):
+        return False
+    return name.startswith(hub.PREFIX) or os.sep in name or "/" in name or Path(name).is_dir()
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
@@ -97,19 +110,55 @@ def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
     return spec, Path(folder) / spec.file
 
 
+def read_whole(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
+    """Row and weight file of a saved model, the file as the row promises it, the row as the file was saved with it.
+
+    Raises:
+        WeightsError: If the folder holds no model, or its two files do not belong together.
+        IntegrityError: If the weight file is not the promised one.
+    """
+    spec, file = read_saved(folder)
+    check_integrity(file, spec.sha256, spec.size, mend="save, copy or download the model again")
+    _check_description(spec, file, os.fspath(folder))
+    return spec, file
+
+
+def check_download(name: str) -> None:
+    """Raise what is wrong with a name for `download`, as far as it can be told without looking for the weight.
+
+    Raises:
+        UnknownNameError: If it is none.
+        DataError: If it is a folder.
+    """
+    if name.startswith(hub.PREFIX):
+        hub.parse(name)
+    elif is_elsewhere(name):
+        if Path(name).exists():
+            raise DataError(f"{name} is there already: there is nothing to download, load_model takes it as it is.")
+        raise UnknownNameError(
+            f"{shown(name)} is no name in the zoo: `leukaemia-zoo list` has them; for a repository on the Hub write "
+            "hf://org/name."
+        )
+    else:
+        model_info(name)
+
+
 def download(name: str, folder: str | os.PathLike[str] | None = None) -> Found:
     """Get a weight ahead of time, so that it is there when there is no network.
 
     Args:
         name: Architecture or weight of the zoo, or ``hf://org/name@revision``.
         folder: Where to write ``<weight>/config.json`` and ``<weight>/model.safetensors`` for another machine, on which
-            `load_model` takes ``folder`` itself; None to fill the local cache.
+            `load_model` takes ``folder`` itself; a repository becomes ``<org>--<name>``, whatever it calls its weight,
+            with ``@<revision>`` if one was named. None to fill the local cache.
 
     Returns:
         What was found or fetched; with ``folder`` the copy.
 
     Raises:
+        UnknownNameError: If there is no such name.
         DataError: If ``name`` is a folder.
+        HubStorageError: If ``folder`` cannot be written to; nothing half-written is left there.
         WeightsError: As `find`.
 
     Example:
@@ -117,18 +166,34 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Found:
         >>> lz.download("cnn_attention").place  # travels inside the package
         'package'
     """
-    if is_elsewhere(name) and not name.startswith(hub.PREFIX):
-        raise DataError(f"{name} is a folder: there is nothing to download, load_model takes it as it is.")
+    check_download(name)
     found = find(name)
     if folder is None:
         return found
-    target = Path(folder) / found.spec.name
+    own = name.startswith(hub.PREFIX)  # what somebody calls a weight must not replace another one
+    target = Path(folder) / (_folder_name(name) if own else found.spec.name)
     row = dataclasses.replace(found.spec, file=WEIGHTS_FILE)
-    with replacing(target / WEIGHTS_FILE) as beside:
-        shutil.copyfile(found.file, beside)
-        check_integrity(beside, row.sha256, row.size)
-    write_json(target / CONFIG_FILE, row.to_dict())
+    made: list[Path] = []
+    try:
+        made += [path for path in (target, *target.parents) if not path.exists()]
+        with replacing(target / WEIGHTS_FILE) as beside:
+            shutil.copyfile(found.file, beside)
+            check_integrity(beside, row.sha256, row.size)
+            write_json(target / CONFIG_FILE, row.to_dict())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise HubStorageError(
+            f"{target} cannot be written ({error.strerror or error}): make room and give yourself the right to write "
+            "there, or name another folder with --to."
+        ) from error
     return Found(row, target / WEIGHTS_FILE, found.place)
+
+
+def _folder_name(uri: str) -> str:
+    """``org--name`` or ``org--name@revision``: two repositories, or two revisions of one, get two folders."""
+    return "@".join(part.replace("/", "--") for part in hub.parse(uri) if part)
 
 
 def _of_the_zoo(spec: WeightSpec) -> Found:
@@ -152,26 +217,34 @@ def _elsewhere(name: str, architecture: str | None = None) -> Found:
     path = Path(name)
     if not path.exists():
         kind = "folder" if architecture is None else "weight at"
-        raise WeightsError(f"There is no {kind} {name}: name the folder of a saved model.")
+        raise WeightsError(
+            f"There is no {kind} {name}: name the folder of a saved model, or for a repository on the Hub hf://org/name."
+        )
     if path.is_dir():
-        spec, file = read_saved(_model_folder(path, architecture))
-    elif (path.parent / CONFIG_FILE).is_file():
-        spec, file = read_saved(path.parent)
-        if path != file:
-            raise WeightsError(f"{path.parent / CONFIG_FILE} describes {file.name}, not {path.name}.")
-    else:
+        return Found(*read_whole(_model_folder(path, architecture)), "path")
+    if not (path.parent / CONFIG_FILE).is_file():
         return Found(_row_of(path), path, "path")
-    check_integrity(file, spec.sha256, spec.size, mend="save, copy or download the model again")
-    return Found(spec, file, "path")
+    _, file = read_saved(path.parent)
+    if path != file:
+        raise WeightsError(f"{path.parent / CONFIG_FILE} describes {file.name}, not {path.name}.")
+    return Found(*read_whole(path.parent), "path")
 
 
 def _model_folder(folder: Path, architecture: str | None) -> Path:
     """The folder itself, or the one in it that holds a model: that is how `download` leaves them."""
     if (folder / CONFIG_FILE).is_file():
         return folder
-    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
-    if architecture is not None:
-        inside = [path for path in inside if read_saved(path)[0].config.architecture == architecture]
+    inside, others = [], []
+    for path in sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}")):
+        try:
+            found = read_saved(path)[0].config.architecture
+        except WeightsError as error:
+            others.append(error)  # a model of another package may lie among them, or a damaged one of ours
+            continue
+        if architecture in (None, found):
+            inside.append(path)
+    if others and not inside:
+        raise others[0]
     if len(inside) > 1:
         raise WeightsError(
             f"The folder {folder} holds {len(inside)} models: name one of {', '.join(map(str, inside))}."
@@ -200,17 +273,23 @@ def _from_repository(repo: str, revision: str | None) -> Found:
             *(repo, commit, repo, commit),
         )
     spec = _read_config(config)
+    known = weights().get(spec.config.weight or "")
+    if known is None or known.sha256 != spec.sha256:
+        # A weight of the zoo is known by its bytes: what was found out about it must not pass to another one.
+        spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, weight=None))
     if spec.size > hub.LARGEST_WEIGHTS:
         raise WeightsError(
             f"The description in {repo} claims a weight of {spec.size:,} bytes, more than any architecture has: do not "
             "use it."
         )
-    return _from_hub(spec, repo, commit, spec.file)
+    found = _from_hub(spec, repo, commit, spec.file)
+    _check_description(found.spec, found.file, f"{hub.PREFIX}{repo}")
+    return found
 
 
 def _from_hub(spec: WeightSpec, repo: str, commit: str, name: str) -> Found:
     file = hub.HubFile(repo, commit, name, spec.sha256, spec.size)
-    place = "cache" if hub.cache_path(file).is_file() else "hub"
+    place = "cache" if hub.is_cached(file) else "hub"
     origin = f"{hub.PREFIX}{repo}@{commit}"
     spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, origin=origin))
     return Found(spec, hub.fetch(file), place)
@@ -222,7 +301,36 @@ def _read_config(path: Path) -> WeightSpec:
     except FileNotFoundError:
         raise WeightsError(f"The folder {path.parent} holds no saved model: there is no {path.name} in it.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); save the model again.") from None
+        raise WeightsError(f"{path} cannot be read ({reason(error)}); save the model again.") from None
     if not isinstance(data, dict):
         raise WeightsError(f"{path} is not the description of a model; save the model again.")
-    return WeightSpec.from_dict(data)
+    try:
+        return WeightSpec.from_dict(data)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+_SAVED_TWICE = ("architecture", "head", "class_names", "preprocessing", "dropout", "temperature", "views")
+"""Of a configuration: what decides on the answers of a network. The rest may change after its weights were saved."""
+
+
+def _check_description(spec: WeightSpec, file: Path, where: str) -> None:
+    """Raise if a description differs from the configuration that the weight file was saved with, if that has one.
+
+    The sha256 of the description guards the file. Only this guards the description: of two class names the wrong way
+    round nothing else can be seen.
+    """
+    saved, told = read_config(file) or {}, json.loads(json.dumps(spec.config.to_dict()))
+    for key in _SAVED_TWICE:
+        if key in saved and not _agree(saved[key], told[key]):
+            raise WeightsError(
+                f"The {CONFIG_FILE} of {where} says {key} {shown(told[key])}, but {file.name} was saved with "
+                f"{shown(saved[key])}: one was damaged or changed; save, copy or download the model again."
+            )
+
+
+def _agree(saved: Any, told: Any) -> bool:
+    """Whether a setting is the same; of an object, what was saved of it: later versions may have further keys."""
+    if isinstance(saved, dict) and isinstance(told, dict):
+        return all(told.get(key) == value for key, value in saved.items())
+    return bool(saved == told)

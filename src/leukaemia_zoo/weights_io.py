@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError
+from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError, reason, shortened, shown
 from leukaemia_zoo.files import replacing
 
 HEAD_LAYER = "logits"
@@ -99,7 +98,7 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"The header of {path} is not what this package writes ({error}).") from None
+        raise WeightsError(f"The header of {path} is not what this package writes ({reason(error)}).") from None
     if not isinstance(config, dict):
         raise WeightsError(f"The header of {path} is not what this package writes (no object).")
     return config
@@ -124,22 +123,24 @@ def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> No
             variables = {n: v for n, v in variables.items() if not _in_head(n)}
             found = {n: s for n, s in found.items() if not _in_head(n)}
         problems = [f"'{name}' is missing" for name in variables if name not in found]
-        problems += [f"'{name}' does not belong" for name in found if name not in variables]
+        problems += [f"{shown(name)} does not belong" for name in found if name not in variables]
         for name in variables.keys() & found.keys():
             shape, expected = tuple(found[name].get_shape()), tuple(variables[name].shape)
             if shape != expected:
-                problems.append(f"'{name}' has the shape {shape}, not {expected}")
+                problems.append(f"'{name}' has the shape {shown(shape)}, not {expected}")
             elif found[name].get_dtype() not in _ALLOWED_DTYPES:
                 problems.append(f"'{name}' has the dtype {found[name].get_dtype()}, not one of {list(_ALLOWED_DTYPES)}")
         if problems:
             raise TensorMismatchError(
-                f"The tensors in {path} are not those of the network '{model.name}': {_shorten(sorted(problems))}; "
+                f"The tensors in {path} are not those of the network '{model.name}': {shortened(sorted(problems))}; "
                 "load the file with the architecture and options that it was saved with."
             )
         values = {name: file.get_tensor(name) for name in variables}
     bad = [name for name, value in values.items() if not np.isfinite(value).all()]
     if bad:
-        raise WeightsError(f"{path} holds numbers that are not finite, in {_shorten(bad)}; train or fetch it again.")
+        raise WeightsError(
+            f"{path} holds numbers that are not finite, in {shortened(map(shown, bad))}; train or fetch it again."
+        )
     for name, variable in variables.items():
         variable.assign(values[name].astype(np.float32))
 
@@ -160,14 +161,21 @@ def head_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         try:
             kernel, bias = file.get_tensor(f"{HEAD_LAYER}/kernel"), file.get_tensor(f"{HEAD_LAYER}/bias")
         except Exception as error:
-            raise TensorMismatchError(f"{path} holds no head '{HEAD_LAYER}' ({error}).") from None
+            raise TensorMismatchError(f"{path} holds no head '{HEAD_LAYER}' ({reason(error)}).") from None
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def sha256_of(path: str | Path) -> str:
-    """sha256 of a file's bytes, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        WeightsError: If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def check_integrity(
@@ -182,19 +190,29 @@ def check_integrity(
         mend: What to do about it, for the error.
 
     Raises:
-        WeightsError: If there is no file.
+        WeightsError: If there is no file, or it cannot be read.
         IntegrityError: If it is another one; the message holds both hashes.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no weight file {path}.")
-    found, digest = path.stat().st_size, sha256_of(path)
+    try:
+        if not path.is_file():
+            raise WeightsError(f"There is no weight file {path}.")
+        found = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    digest = sha256_of(path)
     if digest == sha256 and size in (None, found):
         return
     lengths = f"{found:,} bytes, not the {size:,} promised, and " if size not in (None, found) else ""
     raise IntegrityError(
         f"{path} is cut off, damaged or not this weight: it has {lengths}the sha256 {digest}, not the promised "
         f"{sha256}; {mend}."
+    )
+
+
+def _unreadable(path: str | Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"{path} cannot be read ({error.strerror or error}): give yourself the right to read it, or get it again."
     )
 
 
@@ -217,10 +235,4 @@ def _opened(path: str | Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file, or it is cut off ({error}).") from None
-
-
-def _shorten(items: Iterable[str], most: int = 5) -> str:
-    items = list(items)
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+        raise WeightsError(f"{path} is no safetensors file, or it is cut off ({reason(error)}).") from None
