@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
 from leukaemia_zoo import bootstrap, calibration, judging
 from leukaemia_zoo.bootstrap import Resampling, auroc_interval, bootstrap_over_subjects, wilson_interval
@@ -49,20 +49,40 @@ def test_the_metrics_are_those_of_the_bootstrap(two):
     assert (found["unit"], found["subjects"], found["cells"]) == ("subject", 30, len(labels))
 
 
-def test_each_class_against_scikit_learn(two):
-    (labels, told, _, _), found = two
+@pytest.mark.parametrize("classes", [2, 3])
+def test_each_class_against_scikit_learn(classes):
+    data = made_up(classes=classes)
+    labels, told, found = data[0], data[1], judged(data)
     called = told.argmax(axis=1)
-    for label, name in enumerate(("hem", "all")):
+    for label, name in enumerate(("hem", "all", "aml")[:classes]):
         row = found["per_class"][name]
         truth, claim = labels == label, called == label
         assert row["precision"]["value"] == pytest.approx(precision_score(truth, claim))
         assert row["recall"]["value"] == pytest.approx(recall_score(truth, claim))
         assert row["f1"]["value"] == pytest.approx(f1_score(truth, claim))
         assert row["auroc"]["value"] == pytest.approx(roc_auc_score(truth, told[:, label]))
+        assert row["auprc"]["value"] == pytest.approx(average_precision_score(truth, told[:, label]))
+        assert row["sensitivity"] == row["recall"]
+        assert row["specificity"]["value"] == pytest.approx(recall_score(~truth, ~claim))
+        # At the share of the class in these cells the predictive values are those of the calls.
+        assert row["prevalence"] == pytest.approx(truth.mean())
+        assert row["ppv"]["value"] == pytest.approx(precision_score(truth, claim))
+        assert row["npv"]["value"] == pytest.approx(precision_score(~truth, ~claim))
+        for metric in ("auprc", "specificity", "ppv", "npv"):
+            assert row[metric]["low"] < row[metric]["value"] < row[metric]["high"], metric
         assert row["cells"] == truth.sum()
     assert np.array(found["confusion"]).tolist() == [
-        [int(((labels == t) & (called == c)).sum()) for c in range(2)] for t in range(2)
+        [int(((labels == t) & (called == c)).sum()) for c in range(classes)] for t in range(classes)
     ]
+
+
+def test_predictive_values_of_either_class_at_a_stated_prevalence(two):
+    _, found = two
+    hem, blast = found["per_class"]["hem"], found["per_class"]["all"]
+    assert (blast["prevalence"], hem["prevalence"]) == (0.01, 0.99)
+    assert blast["ppv"] == found["predictive_values"]["ppv"]
+    assert hem["npv"]["value"] == pytest.approx(blast["ppv"]["value"])
+    assert hem["ppv"]["value"] == pytest.approx(blast["npv"]["value"])
 
 
 def test_thresholds_of_each_cell():

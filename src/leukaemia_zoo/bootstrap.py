@@ -391,7 +391,7 @@ def _expanded_percentiles(values: FloatArray, level: float, number: float) -> tu
 def _label_of(name: str) -> int | None:
     """Return the class that a metric depends on alone; None if it depends on all."""
     metric, _, label = name.partition(":")
-    if metric == "recall":
+    if metric in ("recall", "sensitivity") and label:
         return int(label)
     return {"specificity": 0, "sensitivity": 1}.get(name)
 

@@ -45,8 +45,8 @@ MULTI_CLASS_METRICS = (
 )
 """What `metrics` gives for more than two classes."""
 
-PER_CLASS_METRICS = ("precision", "recall", "f1", "auroc")
-"""What `WeightedCells` gives for each class against the rest, under names such as `recall:0`."""
+PER_CLASS_METRICS = ("precision", "recall", "f1", "auroc", "auprc", "sensitivity", "specificity")
+"""What `WeightedCells` gives for each class against the rest, under names such as `recall:0`; sensitivity is recall."""
 
 OFFICIAL_SIDE = 450
 """Height and width in pixels of the official C-NMC 2019 frames, the scale of `cell_area`."""
@@ -278,9 +278,8 @@ class WeightedCells:
         self.table[rows, classes**2 + bin_index(confidence, _ECE_BINS)] = hits - confidence
         self.table[:, -2] = squares[:, 1] if classes == 2 else squares.sum(axis=1)
         self.table[:, -1] = -np.log(np.clip(of_truth, np.finfo(np.float64).eps, 1))
-        self.rankings = [
-            _Ranking(probabilities[:, index], labels == index) for index in ([1] if classes == 2 else range(classes))
-        ]
+        self._probabilities = probabilities
+        self._rankings: dict[int, _Ranking] = {}
 
     def whole(self, names: Sequence[str]) -> dict[str, FloatArray]:
         """Metrics of the cells as they are, each of shape (1,)."""
@@ -306,12 +305,20 @@ class WeightedCells:
             result["brier"] = sums[:, -2] / total
             result["log_loss"] = sums[:, -1] / total
             if any(name.startswith(("auroc", "auprc")) for name in names):
-                areas = [ranking.areas(counts, units) for ranking in self.rankings]
-                result["auroc"] = np.mean([auroc for auroc, _ in areas], axis=0)
-                result["auprc"] = areas[-1][1]
-                # Of two classes either one against the rest is the same ranking.
-                result |= {f"auroc:{label}": areas[label % len(areas)][0] for label in range(self.classes)}
+                # Of two classes either one against the rest has the same area under the ROC curve.
+                first = 0 if self.classes > 2 or "auprc:0" in names else 1
+                areas = {label: self._ranking(label).areas(counts, units) for label in range(first, self.classes)}
+                result["auroc"] = np.mean([areas[label][0] for label in areas if self.classes > 2 or label], axis=0)
+                result["auprc"] = areas[self.classes - 1][1]
+                for label in range(self.classes):
+                    result[f"auroc:{label}"] = areas[label if self.classes > 2 else 1][0]
+                    result[f"auprc:{label}"] = areas.get(label, areas[self.classes - 1])[1]
         return {name: result[name] for name in names}
+
+    def _ranking(self, label: int) -> _Ranking:
+        if label not in self._rankings:
+            self._rankings[label] = _Ranking(self._probabilities[:, label], self.labels == label)
+        return self._rankings[label]
 
 
 class _Ranking:
@@ -353,7 +360,14 @@ def _confusion_metrics(confusion: FloatArray) -> dict[str, FloatArray]:
     correct = right.sum(axis=1)
     spread = np.sqrt((total**2 - (called**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
     mcc = np.where(spread > 0, (correct * total - (true * called).sum(axis=1)) / spread, 0)
-    by_class = {"precision": right / called, "recall": recall, "f1": np.where(occurs, f1, np.nan)}
+    others = total[:, None] - true
+    by_class = {
+        "precision": right / called,
+        "recall": recall,
+        "f1": np.where(occurs, f1, np.nan),
+        "sensitivity": recall,
+        "specificity": (others - called + right) / others,
+    }
     return {
         "weighted_f1": (f1 * true).sum(axis=1) / total,
         "macro_f1": f1.sum(axis=1) / occurs.sum(axis=1),

@@ -111,7 +111,9 @@ def judge(
         * `metrics`: intervals of all that `evaluation.metrics` gives, threshold 0.5;
         * `predictive_values`: `prevalence`, `stated` (whether it was given), intervals of `ppv` and `npv`, threshold
           0.5;
-        * `per_class`: by name of the class `cells`, `subjects`, intervals of `precision`, `recall`, `f1`, `auroc`;
+        * `per_class`: by name of the class `cells`, `subjects`, intervals of `precision`, `recall`, `f1`, `auroc`,
+          `auprc`, `sensitivity` (which is the recall) and `specificity` of the class against the rest, and of its `ppv`
+          and `npv` at its `prevalence`, taken as known: the one that was given, or its share of these cells;
         * `confusion`: counts, a row for each true class, a column for each called one;
         * `operating_points`: by rule (`operating.OPERATING_POINTS`) `thresholds`, `chosen_on`, `reached` (whether the
           rule could be kept on the cells it was chosen on), `metrics` (intervals of `sensitivity`, `specificity`,
@@ -158,6 +160,10 @@ def judge(
     at_half = WeightedCells(truth, table, 0.5)
     of_classes = [f"{metric}:{label}" for metric in PER_CLASS_METRICS for label in range(len(names))]
     intervals = _plain(resampling.metrics(at_half, (*at_half.names, *of_classes)))
+    shares = [1 - share, share] if two else (np.bincount(truth, minlength=len(names)) / len(truth)).tolist()
+    predictive = [
+        _plain(predictive_intervals(at_half, resampling, of_class, label)) for label, of_class in enumerate(shares)
+    ]
     people = means = rows = verdicts = None
     if named is not None:
         people = named[1]
@@ -173,14 +179,13 @@ def judge(
         "level": resampling.level,
         "folds": None if choices.folds is None else list(choices.folds),
         "metrics": {name: intervals[name] for name in at_half.names},
-        "predictive_values": {"prevalence": share, "stated": prevalence is not None}
-        | _plain(predictive_intervals(at_half, resampling, share))
-        if two
-        else None,
+        "predictive_values": {"prevalence": share, "stated": prevalence is not None} | predictive[1] if two else None,
         "per_class": {
             name: {
                 **_counted(truth == label, people),
                 **{metric: intervals[f"{metric}:{label}"] for metric in PER_CLASS_METRICS},
+                "prevalence": shares[label],
+                **predictive[label],
             }
             for label, name in enumerate(names)
         },

@@ -252,17 +252,21 @@ def predictive_values(
     return ppv, npv
 
 
-def predictive_intervals(cells: WeightedCells, resampling: Resampling, prevalence: float) -> dict[str, Interval]:
+def predictive_intervals(
+    cells: WeightedCells, resampling: Resampling, prevalence: float, label: int | None = None
+) -> dict[str, Interval]:
     """Return the intervals of `ppv` and `npv` at a prevalence that is taken as known.
+
+    They are of the last of two classes, or of the class with this label against the rest.
 
     Sensitivity and specificity of the same resample go together. Resamples in which a value is not defined, because no
     cell is called the class, are left out.
     """
-    names = ("sensitivity", "specificity")
+    names = tuple(name if label is None else f"{name}:{label}" for name in ("sensitivity", "specificity"))
     whole = cells.whole(names)
     drawn = resampling.draw(lambda counts, units: cells.resampled(counts, units, names))
-    found = predictive_values(whole["sensitivity"], whole["specificity"], prevalence)
-    resampled = predictive_values(drawn["sensitivity"], drawn["specificity"], prevalence)
+    found = predictive_values(whole[names[0]], whole[names[1]], prevalence)
+    resampled = predictive_values(drawn[names[0]], drawn[names[1]], prevalence)
     return {
         name: resampling.interval(float(value[0]), values)
         for name, value, values in zip(("ppv", "npv"), found, resampled, strict=True)

@@ -55,6 +55,8 @@ GLOSSARY = {
 }
 """What the metrics are, for readers of another trade; the definitions are those of `evaluation.metrics`."""
 
+_PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc", "ppv", "npv")
+
 
 @dataclass(frozen=True)
 class Number:
@@ -274,10 +276,14 @@ def _per_class(contents: Contents) -> Table:
         for name, found in mapping(row.get("per_class")).items():
             measured, known = intervals(found), mapping(found)
             counts = (_whole(known.get("cells")), _whole(known.get("subjects")))
-            values = (_plain_metric(measured.get(metric)) for metric in ("precision", "recall", "f1", "auroc"))
+            values = (_plain_metric(measured.get(metric)) for metric in _PER_CLASS)
             rows.append((_model(contents, model), text(name), *counts, *values))
-    columns = ("Model", "Class", "Cells", "Subjects", "Precision", "Recall", "F1", "AUROC against the rest")
-    return Table("per-class", "Class by class", columns, tuple(rows), heads=2)
+    columns = ("Model", "Class", "Cells", "Subjects", *map(title, _PER_CLASS))
+    note = (
+        "Each class against the rest; recall is its sensitivity. PPV and NPV are at a prevalence taken as known: the "
+        "one that was stated for two classes, or the share of the class in these cells."
+    )
+    return Table("per-class", "Class by class", columns, tuple(rows), note, heads=2)
 
 
 def _confusion(contents: Contents) -> Table:
