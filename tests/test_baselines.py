@@ -1,11 +1,22 @@
 """Majority class, cell area and background: fitted on other cells than they are judged on."""
 
+import doctest
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from leukaemia_zoo.baselines import AREA, BACKGROUND, MAJORITY, background_features, cross_fitted, features_of
+from leukaemia_zoo import baselines
+from leukaemia_zoo.baselines import (
+    AREA,
+    BACKGROUND,
+    MAJORITY,
+    background_features,
+    cross_fitted,
+    features_of,
+    fitted_on,
+)
 from leukaemia_zoo.evaluation import area_baseline, cell_area
 
 
@@ -77,3 +88,18 @@ def test_area_is_the_same_as_in_cross_validation(seed):
     for fold in range(3):
         test = folds == fold
         np.testing.assert_allclose(found[test, 1], area_baseline(area[~test], labels[~test], area[test]), atol=1e-6)
+
+
+def test_it_is_told_what_was_fitted_on_whom():
+    labels, folds = np.array([0, 1, 0, 1, 0, 1]), np.arange(6) // 2
+    assert fitted_on(np.arange(6.0)[:, None], labels, folds) == "Fitted on other people."
+    assert "these very cells: nothing was fitted" in fitted_on(np.full((6, 2), 7.0), labels, folds)
+    # Two folds are predicted from cells whose background varies, the one that varies itself from constant ones.
+    one = np.array([0.0, 1, 0, 0, 0, 0])[:, None]
+    assert "in 1 of 3 folds, where nothing varied, it gives the shares" in fitted_on(one, labels, folds)
+
+
+def test_examples_of_the_docstrings_run():
+    result = doctest.testmod(baselines)
+    assert result.attempted >= 3
+    assert not result.failed

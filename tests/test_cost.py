@@ -440,7 +440,7 @@ def test_numbers_out_of_range(options, message):
         measure_costs({"it": even}, **{"input_sizes": {"it": 8}, **options})
 
 
-def test_what_is_no_model(tiny_model):
+def test_what_is_no_model(tiny_model, tmp_path):
     with pytest.raises(DataError, match="'it' is 3"):
         measure_costs({"it": 3})
     with pytest.raises(UnknownNameError, match=r"'ot'.*there are it"):
@@ -449,8 +449,8 @@ def test_what_is_no_model(tiny_model):
         measure_costs({"mine": tiny_model}, input_sizes={"mine": 64})
     with pytest.raises(UnknownNameError, match="did you mean cnn"):
         measure_costs({"it": "cnnn"})
-    with pytest.raises(WeightsError, match="vgg16"):
-        measure_costs({"it": "vgg16"})
+    with pytest.raises(WeightsError, match="no saved model"):
+        measure_costs({"it": tmp_path})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

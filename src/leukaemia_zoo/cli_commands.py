@@ -73,6 +73,7 @@ def benchmark(options: argparse.Namespace) -> int:
             cost=not options.no_cost,
             resamples=options.resamples,
             seed=options.seed,
+            restart=options.restart,
             report=tell,
             progress=step,
         )

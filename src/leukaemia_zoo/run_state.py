@@ -42,7 +42,7 @@ class RunState:
             if found["fingerprint"] != fingerprint:
                 raise DataError(
                     f"{folder.parent} holds an unfinished run with another recipe, seed, data, beginning or number of "
-                    "devices: give another folder, or --restart to begin anew."
+                    "devices: give another folder, or begin anew with restart (--restart)."
                 )
             self.progress = {**found, "best": float("inf") if found["best"] is None else found["best"]}
         else:
