@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hub_server import Fault, HubServer
 from safetensors.numpy import load, save
-from test_hub import Place, sentence
+from test_hub import Place, assert_as_on_the_page, sentence
 
 from leukaemia_zoo import load_model
 from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE
@@ -162,6 +162,19 @@ HOSTILE = {
 }
 
 
+ON_THE_PAGE = {
+    *(
+        "extra-tensors",
+        "missing-tensors",
+        "wrong-shapes",
+        "a-header-of-terabytes",
+        "a-size-of-terabytes",
+        "a-class-path",
+    ),
+    *("a-path-upwards", "a-pickle", "hdf5", "a-keras-archive", "swapped-classes"),
+}
+
+
 @pytest.fixture(scope="module")
 def outcomes(tiny_folder, tmp_path_factory):
     """One process loads everything: what came out by repository, what it said, and the Hub."""
@@ -204,6 +217,8 @@ def test_a_hostile_repository_is_refused_in_one_sentence(name, outcomes):
     assert re.match(HOSTILE[name][1], f"{found['error']}: {found['told']}")
     assert found["told"].isprintable()
     assert len(found["told"]) < 600
+    if name in ON_THE_PAGE:
+        assert_as_on_the_page(name.replace("-", " "), f"`{found['error']}`: {found['told']}")
 
 
 @pytest.mark.slow
@@ -281,7 +296,7 @@ def test_a_damaged_description_in_the_cache_is_noticed_and_fetched_anew(place, h
         config.resolve().write_bytes(DAMAGES[how](data))
         result = place.run("download", name, env=env)
         assert result.returncode == 0, result.stderr
-        assert "damaged: it has the id" in result.stderr
+        assert_as_on_the_page("a cached description that was damaged later", result.stderr)
         assert config.read_bytes() == data
 
 

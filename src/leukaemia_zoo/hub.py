@@ -299,7 +299,7 @@ def _download(file: HubFile, again: bool = False) -> Path:
         if another or offered.size not in (None, file.size):
             size = "a file" if offered.size is None else f"{offered.size:,} bytes"
             raise IntegrityError(
-                f"The Hub offers {size} with the sha256 {shown(offered.etag)} as {file.name} of {file.repo} at "
+                f"The Hub offers {size} with the sha256 {reason(offered.etag)} as {file.name} of {file.repo} at "
                 f"{file.revision[:12]}, not the {file.size:,} bytes with the sha256 {file.sha256} that are promised: "
                 "nothing was fetched; tell the owner of the repository, and do not use it."
             )
