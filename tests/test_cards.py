@@ -244,7 +244,6 @@ def test_no_text_of_others_breaks_the_card():
         licence=HOSTILE,
         citation=HOSTILE,
         intended_use=HOSTILE,
-        sha256=HOSTILE,
         data=[{"name": HOSTILE, "source": HOSTILE, "licence": HOSTILE}],
         training={
             **{"train": {HOSTILE: counts}, "validation": {HOSTILE: counts, "x": HOSTILE}},
@@ -256,8 +255,8 @@ def test_no_text_of_others_breaks_the_card():
         },
     )
     config = dataclasses.replace(spec.config, class_names=(HOSTILE, "all"))
-    # No row with such a name can be read, but a card does not rely on that.
-    card = model_card(dataclasses.replace(spec, name=HOSTILE, config=config), HOSTILE)
+    # No row with such a name or sha256 can be read, but a card does not rely on that.
+    card = model_card(dataclasses.replace(spec, name=HOSTILE, sha256=HOSTILE, config=config), HOSTILE)
     data, text = parsed(card)
     one_line = " ".join("".join(char if char.isprintable() else " " for char in HOSTILE).split())
     (index,) = data["model-index"]
