@@ -1,14 +1,16 @@
 """`benchmark` from images to a report: what it refuses, what is chosen on whom, and how it goes on where it stopped."""
 
 import csv
+import doctest
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import benchmark, load_model, registry
+from leukaemia_zoo import benchmark, benchmarking, load_model, registry
 from leukaemia_zoo.candidates import Candidate, as_candidates
 from leukaemia_zoo.cli import main
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
@@ -66,6 +68,8 @@ def test_a_callable_is_judged_beside_the_baselines(drawn, tmp_path):
     assert found["data"]["unit"] == "subject"
     assert found["data"]["classes"] == {name: {"cells": 24, "subjects": 6} for name in ("class_0", "class_1")}
     assert found["models"]["majority class"]["metrics"]["auroc"]["value"] == 0.5
+    assert "these very cells" in found["models"]["majority class"]["overlap"]["told"]
+    assert found["models"]["cell area alone"]["overlap"]["told"] == "Fitted on other people."
     assert not model["overlap"]["checked"]
     assert "not known" in model["overlap"]["told"]
     assert len(model["operating_points"]["youden"]["thresholds"]) == 5
@@ -110,6 +114,23 @@ def test_the_classes_of_the_model_decide_the_order(drawn, tiny_folder):
         benchmark({"tiny": tiny_folder}, (frames, ["blast"] * 48, subjects), **QUICK)
 
 
+def test_names_of_classes_in_arrays_have_the_order_of_folders_and_csv(drawn, folder):
+    frames, labels, subjects = drawn
+    names = [("hem", "all")[label] for label in labels]
+    files = benchmark(by_brightness, folder / "cells.csv", **QUICK).to_dict()
+    # As a list, as pandas gives texts, and as somebody may write them.
+    for given in (names, np.array(names, object), [name.upper() for name in names]):
+        found = benchmark(by_brightness, (frames, given, subjects), **QUICK).to_dict()
+        assert found["data"]["class_names"] == ["hem", "all"]
+        assert found["models"]["by_brightness"]["metrics"] == files["models"]["by_brightness"]["metrics"]
+    turned = benchmark(by_brightness, (frames, names, subjects), class_names=["all", "hem"], **QUICK).to_dict()
+    assert turned["data"]["class_names"] == ["all", "hem"]
+    values = [one["models"]["by_brightness"]["metrics"]["auroc"]["value"] for one in (files, turned)]
+    assert sum(values) == pytest.approx(1)
+    numbered = benchmark(by_brightness, (frames, labels, subjects), class_names=("hem", "all"), **QUICK).to_dict()
+    assert numbered["models"]["by_brightness"]["metrics"] == files["models"]["by_brightness"]["metrics"]
+
+
 def test_three_classes(drawn):
     frames, _, subjects = drawn
     labels = np.arange(48) // 4 % 3
@@ -128,6 +149,16 @@ def test_without_subjects_the_intervals_are_over_cells_and_it_says_so(drawn):
     found = benchmark(by_brightness, drawn[:2], **QUICK).to_dict()
     assert found["data"]["unit"] == "cell"
     assert found["models"]["by_brightness"]["per_subject"] is None
+    assert found["data"]["subjects"] is None
+    assert {row["subjects"] for row in found["data"]["classes"].values()} == {None}
+    empty = benchmark(by_brightness, (*drawn[:2], [float("nan")] * 48), **QUICK)
+    assert empty.to_dict()["models"] == found["models"]
+    assert "0 subjects" not in str(empty)
+
+
+def test_numbers_beside_an_empty_field_are_names_of_subjects_still(drawn):
+    read = read_judged_cells((drawn[0][:4], drawn[1][:4], [11.0, np.float32("nan"), " P2 ", ""]), None)
+    assert read.subjects == ("11", None, "P2", None)
 
 
 def test_too_few_subjects_to_choose_on_others(drawn):
@@ -136,6 +167,7 @@ def test_too_few_subjects_to_choose_on_others(drawn):
     found = benchmark(by_brightness, (frames, labels, subjects), **QUICK).to_dict()
     assert list(found["models"]) == ["by_brightness"]
     assert "too few subjects" in found["settings"]["choices"]
+    assert any("There are no baselines" in note for note in found["data"]["notes"])
 
 
 def test_choices_on_validation_cells_of_other_people(drawn):
@@ -147,6 +179,27 @@ def test_choices_on_validation_cells_of_other_people(drawn):
     assert len(found["models"]["by_brightness"]["operating_points"]["youden"]["thresholds"]) == 1
     with pytest.raises(LeakError, match=r"validation cells share 6 subjects \(P0, .*identical images"):
         benchmark(by_brightness, tuple(one), validation=tuple(one), **QUICK)
+
+
+def test_costs_that_cannot_be_measured_lose_no_figures(drawn, monkeypatch):
+    def only_black_backgrounds(batch):
+        assert (batch[:, 0, 0] == 0).all(), "no black background"
+        assert len(batch) <= 64, "too many"
+        return by_brightness(batch)
+
+    calls = []
+
+    def breaks_after_its_predictions(batch):
+        calls.append(len(batch))
+        return by_brightness(batch) if sum(calls) <= 48 else 1 / 0
+
+    models = {"real": only_black_backgrounds, "broken": breaks_after_its_predictions}
+    monkeypatch.setattr("leukaemia_zoo.cost._LEAST_SECONDS", 0.0)
+    found = benchmark(models, drawn, resamples=200, baselines=False).to_dict()
+    assert found["models"]["real"]["cost"]["latency_ms"]["median"] > 0
+    assert found["models"]["broken"]["cost"] is None
+    assert found["models"]["broken"]["metrics"] == found["models"]["real"]["metrics"]
+    assert any("The cost of 'broken' could not be measured" in note for note in found["data"]["notes"])
 
 
 # --- what it refuses ---
@@ -266,10 +319,70 @@ def test_mistakes_in_the_call(drawn, folder, tiny_folder):
         benchmark(by_brightness, (drawn[0], [1]), **QUICK)
     with pytest.raises(DataError, match="There is no column 'colour' to report by: the data has microscope"):
         benchmark({"tiny": tiny_folder}, folder / "cells.csv", subgroups=["colour"], **QUICK)
+    with pytest.raises(DataError, match="called 'cell area alone', like a baseline"):
+        benchmark({"cell area alone": by_brightness}, drawn, **QUICK)
+    named = benchmark({"cell area alone": by_brightness}, drawn, baselines=False, **QUICK).to_dict()
+    assert named["models"]["cell area alone"]["kind"] == "callable"
+    plain = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    with pytest.raises(DataError, match="wrap it in a function"):
+        benchmark({"mine": plain}, drawn, **QUICK)
+    with pytest.raises(DataError, match=r"labels have the shape \(48,\) and dtype object"):
+        benchmark(by_brightness, (drawn[0], ["hem", None] * 24), **QUICK)
     with pytest.raises(DataError, match="leave out either"):
         benchmark(by_brightness, drawn, validation=drawn, cross_validate=2, **QUICK)
     with pytest.raises(DataError, match="'by_brightness' cannot be cross-validated"):
         benchmark(by_brightness, drawn, cross_validate=2, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"prevalence": 2}, "prevalence is 2"),
+        ({"level": 2}, "level is 2"),
+        ({"folds": 1}, "folds is 1"),
+        ({"resamples": 0}, "resamples is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"cross_validate": 1}, "cross_validate is 1"),
+        ({"subgroups": ["colour"]}, "no column 'colour'"),
+        ({"class_names": "hem"}, "class_names is 'hem'"),
+        ({"class_names": ("hem", "hem")}, "class_names is"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_predicted(options, told, drawn, tmp_path):
+    def never(batch):
+        raise AssertionError("it was asked")
+
+    with pytest.raises(DataError, match=told):
+        benchmark(never, drawn, out=tmp_path / "deep" / "out", **{**QUICK, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_is_checked_before_anything_is_predicted(drawn, tmp_path):
+    def never(batch):
+        raise AssertionError("it was asked")
+
+    frames, labels, subjects = drawn
+    with pytest.raises(DataError, match="1 of 48 cells have no subject"):
+        benchmark(never, (frames, labels, [None, *subjects[1:]]), out=tmp_path / "out", **QUICK)
+    with pytest.raises(LeakError, match="validation cells share 12 subjects"):
+        benchmark(never, drawn, validation=drawn, out=tmp_path / "out", **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_call_leaves_no_folders(folder, tiny_folder, tmp_path):
+    cells, model = lz.read_data(folder / "cells.csv"), tmp_path / "model"
+    lz.save_model(load_model(tiny_folder), model)
+    lz.save_manifest(model / "split.json", cells, lz.Split({"train": (0,)}, 0, "by hand"))
+    with pytest.raises(LeakError):
+        benchmark({"mine": model}, cells, out=tmp_path / "deep" / "out", **QUICK)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_examples_of_the_docstrings_run():
+    result = doctest.testmod(benchmarking)
+    assert result.attempted >= 4
+    assert not result.failed
 
 
 # --- long runs ---
@@ -294,6 +407,38 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tiny_folder, tmp_path, 
     whole = benchmark(**{**arguments, "out": None}).to_dict()
     assert resumed["models"]["tiny"]["metrics"] == whole["models"]["tiny"]["metrics"]
     assert not (tmp_path / "state").exists()
+
+
+def test_a_run_goes_on_only_with_the_same_order_of_the_classes(drawn, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("leukaemia_zoo.candidates._CHUNK", 10)
+    frames, labels, subjects = drawn
+    data = (frames, [("hem", "all")[label] for label in labels], subjects)
+
+    def stop(done, total):
+        if done == 45:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark({"tiny": tiny_folder}, data, out=tmp_path, progress=stop, **QUICK)
+    turned = {"models": {"tiny": tiny_folder}, "data": data, "class_names": ("all", "hem"), **QUICK}
+    resumed, whole = benchmark(**turned, out=tmp_path).to_dict(), benchmark(**turned).to_dict()
+    assert resumed["models"]["tiny"]["metrics"] == whole["models"]["tiny"]["metrics"]
+
+
+def test_restart_begins_anew(folder, tiny_folder, tmp_path):
+    (tmp_path / "state" / "old").mkdir(parents=True)
+    arguments = ["benchmark", tiny_folder, "--data", folder / "cells.csv", "--out", tmp_path, "--no-cost", "--restart"]
+    seen = []
+
+    def look(self, *rest):
+        seen.append((tmp_path / "state" / "old").exists())
+        return predict(self, *rest)
+
+    predict = Candidate.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Candidate, "predict", look)
+        assert main([*map(str, arguments), "--resamples", "50"]) == 0
+    assert seen == [False]
 
 
 def test_what_another_model_left_is_not_taken(drawn, tiny_folder, tmp_path):

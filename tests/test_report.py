@@ -3,9 +3,11 @@
 import base64
 import copy
 import csv
+import doctest
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,12 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import Report
+from leukaemia_zoo import Report, benchmark, report_data
+from leukaemia_zoo import report as report_module
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
 from leukaemia_zoo.calibration import calibration_slope_intercept, reliability
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import called_classes, metrics, per_subject
 from leukaemia_zoo.report import FILES
+from leukaemia_zoo.report_data import Contents
+from leukaemia_zoo.report_tables import tables
 
 # --------------------------------------------------------------------------------------------------------------------
 # Made-up reports
@@ -457,6 +462,13 @@ def test_what_the_page_says_is_what_was_measured(data):
     assert "ab" * 32 in text
 
 
+def test_examples_of_the_docstrings_run():
+    for module in (report_module, report_data):
+        result = doctest.testmod(module)
+        assert result.attempted >= 2
+        assert not result.failed
+
+
 def test_all_files_are_written_or_none(data, tmp_path):
     (tmp_path / "report.md").mkdir()  # where a file should go
     with pytest.raises(DataError, match="cannot be written"):
@@ -464,18 +476,96 @@ def test_all_files_are_written_or_none(data, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
+def test_what_is_not_defined_is_said_in_words():
+    given = made_up(class_names=("hem", "all", "aml"))
+    for model in given["models"].values():
+        model["calibration"]["after"]["temperatures"] = [None, 1.5, None]
+        model["subject_verdicts"] |= {"sensitivity": None}
+        for row in model["per_class"].values():
+            row |= {"prevalence": 0.25, "sensitivity": 0.7, "specificity": 0.6, "ppv": None, "npv": 0.9, "auprc": 0.4}
+    text = " ".join(Parsed(_page(given)).text)
+    assert "none, 1.50, none" in text
+    assert not re.search(r"\bnan\b", text)
+    found = tables(Contents(Report(given).to_dict()))
+    assert "Sensitivity" not in found["verdicts"].columns
+    assert found["class-predictive"].columns == (
+        "Model",
+        "Class",
+        "Prevalence",
+        "Sensitivity",
+        "Specificity",
+        "PPV",
+        "NPV",
+    )
+    for model in given["models"].values():
+        model["calibration"]["after"]["temperatures"] = [1.5, 1.25, 2.0]
+    assert "1.25 to 2.00" in " ".join(Parsed(_page(given)).text)
+
+
+def test_a_network_of_which_not_all_is_known_is_told_with_the_reason(data):
+    given = copy.deepcopy(data)
+    told = "Whether 'cnn.cnmc' was trained on these could not be fully checked; people could not be told apart."
+    given["models"]["cnn.cnmc"]["overlap"] = {"checked": False, "known": True, "told": told}
+    text = " ".join(Parsed(_page(given)).text)
+    assert "could not be checked for cnn.cnmc" in text
+    assert "people could not be told apart" in text.split("Main metrics")[0]
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium or Chrome on this machine")
-def test_a_browser_shows_the_page(saved, tmp_path):
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
-    flags += " disable-component-update enable-logging=stderr dump-dom"
-    command = [BROWSER, *(f"--{flag}" for flag in flags.split()), f"--user-data-dir={tmp_path}"]
-    result = subprocess.run(
-        [*command, (saved / "report.html").as_uri()], capture_output=True, text=True, timeout=100, check=True
-    )
+@pytest.fixture(scope="module", params=["two", "three"])
+def benchmarked(request, draw_cell, tmp_path_factory):
+    """Folder of a report that `benchmark` itself wrote, of two classes or of three, and the number of classes."""
+    classes = {"two": 2, "three": 3}[request.param]
+    people = np.arange(72) // 4
+    labels = people % classes
+    frames = [
+        draw_cell(seed, size=64, radius=0.2 + seed % 7 / 50, level=100 + 20 * int(label) + 4 * int(person % 4))
+        for seed, (label, person) in enumerate(zip(labels, people, strict=True))
+    ]
+
+    def by_brightness(batch, sharpness=0.004):
+        levels = np.array([frame[frame.max(axis=2) > 0].mean() for frame in batch])
+        near = np.exp(-sharpness * (levels[:, None] - (100 + 20 * np.arange(classes))) ** 2)
+        return near / near.sum(axis=1, keepdims=True)
+
+    models = {"by brightness": by_brightness, "less sure": lambda batch: by_brightness(batch, 0.001)}
+    folder = tmp_path_factory.mktemp("benchmarked")
+    benchmark(models, (frames, labels, [f"P{person}" for person in people]), out=folder, resamples=200)
+    return folder, classes
+
+
+def browse(flags, page, profile):
+    """Open a page without a window; what the browser prints and warns of."""
+    common = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
+    common += " disable-component-update enable-logging=stderr"
+    command = [BROWSER, *(f"--{flag}" for flag in common.split()), f"--user-data-dir={profile}", *flags]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=100, check=True)
+
+
+@pytest.mark.skipif(
+    BROWSER is None and not os.environ.get("LEUKAEMIA_ZOO_NEEDS_BROWSER"),
+    reason="there is no Chromium or Chrome on this machine",
+)
+def test_a_browser_shows_the_page(benchmarked, tmp_path):
+    assert BROWSER is not None, "LEUKAEMIA_ZOO_NEEDS_BROWSER is set, but there is no Chromium or Chrome"
+    folder, classes = benchmarked
+    result = browse(["--dump-dom"], folder / "report.html", tmp_path / "profile")
     page = Parsed(result.stdout)
-    assert page.tags.count("svg") >= 8
+    assert page.tags.count("svg") >= 7
     assert page.tags.count("table") >= 10
+    text = " ".join(page.text)
+    for expected in ("by brightness", "cell area alone", f"class_{classes - 1}", "not a diagnosis"):
+        assert expected in text
     assert "CONSOLE" not in result.stderr, result.stderr
+    picture_file = tmp_path / "page.png"
+    flags = [f"--screenshot={picture_file}", "--window-size=1200,3000", "--hide-scrollbars"]
+    browse(flags, folder / "report.html", tmp_path / "profile")
+    pixels = np.asarray(Image.open(picture_file).convert("RGB"))
+    assert pixels.shape == (3000, 1200, 3)
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    assert len(colours) > 50
+    assert counts.max() / counts.sum() < 0.97
+    for third in np.split(pixels, 3):  # tables and plots all the way down
+        assert third.std() > 10

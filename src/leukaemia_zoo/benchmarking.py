@@ -307,7 +307,9 @@ def _as_they_are(
         told = overlap.told
         if len(overlap.rows):
             told += "; they were left out." if exclude_overlap else "; its figures are too favourable."
-        judged.overlap[candidate.name] = {"checked": overlap.checked, "told": told}
+        # Where something is known, though not all, a reader is told what.
+        known = candidate.trained is not None
+        judged.overlap[candidate.name] = {"checked": overlap.checked, "known": known, "told": told}
     return judged
 
 

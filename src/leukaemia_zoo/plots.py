@@ -396,7 +396,8 @@ def _subjects(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
                 linewidth=0.9,
                 zorder=3,
             )
-        axes.axvline(0.5, color=LIGHT["muted"], lw=0.8, ls=(0, (3, 2)))
+        if len(contents.classes) < 3:  # of more classes no one probability decides
+            axes.axvline(0.5, color=LIGHT["muted"], lw=0.8, ls=(0, (3, 2)))
         axes.set(xlim=(-0.02, 1.02), ylim=(len(lanes) - 0.5, -0.5))
         axes.set_yticks(range(len(lanes)), [short(text(lane), 11) for lane in lanes])
         axes.set_xticks(np.linspace(0, 1, 6), None if place == len(found) - 1 else [])

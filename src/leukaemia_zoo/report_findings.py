@@ -192,7 +192,7 @@ def _overlap(contents: Contents) -> Found:
         sentence = text(overlap.get("told")).rstrip(".")
         if not overlap.get("checked"):
             unchecked.append(text(name))
-        if sentence and overlap.get("checked"):
+        if sentence and (overlap.get("checked") or overlap.get("known")):
             told.setdefault(sentence, []).append(text(name))
     if unchecked:
         yield (

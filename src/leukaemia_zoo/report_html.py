@@ -158,6 +158,7 @@ class _Page:
         if matrices:
             yield '<div class="matrices">\n' + "\n".join(matrices) + "\n</div>"
         yield from self.table("per-class", folded=len(self.contents.networks) > _UNFOLDED)
+        yield from self.table("class-predictive", folded=len(self.contents.networks) > _UNFOLDED)
 
     def cost(self) -> Iterator[str]:
         yield from self.figures("cost")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +54,6 @@ GLOSSARY = {
     "frequent than promised.",
 }
 """What the metrics are, for readers of another trade; the definitions are those of `evaluation.metrics`."""
-
-_PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc", "ppv", "npv")
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,7 @@ def tables(contents: Contents) -> dict[str, Table]:
         _predictive_values(contents),
         _calibration(contents),
         _per_class(contents),
+        _predictive_by_class(contents),
         _confusion(contents),
         _subject_verdicts(contents),
         _worst_subjects(contents),
@@ -259,7 +258,7 @@ def _calibration(contents: Contents) -> Table:
     rows: Rows = []
     for model, stage, values in found:
         measured = intervals(values)
-        temperatures = Number(", ".join(f"{number(t):.2f}" for t in items(values.get("temperatures"))))
+        temperatures = Number(_temperatures([number(t) for t in items(values.get("temperatures"))]))
         cells = (metric_cell(measured.get(metric)) for metric in metrics)
         rows.append((_model(contents, model), stage, *cells, temperatures))
     columns = ("Model", "Temperature scaling", *map(title, metrics), "Temperatures")
@@ -270,20 +269,48 @@ def _calibration(contents: Contents) -> Table:
     return Table("calibration", "Before and after temperature scaling", columns, tuple(rows), note, heads=2)
 
 
+def _temperatures(found: list[float]) -> str:
+    """Each, or the range of many; none where nothing could be fitted."""
+    known = [value for value in found if not math.isnan(value)]
+    if not known:
+        return "none" if found else ""
+    if len(known) < len(found) or len(found) < 3:
+        return ", ".join("none" if math.isnan(value) else f"{value:.2f}" for value in found)
+    return f"{min(known):.2f} to {max(known):.2f}"
+
+
 def _per_class(contents: Contents) -> Table:
+    metrics = ("precision", "recall", "f1", "auroc", "auprc")
     rows: Rows = []
+    for model, name, found in _by_class(contents):
+        measured, counts = intervals(found), (_whole(found.get("cells")), _whole(found.get("subjects")))
+        rows.append((_model(contents, model), name, *counts, *(_plain_metric(measured.get(key)) for key in metrics)))
+    columns = ("Model", "Class", "Cells", "Subjects", *map(title, metrics))
+    return Table("per-class", "Class by class", columns, tuple(rows), "Each class against the rest.", heads=2)
+
+
+def _predictive_by_class(contents: Contents) -> Table:
+    metrics = ("sensitivity", "specificity", "ppv", "npv")
+    rows: Rows = []
+    for model, name, found in _by_class(contents):
+        if "ppv" in found:
+            measured, prevalence = intervals(found), Number(percent(number(found.get("prevalence"))))
+            values = (_plain_metric(measured.get(key)) for key in metrics)
+            rows.append((_model(contents, model), name, prevalence, *values))
+    columns = ("Model", "Class", "Prevalence", *map(title, metrics))
+    note = (
+        "Each class against the rest. PPV and NPV are at this prevalence, taken as known: the one that was stated for "
+        "two classes, or the share of the class in these cells."
+    )
+    heading = "Sensitivity, specificity and predictive values of each class"
+    return Table("class-predictive", heading, columns, tuple(rows), note, heads=2)
+
+
+def _by_class(contents: Contents) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each model, name of a class, and what was measured of both."""
     for model, row in contents.models.items():
         for name, found in mapping(row.get("per_class")).items():
-            measured, known = intervals(found), mapping(found)
-            counts = (_whole(known.get("cells")), _whole(known.get("subjects")))
-            values = (_plain_metric(measured.get(metric)) for metric in _PER_CLASS)
-            rows.append((_model(contents, model), text(name), *counts, *values))
-    columns = ("Model", "Class", "Cells", "Subjects", *map(title, _PER_CLASS))
-    note = (
-        "Each class against the rest; recall is its sensitivity. PPV and NPV are at a prevalence taken as known: the "
-        "one that was stated for two classes, or the share of the class in these cells."
-    )
-    return Table("per-class", "Class by class", columns, tuple(rows), note, heads=2)
+            yield model, text(name), mapping(found)
 
 
 def _confusion(contents: Contents) -> Table:
@@ -299,7 +326,7 @@ def _confusion(contents: Contents) -> Table:
 
 def _subject_verdicts(contents: Contents) -> Table:
     found = {name: flat(mapping(row.get("subject_verdicts"))) for name, row in contents.models.items()}
-    names = _names(found.values())
+    names = [name for name in _names(found.values()) if any(values.get(name) is not None for values in found.values())]
     rows = [
         (_model(contents, model), *(_cell(values.get(name)) for name in names))
         for model, values in found.items()
