@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import Preprocessing, benchmark, load_model, predict, publishing, read_data
+from leukaemia_zoo import Preprocessing, benchmark, finetuning, load_model, predict, publishing, read_data
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.cli import main
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
@@ -119,7 +119,8 @@ def test_the_report_is_that_of_benchmark_on_the_test_part(tuned, folder):
     again = benchmark({"again": str(out)}, cells.subset(split.parts["test"]), cost=False)
     (ours,) = [block for block in found.report.data["models"].values() if block["kind"] == "saved"]
     assert ours["metrics"] == again.data["models"]["again"]["metrics"]
-    assert ours["overlap"]["checked"]
+    assert "with which it began, is not known" in ours["overlap"]["told"]
+    assert not ours["overlap"]["checked"]
     assert Report.load(out).data == found.report.data
     figures = json.loads((out / "config.json").read_text())["metrics"]["test"]["values"]
     assert figures["accuracy"]["value"] == ours["metrics"]["accuracy"]["value"]
@@ -208,19 +209,69 @@ def test_a_loaded_model_is_left_as_it_was(tiny_folder, folder):
     assert len(predict(found.model, draw(1, "monocyte"))[0].probabilities) == 3
 
 
-def test_batch_norm_stays_and_so_do_the_first_layers(tiny_folder, folder, monkeypatch):
+@pytest.fixture
+def learnt(tiny_folder, folder, monkeypatch):
+    """A function from settings to the names of the weights that stage 2 has changed."""
     seen = {}
 
     def keep(state, trainer):
         seen.update({name: np.array(value) for name, value in named_variables(trainer.layers[-1]).items()})
 
     monkeypatch.setattr("leukaemia_zoo.run_state.RunState.save", keep)
-    recipe = {**SMALL, "fine_tune_learning_rate": 0.01}
-    fine_tune(tiny_folder, folder, recipe=recipe, crop_fraction=0.9, unfreeze=2, report=str.strip)
-    for name, value in named_variables(load_model(tiny_folder)).items():
-        if name.split("/")[0] in ("block1_conv", "block2_conv") or "_norm/" in name:
-            np.testing.assert_array_equal(seen[name], np.asarray(value), err_msg=name)
-    assert not np.allclose(seen["dense_0/kernel"], named_variables(load_model(tiny_folder))["dense_0/kernel"])
+
+    def changed(**settings):
+        recipe = {**SMALL, "fine_tune_learning_rate": 0.01}
+        fine_tune(tiny_folder, folder, recipe=recipe, crop_fraction=0.9, report=str.strip, **settings)
+        before = named_variables(load_model(tiny_folder))
+        return {name for name in seen if "logits" not in name and not np.array_equal(seen[name], before[name])}
+
+    return changed
+
+
+def test_the_first_layers_stay(learnt):
+    changed = {name.split("/")[0] for name in learnt(unfreeze=2)}
+    assert "dense_0" in changed
+    assert not changed & {"block1_conv", "block2_conv"}
+
+
+def test_batch_norm_stays_where_all_layers_learn_unless_it_is_to_follow(learnt):
+    names = learnt(unfreeze="all")
+    assert any(name.startswith("block1_conv/") for name in names)
+    assert not any("_norm/" in name for name in names)
+    assert any("_norm/moving_mean" in name for name in learnt(unfreeze="all", keep_statistics=False))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_layer(
+    tiny_folder, folder, monkeypatch, better
+):
+    kept, real = {}, finetuning._tuned
+
+    def told(*arguments):
+        tuned, _ = real(*arguments)
+        head = tuned.model.get_layer("logits").get_weights()
+        kept["tuned"] = [values.copy() for values in head]
+        return tuned, np.full(8, 0.5) if better else np.linspace(-1, 1, 8)
+
+    monkeypatch.setattr(finetuning, "_tuned", told)
+    lines = []
+    found = fine_tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, report=lines.append)
+    assert any(f"stage 2 {'stays' if better else 'is left out'}" in line for line in lines)
+    temperature = found.record["temperature"]
+    own = [values * temperature for values in found.model.get_layer("logits").get_weights()]
+    same = all(np.allclose(one, other, rtol=1e-4) for one, other in zip(own, kept["tuned"], strict=True))
+    assert same == better
+    assert temperature != 1
+    logits = load_model(tiny_folder, num_classes=3)  # the shape of a head for three classes
+    assert [value.shape for value in logits.get_layer("logits").get_weights()] == [value.shape for value in own]
+
+
+def test_a_folder_called_like_a_weight_of_the_zoo_is_judged_itself(tiny_folder, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = fine_tune(tiny_folder, folder, "cnn", recipe={**SMALL, "fine_tune_epochs": 0}, report=str.strip)
+    (block,) = [block for block in found.report.data["models"].values() if block["kind"] != "baseline"]
+    assert block["kind"] == "saved"
+    assert set(block["per_class"]) == set(CLASSES)
 
 
 def test_the_last_layers_are_counted_from_the_classifier():
@@ -260,8 +311,6 @@ def test_test_people_that_taught_the_weight_are_told(tmp_path, tiny_folder, tune
 
 
 def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
-    from leukaemia_zoo import finetuning
-
     pushed = []
     monkeypatch.setattr(
         finetuning,
@@ -394,6 +443,25 @@ def test_classes_that_differ_in_hyphens_are_told(tmp_path):
         inspect_cells(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ("lymphocyt", "lymphocyte", True),
+        ("monocite", "monocyte", True),
+        ("myelocyte", "promyelocyte", False),
+        ("grade 1 blast", "grade 2 blast", False),
+    ],
+)
+def test_slips_in_labels_are_warned_of(tmp_path, one, other, told):
+    draw_folder(tmp_path, 2, ("eosinophil", "lymphocyte"))
+    rows = [
+        (f"{c}/{c}_{n}.png", name, f"{c}{n}") for c, name in zip(CLASSES, (one, other), strict=False) for n in (0, 1)
+    ]
+    notes = []
+    inspect_cells(write_csv(tmp_path / "cells.csv", rows), warn=notes.append)
+    assert any("spelt nearly alike" in note for note in notes) == told
+
+
 def test_an_image_with_two_labels_is_refused(tmp_path):
     draw_folder(tmp_path, 2, ("eosinophil", "lymphocyte"))
     Image.fromarray(draw(0, "eosinophil")).save(tmp_path / "lymphocyte" / "copy.bmp")
@@ -435,14 +503,29 @@ def test_a_given_split_is_checked(tiny_folder, folder):
         fine_tune(tiny_folder, folder, split=Split(parts, None, ""), per_class=3, **settings)
 
 
-def test_settings_are_checked(tiny_folder, tiny_model, folder):
+def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
     with pytest.raises(DataError, match="belongs to the weight"):
         fine_tuning_recipe(tiny_model.zoo, {"input_size": 64})
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
-    for wrong in ({"unfreeze": 0}, {"time_budget": 0}, {"test_share": 1.0}, {"per_class": 1}):
-        with pytest.raises(DataError):
-            fine_tune(tiny_folder, folder, report=str.strip, **wrong)
+    for wrong in (
+        {"unfreeze": 0}, {"time_budget": 0}, {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
+        {"resamples": 0}, {"recipe": {"validation_folds": 1}}, {"recipe": {"turned_views": 0}},
+        {"recipe": {"batch_size": 0}}, {"recipe": {"fine_tune_epochs": -1}}, {"recipe": {"prediction_views": 3}},
+        {"recipe": {"inverse_penalties": []}}, {"recipe": {"inverse_penalties": 5}},
+        {"recipe": {"inverse_penalties": ["a"]}}, {"recipe": {"inverse_penalties": [0]}},
+        {"recipe": {"fine_tune_learning_rate": float("nan")}},
+    ):  # fmt: skip
+        with pytest.raises(DataError) as error:
+            fine_tune(tiny_folder, folder, tmp_path / "out", report=str.strip, **wrong)
+        one_sentence(error)
+    with pytest.raises(UnknownNameError, match="nothing called 'nam'"):
+        fine_tune(tiny_folder, folder, tmp_path / "out", about={"nam": "x"}, report=str.strip)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="give a folder"):
+        fine_tune(tiny_folder, 5, report=str.strip)
+    with pytest.raises(DataError, match="at least 2"):
+        folds_by_people(inspect_cells(folder), 1)
     with pytest.raises(UnknownNameError, match="auto, subject, image"):
         inspect_cells(folder, split_by="person")
     with pytest.raises(DataError, match="give a folder"):
@@ -459,6 +542,15 @@ def test_fewer_cells_a_class_are_some_of_the_more_and_the_test_stays(folder):
     assert learnt[0] < learnt[1] < learnt[2]
     assert less.parts["test"] == more.parts["test"] == whole.parts["test"]
     assert np.bincount(inspected.cells.labels[sorted(learnt[0])]).tolist() == [3, 3, 3]
+
+
+def test_few_cells_a_class_come_from_different_people(tmp_path):
+    root = draw_folder(tmp_path, per_class=12, classes=("eosinophil", "lymphocyte"))
+    rows = [(f"{c}/{c}_{n}.png", c, f"{c}{n // 4}") for c in ("eosinophil", "lymphocyte") for n in range(12)]
+    inspected = inspect_cells(write_csv(root / "cells.csv", rows))
+    for seed in range(6):  # three people of each class: one tests, and each of the others gives a cell
+        split = split_for_fine_tuning(inspected, per_class=2, seed=seed)
+        assert {name: len(part) for name, part in split.parts.items() if name != "test"} == {"fold_1": 2, "fold_2": 2}
 
 
 def test_folds_of_mixed_subjects_have_every_class_and_share_nobody(table):

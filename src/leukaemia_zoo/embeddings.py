@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,5 +149,5 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(zip(arrays["digests"].tolist(), arrays["features"], strict=True))
-    except (OSError, ValueError, KeyError):  # none yet, or cut off: it is made anew
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # none yet, or cut off: it is made anew
         return {}

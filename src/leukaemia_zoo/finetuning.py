@@ -191,7 +191,10 @@ def fine_tune(
 
     settings = fine_tuning_recipe(base.config, recipe)
     inspected = inspect_cells(
-        data if isinstance(data, Cells) else _path(data), split_by=split_by, skip_unreadable=skip_unreadable, warn=warn
+        Path(data) if isinstance(data, os.PathLike) else data,
+        split_by=split_by,
+        skip_unreadable=skip_unreadable,
+        warn=warn,
     )
     cells = inspected.cells
     report(cells.describe())
@@ -216,6 +219,8 @@ def fine_tune(
         digest = _fingerprint(base, settings, choices, manifest, seed)
         if finished := _finished_run(folder, digest, restart):
             report(f"{folder} holds this run already")
+            if cost and not any(row.get("cost") for row in finished.report.data["models"].values()):
+                report("its report has no cost: measure it anew with restart (--restart)")
             if push_to is not None:
                 _push(folder, push_to, private, report)
             return finished

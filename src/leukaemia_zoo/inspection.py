@@ -7,7 +7,9 @@ every image is decoded once for all of that.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -36,6 +38,10 @@ CROPS = (1.0, 0.85, 0.7, 0.55)
 
 DEFAULT_CROP = 0.6
 """The crop of such frames where none is tried."""
+
+_LIKE = 0.87
+"""Likeness of two class names (difflib's ratio) from which one may be a slip: lymphocyt and lymphocyte have 0.95,
+monocite and monocyte 0.88, promyelocyte and myelocyte 0.86."""
 
 _BLACK = 16  # JPEG leaves up to so much on black
 _CORNER = 8
@@ -110,7 +116,7 @@ def inspect_cells(
             "path,label[,subject], or a table of cells."
         )
     cells = data if isinstance(data, Cells) else read_data(data)
-    _check_spelling(cells.class_names)
+    _check_spelling(cells.class_names, warn)
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(_look, cells.paths))
     cells, found = _without_unreadable(cells, seen, skip_unreadable, warn)
@@ -143,7 +149,7 @@ def _is_on_black(frame: RGBArray) -> bool:
     return all(corner.max() <= _BLACK for corner in (frame[:n, :n], frame[:n, -n:], frame[-n:, :n], frame[-n:, -n:]))
 
 
-def _check_spelling(names: Sequence[str]) -> None:
+def _check_spelling(names: Sequence[str], warn: Callable[[str], None]) -> None:
     spelt: dict[str, str] = {}
     for name in names:
         other = spelt.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), name)
@@ -152,6 +158,13 @@ def _check_spelling(names: Sequence[str]) -> None:
                 f"The classes {other!r} and {name!r} differ in case, spaces or hyphens alone: give them one spelling "
                 "if they are one class, else names that a reader can tell apart."
             )
+    for one, other in itertools.combinations(names, 2):
+        if re.findall(r"\d+", one) == re.findall(r"\d+", other) and _likeness(one, other) >= _LIKE:
+            warn(f"The classes {one!r} and {other!r} are spelt nearly alike: if one is a slip, mend the label")
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.casefold(), other.casefold(), autojunk=False).ratio()
 
 
 def _without_unreadable(
@@ -178,6 +191,8 @@ def _without_unreadable(
 def _check_classes(cells: Cells) -> None:
     counts = np.bincount(cells.labels, minlength=len(cells.class_names))
     there = [name for name, count in zip(cells.class_names, counts, strict=True) if count]
+    if not len(cells):
+        raise DataError("None of the images can be read: give 8-bit RGB images such as PNG, JPEG, BMP or TIFF.")
     if len(there) < 2:
         raise DataError(
             f"All {len(cells):,} images are of the class '{there[0] if there else ''}': give images of at least two "

@@ -21,6 +21,7 @@ from leukaemia_zoo.evaluation import WeightedCells
 from leukaemia_zoo.inspection import DEFAULT_CROP, inspect_cells, usual_preprocessing
 from leukaemia_zoo.loading import config_of, load_model
 from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.seeds import checked_seed
 from leukaemia_zoo.small_splits import folds_by_people
 
 
@@ -118,9 +119,10 @@ def linear_probe(
         ...
     """
     begun = time.perf_counter()
+    seed = checked_seed(seed)
     notes: list[str] = []
     inspected = inspect_cells(
-        data if isinstance(data, Cells) else Path(data),
+        Path(data) if isinstance(data, os.PathLike) else data,
         split_by=split_by,
         skip_unreadable=skip_unreadable,
         warn=notes.append,

@@ -144,8 +144,6 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     if distillation is not None:
         pairs = tuple((str(own), str(other)) for own, other in distillation["pairs"])
         settings["distillation"] = _checked(DistillationRecipe, {**distillation, "pairs": pairs})
-    if "inverse_penalties" in settings:
-        settings["inverse_penalties"] = tuple(float(value) for value in settings["inverse_penalties"])
     return _checked(Recipe, settings)
 
 
@@ -165,9 +163,7 @@ def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> R
         5
     """
     own = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    settings = own | dict(read_changes(changes))
-    settings["inverse_penalties"] = tuple(float(value) for value in settings["inverse_penalties"])
-    return _checked(Recipe, settings)
+    return _checked(Recipe, own | dict(read_changes(changes)))
 
 
 def read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -189,6 +185,12 @@ def read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str,
 
 _Dataclass = TypeVar("_Dataclass")
 
+_LEAST = {
+    "fine_tune_epochs": 0,
+    "validation_folds": 2,
+    **dict.fromkeys(("input_size", "epochs", "steps_per_epoch", "batch_size", "turned_views", "patience"), 1),
+}
+_CHOICES = {"prediction_views": (1, 4, 8)}
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
@@ -201,4 +203,23 @@ def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
         allowed = _KINDS.get(wanted)
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and wanted != "bool")):
             raise DataError(f"The recipe's setting '{name}' must be of the kind {wanted}, not {value!r}.")
+        if wanted == "float" and not (0 <= value < float("inf")):
+            raise DataError(f"The recipe's setting '{name}' is {value!r}: give a number from 0 on.")
+        if name in _LEAST and value < _LEAST[name]:
+            raise DataError(f"The recipe's setting '{name}' is {value!r}: give a number from {_LEAST[name]} on.")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise DataError(
+                f"The recipe's setting '{name}' is {value!r}: give one of {', '.join(map(str, _CHOICES[name]))}."
+            )
+    if "inverse_penalties" in settings:
+        settings = {**settings, "inverse_penalties": _penalties(settings["inverse_penalties"])}
     return kind(**settings)
+
+
+def _penalties(values: Any) -> tuple[float, ...]:
+    given = values if isinstance(values, list | tuple) else ()
+    if not given or any(isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 for value in given):
+        raise DataError(
+            f"The recipe's setting 'inverse_penalties' is {values!r}: give a list of numbers above 0, such as [0.1, 1]."
+        )
+    return tuple(float(value) for value in given)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from leukaemia_zoo.errors import DataError
+
 
 def reseed(model: Any, seed: int, epoch: int) -> None:
     """Set every random generator inside a Keras model (augmentation, dropout) by seed and epoch."""
@@ -14,6 +16,17 @@ def reseed(model: Any, seed: int, epoch: int) -> None:
         if generator is not None:
             state = np.random.default_rng([seed, epoch, number]).integers(2**31, size=2)
             generator.state.assign(state.astype(generator.state.dtype))
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed that every generator takes, NumPy's and Keras' alike.
+
+    Raises:
+        DataError: If it is no whole number from 0 to 4294967295.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise DataError(f"seed is {seed!r}: give a whole number from 0 to {2**32 - 1}.")
+    return int(seed)
 
 
 def _flat(model: Any) -> list[Any]:

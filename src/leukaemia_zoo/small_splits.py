@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def split_for_fine_tuning(
     if per_class is not None and per_class < 2:
         raise DataError(f"per_class is {per_class}: at least 2 cells of a class are needed, one for each of two folds.")
     _check_people(inspected)
+    _check_folds(folds)
     table = _by_person(inspected)
     learning, test = _dealt(table, {"learning": 1 - test_share, TEST: test_share}, inspected, seed)
     learning = _at_most(table, learning, per_class, seed)
@@ -71,6 +73,7 @@ def folds_by_people(inspected: Inspected, folds: int = 5, seed: int = 0) -> IntA
     Raises:
         DataError: If a class has too few people or images, with the counts.
     """
+    _check_folds(folds)
     result = np.zeros(len(inspected.cells), np.int64)
     for number, rows in enumerate(_folds(_by_person(inspected), inspected, folds, seed)):
         result[rows] = number
@@ -112,6 +115,11 @@ def _folds(table: Cells, inspected: Inspected, folds: int, seed: int) -> list[In
         with contextlib.suppress(DataError):
             return _dealt(table, {str(number): 1 / count for number in range(count)}, inspected, seed)
     raise DataError(_too_few(inspected))
+
+
+def _check_folds(folds: int) -> None:
+    if folds < 2:
+        raise DataError(f"{folds} folds cannot choose in turn: give at least 2, such as 5.")
 
 
 def _check_people(inspected: Inspected) -> None:
@@ -172,5 +180,14 @@ def _at_most(table: Cells, rows: IntArray, per_class: int | None, seed: int) -> 
     if per_class is None:
         return rows
     rng = np.random.default_rng([seed, 1])
-    kept = [rng.permutation(rows[table.labels[rows] == label])[:per_class] for label in range(len(table.class_names))]
+    kept = []
+    for label in range(len(table.class_names)):
+        own = rng.permutation(rows[table.labels[rows] == label])
+        # A first cell of everybody, then a second: two cells of one person could not choose in turn.
+        met: Counter[str | None] = Counter()
+        turn = []
+        for row in own:
+            turn.append(met[table.subjects[row]])
+            met[table.subjects[row]] += 1
+        kept.append(own[np.argsort(turn, kind="stable")][:per_class])
     return np.sort(np.concatenate(kept))
