@@ -170,7 +170,7 @@ def short_names(names: Sequence[str], width: int) -> dict[str, str]:
 
     Example:
         >>> short_names(["network_number_1.here", "network_number_2.here"], 16)
-        {'network_number_1.here': 'network_number_1', 'network_number_2.here': 'network_number_2'}
+        {'network_number_1.here': 'network_…_1.here', 'network_number_2.here': 'network_…_2.here'}
     """
     # They are cut where that leaves them different.
     for start in (width // 2, 3 * width // 4, width - 1, width // 4, 0):
