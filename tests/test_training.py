@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import build_model, load_model, precision, predict, read_data
+from leukaemia_zoo import build_model, load_model, precision, predict, read_data, training
 from leukaemia_zoo.calibration import apply_temperature
 from leukaemia_zoo.cross_validation import cross_validate
 from leukaemia_zoo.distillation import distil, load_teacher
-from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError, WeightsError
+from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError, UnknownNameError, WeightsError
 from leukaemia_zoo.evaluation import metrics
 from leukaemia_zoo.fitting import drawing_weights, embed, fit_network, new_network, read_arrays
 from leukaemia_zoo.ood import ood_scores
@@ -25,7 +26,7 @@ from leukaemia_zoo.recipes import recipe_for
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, load_manifest, split_by_subject
 from leukaemia_zoo.training import train
-from leukaemia_zoo.weights_io import load_tensors, named_variables, save_tensors
+from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
 
 SMALL = {
     "input_size": 40,
@@ -77,6 +78,34 @@ def trained(cells, teacher, recipe, tmp_path_factory):
     out, lines = tmp_path_factory.mktemp("runs") / "whole", []
     train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, seed=1, report=lines.append)
     return out, lines
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory, draw_cell):
+    """Folder of cells of somebody else, without names of subjects."""
+    folder = tmp_path_factory.mktemp("unlabelled") / "others"
+    folder.mkdir()
+    for number in range(8):
+        Image.fromarray(draw_cell(500 + number, 128, 0.25, 110)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_on_others(cells, teacher, recipe, others, tmp_path_factory):
+    """Folder of a training whose trunk has seen none of the cells."""
+    out = tmp_path_factory.mktemp("runs") / "others"
+    train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, unlabelled=others, report=str.strip)
+    return out
+
+
+def _header_changed(trunk, file, change):
+    """A trunk with the same tensors and another header."""
+    model = build_model("cnn_attention", input_size=40, head="texture")
+    load_tensors(model, trunk)
+    about = read_config(trunk)["distillation"]
+    change(about)
+    save_tensors(model, file, config={"distillation": about})
+    return file
 
 
 def _rows(path):
@@ -293,7 +322,7 @@ def test_subjects_are_balanced(cells, recipe):
 
 @pytest.mark.parametrize("own_trunks", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of_its_subject(
-    cells, teacher, recipe, trained, tmp_path, own_trunks
+    cells, teacher, recipe, trained_on_others, tmp_path, own_trunks
 ):
     found = cross_validate(
         "cnn_attention",
@@ -302,9 +331,18 @@ def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of
         folds=2,
         recipe=recipe,
         teacher=teacher,
-        trunk=None if own_trunks else trained[0] / "distilled.safetensors",
+        trunk=None if own_trunks else trained_on_others / "distilled.safetensors",
         report=str.strip,
     )
+    # Where the features came from is told: of a trunk by its own header, else fold by fold.
+    assert len(found["distillation"]["teacher"]["sha256"]) == 64
+    assert "teacher" in [row["name"] for row in found["data"]]
+    assert found["distillation"]["unlabelled"] == (None if own_trunks else "others")
+    assert found["distillation"]["given"] != own_trunks
+    if own_trunks:
+        hashes = [fold["distillation"]["sha256"] for fold in found["folds"]]
+        assert len(set(hashes)) == 2
+        assert all(len(fold["distillation"]["history"]) == 2 for fold in found["folds"])
     rows = _rows(tmp_path / "out_of_fold.csv")
     assert sorted(row["file"] for row in rows) == sorted(path.name for path in cells.paths)
     for fold in range(2):
@@ -325,6 +363,113 @@ def test_unlabelled_images_that_are_tested_are_refused(cells, teacher, recipe, t
     folder = cells.paths[0].parent
     with pytest.raises(LeakError, match="among the unlabelled images"):
         cross_validate("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, unlabelled=folder)
+
+
+def test_copies_of_tested_images_are_refused_whatever_they_are_called(cells, teacher, recipe, others, tmp_path):
+    folder = tmp_path / "copies"
+    shutil.copytree(others, folder)
+    Image.open(cells.paths[5]).save(folder / "copy.bmp")
+    settings = {"recipe": recipe, "teacher": teacher, "unlabelled": folder, "report": str.strip}
+    with pytest.raises(LeakError, match=r"6 of the 72 cells to be tested .*\(1 identical images\)"):
+        cross_validate("cnn_attention", cells, tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trunk_that_has_seen_the_tested_cells_is_refused(cells, teacher, recipe, trained, tmp_path):
+    trunk = trained[0] / "distilled.safetensors"
+    settings = {"folds": 2, "recipe": recipe, "report": str.strip}
+    with pytest.raises(LeakError, match=r"72 of the 72 cells to be tested .*--trunk"):
+        cross_validate("cnn_attention", cells, tmp_path / "run", teacher=teacher, trunk=trunk, **settings)
+    with pytest.raises(LeakError, match=r"72 of 72 cells must not judge 'distilled.safetensors'"):
+        cross_validate("cnn_attention", cells, tmp_path / "run", teacher=None, init=trunk, **settings)
+    # The names are enough, where the images are others of the same people.
+    named = _header_changed(trunk, tmp_path / "named.safetensors", lambda about: about["seen"].update(fingerprints=[]))
+    with pytest.raises(LeakError, match="72 of the 72 cells"):
+        cross_validate("cnn_attention", cells, tmp_path / "run", teacher=teacher, trunk=named, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_an_older_trunk_it_is_said_that_its_images_are_not_known(cells, teacher, recipe, trained, tmp_path):
+    def older(about):
+        for key in ("seen", "unlabelled", "teacher"):
+            del about[key]
+
+    trunk = _header_changed(trained[0] / "distilled.safetensors", tmp_path / "older.safetensors", older)
+    out, lines = tmp_path / "run", []
+    settings = {"folds": 2, "recipe": recipe, "teacher": teacher, "trunk": trunk, "unlabelled": None}
+    found = cross_validate("cnn_attention", cells, out, report=lines.append, **settings)
+    assert any("was not checked" in line for line in lines)
+    assert "was not checked" in found["notes"][-1]
+    assert found["distillation"]["unlabelled"] is None
+    assert "sha256" not in found["distillation"]["teacher"]  # what this call names as teacher may be another one
+
+
+def test_a_trunk_tells_the_record_what_it_was_distilled_on(cells, teacher, recipe, trained_on_others, others, tmp_path):
+    trunk = trained_on_others / "distilled.safetensors"
+    train("cnn_attention", cells, tmp_path, recipe=recipe, teacher="imagenet", trunk=trunk, report=str.strip)
+    record, first = (json.loads((run / "training.json").read_text()) for run in (tmp_path, trained_on_others))
+    for key in ("unlabelled", "images", "teacher", "sha256"):
+        assert record["distillation"][key] == first["distillation"][key]
+    assert (record["distillation"]["unlabelled"], record["distillation"]["images"]) == ("others", 8)
+    assert record["distillation"]["teacher"]["weights"] == teacher.name
+    assert (first["distillation"]["given"], record["distillation"]["given"]) == (False, True)
+    assert "seen" not in record["distillation"]
+
+
+def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path):
+    changes = SMALL | {"distillation": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4}}
+    recipe, lines = recipe_for("mobilenet", changes), []
+    train("mobilenet", cells, tmp_path / "run", recipe=recipe, teacher=teacher, report=lines.append)
+    assert lines[0] == "weights: ImageNet, MobileNet 1.0, the teacher of the distillation"
+    init = {"source": lines[0].removeprefix("weights: "), "sha256": sha256_of(teacher)}
+    trunk = tmp_path / "run" / "distilled.safetensors"
+    train("mobilenet", cells, tmp_path / "again", recipe=recipe, teacher=teacher, trunk=trunk, report=str.strip)
+    for run in ("run", "again"):
+        assert json.loads((tmp_path / run / "training.json").read_text())["init"] == init
+        assert json.loads((tmp_path / run / "config.json").read_text())["training"]["init"] == init
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "told"),
+    [
+        ({"trunk": "nope.safetensors"}, WeightsError, "nope.safetensors"),
+        ({"teacher": None}, DataError, "nothing for this recipe to train"),
+        ({"teacher": "nope.npz"}, WeightsError, "nope.npz cannot be read"),
+        ({"unlabelled": "nowhere"}, LeukaemiaZooError, "nowhere"),
+        ({"teacher": None, "trunk": "nope.safetensors"}, DataError, "no distillation whose trunk"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(cells, teacher, recipe, tmp_path, mistake, error, told):
+    settings = {"recipe": recipe, "teacher": teacher, "report": str.strip, **mistake}
+    for run in (train, cross_validate):
+        with pytest.raises(error, match=told) as caught:
+            run("cnn_attention", cells, tmp_path / "run", **settings)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_initial_weights_that_cannot_be_had_do_not_block_the_folder(cells, recipe, trained, tmp_path, monkeypatch):
+    def fails(*_):
+        raise WeightsError("no network")
+
+    monkeypatch.setattr(training, "write_initial_weights", fails)
+    with pytest.raises(WeightsError, match="no network"):
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, init=trained[0], report=str.strip)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
+    def stop(text):
+        if text.startswith("classifier"):
+            raise KeyboardInterrupt
+
+    settings = {"recipe": recipe, "teacher": teacher}
+    with pytest.raises(KeyboardInterrupt):
+        train("cnn_attention", cells, tmp_path, report=stop, **settings)
+    lines = []
+    train("cnn_attention", cells, tmp_path, report=lines.append, restart=True, **settings)
+    assert any(line.startswith("distillation 1/2") for line in lines)
+    assert not any("taken from" in line for line in lines)
 
 
 def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path):

@@ -24,14 +24,26 @@ from leukaemia_zoo.fitting import (
     read_arrays,
     view_logits,
 )
-from leukaemia_zoo.images import find_images
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
 from leukaemia_zoo.recipes import Recipe, recipe_for
-from leukaemia_zoo.records import Sources, fingerprint, plain, provenance, write_predictions
+from leukaemia_zoo.records import UNKNOWN_IMAGES, Sources, fingerprint, plain, provenance, write_predictions
 from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.seen import cells_among, seen_by_trunk, seen_images
 from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, save_manifest
-from leukaemia_zoo.training import TRUNK_FILE, begun, development_split, distilled, prepared, training_rows
-from leukaemia_zoo.weights_io import load_tensors
+from leukaemia_zoo.training import (
+    TRUNK_FILE,
+    begun,
+    check_beginning,
+    development_split,
+    distilled,
+    prepared,
+    training_rows,
+    unlabelled_images,
+)
+from leukaemia_zoo.weights_io import load_tensors, read_config
+
+_OF_A_FOLD = ("images", "history", "seconds", "run", "sha256")
+"""What the record of a distillation says that differs from fold to fold, if each has its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,23 +87,27 @@ def out_of_fold(
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
     initial = find_initial_weights(init, recipe.architecture, trunk)
     out = Path(out)
-    _refuse_tested_images(cells, unlabelled)
+    sources = Sources(teacher, unlabelled, trunk, initial)
+    check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE)
+    _refuse_tested_images(cells, sources, report)
     _refuse_tested_cells(cells, initial)
     outer = kfold_by_subject(cells, folds, seed)
     out.mkdir(parents=True, exist_ok=True)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
     fold_of_cell = np.zeros(len(cells), np.int64)
     parts = []
-    sources = Sources(teacher, unlabelled, trunk, initial)
     shared = RunState(out / "state", fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
     if trunk is None:
         sources = begun(sources, recipe, seed, shared, report)
+        if restart:
+            (out / TRUNK_FILE).unlink(missing_ok=True)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     features = embeddings = None
     if unlabelled is not None or trunk is not None or recipe.distillation is None or teacher is None:
         # No cell of the table takes part in this distillation, if there is one: every fold can use it.
-        features = distilled(recipe, shared, out / TRUNK_FILE, None, sources, seed, report, count)
+        file, nobody = out / TRUNK_FILE, np.zeros(0, np.int64)
+        features = distilled(recipe, shared, file, cells, nobody, arrays.pixels, sources, seed, report, count)
     if features is not None:
         model = new_network(recipe, len(cells.class_names), seed)
         load_tensors(model, features, without_head=True)
@@ -106,8 +122,9 @@ def out_of_fold(
         state = RunState(shared.folder / f"fold_{number}", run, restart)
         own_features = features
         if own_features is None:
-            taught = arrays.pixels[0, training_rows(split)]
-            own_features = distilled(recipe, state, state.folder / TRUNK_FILE, taught, sources, seed, report, count)
+            taught, file = training_rows(split), state.folder / TRUNK_FILE
+            own_features = distilled(recipe, state, file, cells, taught, arrays.pixels, sources, seed, report, count)
+        own_record = provenance(recipe, cells, seed, sources, own_features, count)
         result = state.load_arrays()
         if result is None:
             fitted = fit_network(
@@ -134,9 +151,11 @@ def out_of_fold(
                 "metrics": measured,
             }
         )
+        if features is None and own_record["distillation"] is not None:
+            distillation = own_record["distillation"]
+            parts[-1]["distillation"] = {key: distillation.pop(key) for key in _OF_A_FOLD}
         report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
-    record = provenance(recipe, cells, seed, sources, features, count)
-    return OutOfFold(probabilities, arrays.area, fold_of_cell, parts, record, shared)
+    return OutOfFold(probabilities, arrays.area, fold_of_cell, parts, own_record, shared)
 
 
 def cross_validate(
@@ -168,8 +187,10 @@ def cross_validate(
         folds: Number of folds.
         recipe: See `train`.
         teacher: See `train`.
-        unlabelled: See `train`.
-        trunk: See `train`; it must not have been distilled on cells of the table.
+        unlabelled: See `train`; no cell of the table may be among them, under whatever name, nor another cell of its
+            subjects.
+        trunk: See `train`; it must not have been distilled on cells of the table, nor on other cells of its subjects.
+            A trunk of an older release does not say what it has seen; a note of the result says so.
         init: See `train`; the weights must not have been trained on cells of the table, nor on other cells of its
             subjects.
         seed: See `train`.
@@ -182,7 +203,8 @@ def cross_validate(
         network, the area baseline and their difference, per fold and per subject.
 
     Raises:
-        LeakError: If a fold shares a subject or an identical image, or the initial weights are known to have seen one.
+        LeakError: If a fold shares a subject or an identical image, or the unlabelled images, the trunk or the initial
+            weights are known to have seen one.
         DataError: If there are too few subjects, or the folder holds a run with other settings.
         WeightsError: See `train`.
         DeviceError: See `train`.
@@ -229,17 +251,30 @@ def cross_validate(
     return result
 
 
-def _refuse_tested_images(cells: Cells, unlabelled: str | Path | None) -> None:
+def _refuse_tested_images(cells: Cells, sources: Sources, report: Report) -> None:
     """A network that imitated a teacher on an image has seen it, even without its label."""
-    if unlabelled is None:
-        return
-    tested = {path.resolve() for path in cells.paths}
-    for path in find_images([unlabelled])[0]:
-        if path.resolve() in tested:
+    if sources.unlabelled is not None:
+        found = cells_among(seen_images(unlabelled_images(sources.unlabelled)), cells)
+        if len(found.rows):
             raise LeakError(
-                f"{path} is among the unlabelled images of the distillation and among the cells to be tested: take the "
-                "cells of the table out of the unlabelled images, or leave them out for a distillation in each fold."
+                f"{len(found.rows):,} of the {len(cells):,} cells to be tested are, or are of people who are, among "
+                f"the unlabelled images of the distillation in {sources.unlabelled} ({found.images:,} identical "
+                "images): take these out of the folder, or leave it out (--unlabelled) for a distillation in each fold."
             )
+    if sources.trunk is None:
+        return
+    seen = seen_by_trunk(sources.trunk)
+    if seen is None:
+        if "taken_from" not in ((read_config(sources.trunk) or {}).get("distillation") or {}):
+            report(f"note: {UNKNOWN_IMAGES}")
+        return
+    found = cells_among(seen, cells)
+    if len(found.rows):
+        raise LeakError(
+            f"{len(found.rows):,} of the {len(cells):,} cells to be tested are, or are of people who are, among the "
+            f"images that {sources.trunk} was distilled on ({found.images:,} identical images): give a trunk of other "
+            "images, or none (--trunk) for a distillation in each fold."
+        )
 
 
 def _refuse_tested_cells(cells: Cells, initial: InitialWeights) -> None:

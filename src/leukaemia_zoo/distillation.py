@@ -114,17 +114,11 @@ def distil(
         DataError: If the student lacks a layer of the recipe's pairs.
         WeightsError: If the teacher's weights cannot be had.
     """
-    missing = sorted({own for own, _ in recipe.pairs} - {layer.name for layer in student.layers})
-    if missing:
-        raise DataError(
-            f"The network '{student.name}' has no layers {', '.join(missing)}, which the distillation's pairs name: "
-            "use the head that the recipe was made for, or leave out the distillation."
-        )
+    teacher = teacher_for(student, recipe, teacher_weights)
     height, width = student.input_shape[1:3]
-    names = list(dict.fromkeys(teacher_layer for _, teacher_layer in recipe.pairs))
-    teacher = load_teacher(teacher_weights, (height, width), names)
+    names = _taught_layers(recipe)
     if recipe.restain:
-        _begin_as(teacher, student, recipe.pairs, keep_first_filters)
+        _begin_as(teacher, student, keep_first_filters)
     elif not keep_first_filters:
         _take_first_filters(student, teacher)
     inputs = keras.Input((height, width, 3))
@@ -173,6 +167,32 @@ def distil(
             _keep(model, folder, history)
         report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}{left.told(epoch + 1, recipe.epochs)}")
     return history
+
+
+def teacher_for(student: keras.Model, recipe: DistillationRecipe, weights: str | Path) -> keras.Model:
+    """The teacher of a network, if the two and the recipe fit each other.
+
+    Raises:
+        DataError: If the student lacks a layer of the recipe's pairs, or they cannot be imitated in another stain.
+        WeightsError: If the teacher's weights cannot be had.
+    """
+    missing = sorted({own for own, _ in recipe.pairs} - {layer.name for layer in student.layers})
+    if missing:
+        raise DataError(
+            f"The network '{student.name}' has no layers {', '.join(missing)}, which the distillation's pairs name: "
+            "use the head that the recipe was made for, or leave out the distillation."
+        )
+    unequal = [f"{own} and {other}" for own, other in recipe.pairs if own != other]
+    if recipe.restain and unequal:
+        raise DataError(
+            f"A distillation that restains imitates each layer by itself, but its pairs name {', '.join(unequal)}: "
+            "set restain to 0, or take a network with the teacher's layers."
+        )
+    return load_teacher(weights, student.input_shape[1:3], _taught_layers(recipe))
+
+
+def _taught_layers(recipe: DistillationRecipe) -> list[str]:
+    return list(dict.fromkeys(teacher_layer for _, teacher_layer in recipe.pairs))
 
 
 def _keep(model: keras.Model, folder: Path, history: list[dict[str, float]]) -> None:
@@ -247,16 +267,11 @@ def _difference(features: Any, target: Any, mask: Any) -> Any:
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
 
 
-def _begin_as(teacher: keras.Model, student: keras.Model, pairs: Any, keep: bool) -> None:
+def _begin_as(teacher: keras.Model, student: keras.Model, keep: bool) -> None:
     """Give the layers of the student the teacher's weights, and let its batch normalisation stay as it is.
 
     `keep` leaves the weights that a previous training gave.
     """
-    if unequal := [f"{own} and {other}" for own, other in pairs if own != other]:
-        raise DataError(
-            f"A distillation that restains imitates each layer by itself, but its pairs name {', '.join(unequal)}: "
-            "set restain to 0, or take a network with the teacher's layers."
-        )
     own = {layer.name: layer for layer in student.layers}
     for layer in teacher.layers:
         if isinstance(layer, layers.BatchNormalization):

@@ -153,20 +153,11 @@ def fit_network(
     Raises:
         DataError: If the recipe leaves nothing to train.
     """
-    if trunk is None and not recipe.fine_tune_epochs:
-        raise DataError(
-            "Without distilled features there is nothing for this recipe to train: give a teacher or initial weights, "
-            "or set fine_tune_epochs in the recipe."
-        )
     model = new_network(recipe, len(cells.class_names), seed)
     folds = folds_of(split)
+    check_trainable(recipe, model, trunk is not None, len(folds))
     if trunk is not None:
         load_tensors(model, trunk, without_head=True)
-        if not recipe.fine_tune_epochs and not has_statistics(model):
-            raise DataError(
-                f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
-                "head 'texture' or fine_tune_epochs in the recipe."
-            )
     if trunk is not None and has_statistics(model):
         rows = np.concatenate([fold[1] for fold in folds])
         if len(folds) == 1:
@@ -174,10 +165,37 @@ def fit_network(
         embeddings = embeddings or embed(model, pixels, rows, recipe)
         fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
     if recipe.fine_tune_epochs:
-        if len(folds) > 1:
-            raise DataError("Fine-tuning takes a split with the parts train and validation, not folds.")
         fitted = tune_layers(model, recipe, cells, pixels, *folds[0], state, seed, report, trunk is not None, devices)
     return fitted
+
+
+def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: int = 1) -> None:
+    """Raise if a recipe leaves nothing to train, or cannot be trained on such a split.
+
+    Args:
+        recipe: How.
+        model: Its network.
+        featured: Whether the network begins with features, distilled or given, and not with random weights.
+        folds: Number of the pairs of training and validation rows, see `folds_of`.
+
+    Raises:
+        DataError: With what to change.
+    """
+    if not featured and not recipe.fine_tune_epochs:
+        raise DataError(
+            "Without distilled features there is nothing for this recipe to train: give a teacher or initial weights, "
+            "or set fine_tune_epochs in the recipe."
+        )
+    if not recipe.fine_tune_epochs and not has_statistics(model):
+        raise DataError(
+            f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
+            "head 'texture' or fine_tune_epochs in the recipe."
+        )
+    if recipe.fine_tune_epochs and folds > 1:
+        raise DataError(
+            "Fine-tuning takes a split with the parts train and validation, not folds: give such a split (--split), or "
+            "none."
+        )
 
 
 def validates_by_folds(recipe: Recipe, distilled: bool) -> bool:

@@ -24,6 +24,7 @@ from leukaemia_zoo.overlap import Overlap, TrainedOn, find_overlap, training_of
 from leukaemia_zoo.precision import precision
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.registry import WeightSpec, weights
+from leukaemia_zoo.seen import seen_by_trunk
 from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
 
 IMAGENET = "imagenet"
@@ -103,7 +104,7 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
     spec = spec or next((row for row in weights().values() if row.sha256 == digest), None)
     if spec is None:
         data: tuple[Mapping[str, Any], ...] = _data_of(file)
-        return InitialWeights(file.name, digest, data, file)
+        return InitialWeights(file.name, digest, data, file, seen_by_trunk(file))
     trained = training_of(spec, file.parent)
     return InitialWeights(_label(init), digest, tuple(spec.data), file, trained, spec.training.get("init"))
 

@@ -28,6 +28,11 @@ _C_NMC = {
     "licence": "CC BY 3.0 according to third-party notes",
 }
 
+UNKNOWN_IMAGES = (
+    "The trunk was made by an older release and does not say which images it was distilled on: whether these cells or "
+    "people were among them was not checked."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
@@ -56,23 +61,27 @@ def provenance(
     """What produced a result, as far as it is the same for a training and a cross-validation."""
     data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
     header = (read_config(features) or {}) if features is not None else {}
-    about = header.get("distillation", {})
+    about, given = header.get("distillation", {}), sources.trunk is not None
     initial, taught = sources.initial.record(), [dict(row) for row in sources.initial.data]
-    if sources.trunk is not None and about.get("init"):
+    if given and about.get("init"):
         # Nothing is known of the beginning of a trunk but what its own header says.
-        initial = {key: about["init"].get(key) for key in ("source", "sha256")}
+        initial = {key: value for key, value in about["init"].items() if key not in ("data", "run")}
         taught = list(about["init"].get("data", []))
+    elif begins_as_teacher(recipe, sources):
+        initial = teacher_beginning(None if given else sources.teacher)
     data += [row for row in taught if row not in data]
     if features is not None and "init" not in header:
         data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
-    distillation = None
+    distillation, notes = None, list(cells.notes)
     if features is not None and "init" not in header:
-        distillation = {key: value for key, value in about.items() if key != "init"} | {
-            # Taken from a weight, the features have the teacher that its own record names.
-            "teacher": None if "taken_from" in about else _described(sources.teacher),
-            "unlabelled": None if sources.unlabelled is None else Path(sources.unlabelled).name,
-            "sha256": sha256_of(features),
-        }
+        # What made a trunk that is given, its own header knows, not this call; an older one says less.
+        told = {"teacher": {"network": TEACHER_SOURCE}, "unlabelled": None} if given else _told(sources)
+        if "taken_from" in about:
+            told["teacher"] = None  # the one that the record of that weight names
+        elif given and "seen" not in about:
+            notes.append(UNKNOWN_IMAGES)
+        about = {key: value for key, value in about.items() if key not in ("init", "seen")}
+        distillation = {**told, **about, "sha256": sha256_of(features), "given": given}
     return {
         "package": __version__,
         "recipe": recipe.to_dict(),
@@ -80,11 +89,28 @@ def provenance(
         "init": initial,
         "devices": devices,
         "cells": cells.summary(),
-        "notes": list(cells.notes),
+        "notes": notes,
         "distillation": distillation,
         "data": data,
         **environment_record(),
     }
+
+
+def begins_as_teacher(recipe: Recipe, sources: Sources) -> bool:
+    """Whether the distillation gives the network the teacher's own weights to begin with; see `distillation.distil`."""
+    begins = recipe.distillation is not None and recipe.distillation.restain > 0 and sources.teacher is not None
+    return begins and sources.initial.source is None
+
+
+def teacher_beginning(teacher: str | Path | None) -> dict[str, Any]:
+    """What a record says of the weights of a network that begins as its teacher; None for one that is not known."""
+    described = {} if teacher is None else described_teacher(teacher)
+    return {"source": "ImageNet, MobileNet 1.0, the teacher of the distillation", "sha256": described.get("sha256")}
+
+
+def _told(sources: Sources) -> dict[str, Any]:
+    unlabelled = None if sources.unlabelled is None else Path(sources.unlabelled).name
+    return {"teacher": described_teacher(sources.teacher), "unlabelled": unlabelled}
 
 
 def environment_record() -> dict[str, Any]:
@@ -101,7 +127,8 @@ def environment_record() -> dict[str, Any]:
     }
 
 
-def _described(teacher: str | Path | None) -> dict[str, str]:
+def described_teacher(teacher: str | Path | None) -> dict[str, str]:
+    """Network and weights of a teacher, as a record has them."""
     if str(teacher) == "imagenet":
         return {"network": TEACHER_SOURCE, "weights": "keras.applications, imagenet"}
     assert teacher is not None

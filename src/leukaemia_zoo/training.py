@@ -20,14 +20,16 @@ from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_te
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.curves import write_curves
 from leukaemia_zoo.devices import number_of_devices, on_devices
-from leukaemia_zoo.distillation import distil
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.distillation import distil, teacher_for
+from leukaemia_zoo.errors import DataError, LeukaemiaZooError
 from leukaemia_zoo.evaluation import metrics, per_subject
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.fitting import (
     Fitted,
     Report,
+    check_trainable,
     fit_network,
+    folds_of,
     new_network,
     preprocessing_for,
     read_arrays,
@@ -39,9 +41,20 @@ from leukaemia_zoo.loading import save_model
 from leukaemia_zoo.precision import precision, resolved
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe, recipe_for
-from leukaemia_zoo.records import Sources, class_counts, fingerprint, plain, provenance, write_predictions
+from leukaemia_zoo.records import (
+    Sources,
+    begins_as_teacher,
+    class_counts,
+    described_teacher,
+    fingerprint,
+    plain,
+    provenance,
+    teacher_beginning,
+    write_predictions,
+)
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.run_state import RunState
+from leukaemia_zoo.seen import as_header, seen_cells, seen_images
 from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, save_manifest, split_by_subject
 from leukaemia_zoo.weights_io import load_tensors, read_config, save_tensors
 
@@ -84,7 +97,7 @@ def train(
             leave out the distillation.
         unlabelled: Folder of cell images for the distillation; None takes the training cells, without their labels.
         trunk: ``distilled.safetensors`` that a training or cross-validation with the same distillation left, to save
-            its time; None distils.
+            its time; None distils. What it was distilled on the record takes from its header.
         init: Weights before the first stage: ``"imagenet"`` for those that Keras publishes for five of the
             architectures, a safetensors file or saved-model folder of this package or a name of the zoo for all tensors
             but the last layer's, None for random ones.
@@ -111,10 +124,10 @@ def train(
     elif not isinstance(split, Split):
         split = load_manifest(split, cells)
     check_split(cells, split)
+    sources = Sources(teacher, unlabelled, trunk, initial)
+    check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE, len(folds_of(split)))
     out.mkdir(parents=True, exist_ok=True)
     manifest_hash = save_manifest(out / "split.json", cells, split)
-
-    sources = Sources(teacher, unlabelled, trunk, initial)
     state = RunState(out / "state", fingerprint(recipe, seed, manifest_hash, sources, count), restart)
     report = state.timed(report)
     if trunk is None:
@@ -122,10 +135,12 @@ def train(
         overlap = cells_seen(initial, cells)
         if overlap is not None and len(overlap.rows):
             report(f"{overlap.told}: the figures below are too favourable")
+        if restart:
+            (out / TRUNK_FILE).unlink(missing_ok=True)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     taught = training_rows(split)
-    features = distilled(recipe, state, out / TRUNK_FILE, arrays.pixels[0, taught], sources, seed, report, count)
+    features = distilled(recipe, state, out / TRUNK_FILE, cells, taught, arrays.pixels, sources, seed, report, count)
     fitted = fit_network(recipe, cells, arrays.pixels, split, features, state, seed, report, devices=count)
 
     validation = fitted.validation_rows
@@ -187,11 +202,24 @@ def train(
 # Data
 
 
-def _read_unlabelled(folder: str | Path, recipe: Recipe) -> np.ndarray:
-    assert recipe.distillation is not None
+def unlabelled_images(folder: str | Path) -> list[Path]:
+    """The image files in the folder that the distillation is to see.
+
+    Raises:
+        DataError: If there are none.
+        ImageError: If there is no such folder.
+    """
     paths, _ = find_images([folder])
     if not paths:
-        raise DataError(f"There are no images for the distillation in {folder}.")
+        raise DataError(
+            f"There are no images for the distillation in {folder}: name another folder (--unlabelled), or leave it "
+            "out to take the training cells without their labels."
+        )
+    return paths
+
+
+def _read_unlabelled(paths: list[Path], recipe: Recipe) -> np.ndarray:
+    assert recipe.distillation is not None
     preprocessing = Preprocessing(
         (recipe.input_size, recipe.input_size), crop_fraction=recipe.distillation.crop_fraction, reference_frame=None
     )
@@ -217,8 +245,15 @@ def prepared(
 
 def begun(sources: Sources, recipe: Recipe, seed: int, state: RunState, report: Report) -> Sources:
     """The sources with the network before the first stage as a file, which is told in one line."""
+    if begins_as_teacher(recipe, sources):
+        report(f"weights: {teacher_beginning(None)['source']}")
+        return sources
     file = state.folder / INITIAL_FILE
-    initial = write_initial_weights(sources.initial, recipe, seed, file, state.fingerprint, report)
+    try:
+        initial = write_initial_weights(sources.initial, recipe, seed, file, state.fingerprint, report)
+    except LeukaemiaZooError:
+        state.remove()  # nothing was done yet, and the corrected call is another run
+        raise
     return dataclasses.replace(sources, initial=initial)
 
 
@@ -238,46 +273,97 @@ def training_rows(split: Split) -> np.ndarray:
     return np.concatenate([np.array(split.parts[part]) for part in parts])
 
 
+def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path | None, folds: int = 1) -> None:
+    """Raise what would stop a run before its first epoch, while nothing is written yet.
+
+    Args:
+        recipe: How to train.
+        sources: What it begins with.
+        seed: Of the weights.
+        own_trunk: Where an interrupted run may have left its trunk, for which no teacher is needed any more.
+        folds: Number of folds that validate the network.
+
+    Raises:
+        DataError: If the recipe leaves nothing to train, the trunk is another recipe's, or there are no images.
+        WeightsError: If the trunk or the teacher's weights cannot be had.
+    """
+    distils = recipe.distillation is not None and sources.teacher is not None
+    if sources.trunk is not None and not distils:
+        raise DataError(
+            "This run has no distillation whose trunk could be taken: leave out the trunk (--trunk), or leave the "
+            "teacher (--teacher) and the recipe's distillation in."
+        )
+    model = new_network(recipe, 2, seed)
+    if sources.trunk is not None:
+        about = (read_config(sources.trunk) or {}).get("distillation") or {}
+        if about.get("recipe") != plain(recipe.to_dict()["distillation"]):
+            raise DataError(
+                f"{sources.trunk} was not distilled by this recipe: leave out the trunk (--trunk), or give the recipe "
+                "it had (--recipe)."
+            )
+    elif distils and (own_trunk is None or not own_trunk.is_file()):
+        if sources.unlabelled is not None:
+            unlabelled_images(sources.unlabelled)
+        teacher_for(model, recipe.distillation, sources.teacher)  # type: ignore[arg-type]
+    check_trainable(recipe, model, distils or sources.initial.source is not None, folds)
+
+
 def distilled(
     recipe: Recipe,
     state: RunState,
     file: Path,
-    training_pixels: np.ndarray | None,
+    cells: Cells,
+    taught: np.ndarray,
+    pixels: np.ndarray,
     sources: Sources,
     seed: int,
     report: Report,
     devices: int = 1,
 ) -> Path | None:
-    """File with the distilled trunk: given, made now, or left by an interrupted run.
+    """File with the distilled trunk: given, made now, or left by an interrupted run; see `check_beginning`.
 
     Without distillation the network with its initial weights takes its place; None if those are random.
     """
     if recipe.distillation is None or sources.teacher is None:
         return sources.initial.file
+    if sources.trunk is not None:
+        report(f"distillation: taken from {sources.trunk}")
+        return Path(sources.trunk)
     made_by = plain(dataclasses.asdict(recipe.distillation))
-    given = Path(sources.trunk) if sources.trunk is not None else file
-    if given.is_file() or sources.trunk is not None:
-        found = (read_config(given) or {}).get("distillation", {})
-        if found.get("recipe") == made_by and (sources.trunk is not None or found.get("run") == state.fingerprint):
-            report(f"distillation: taken from {given}")
-            return given
-        if sources.trunk is not None:
-            raise DataError(
-                f"{given} was not distilled by this recipe: leave out the trunk, or give the recipe it had."
-            )
-    pixels = training_pixels if sources.unlabelled is None else _read_unlabelled(sources.unlabelled, recipe)
-    assert pixels is not None
-    report(f"distillation: {len(pixels):,} images without labels, teacher {sources.teacher}")
-    about = {"recipe": made_by, "seed": seed, "images": len(pixels), "run": state.fingerprint}
+    if file.is_file():
+        found = (read_config(file) or {}).get("distillation", {})
+        if found.get("recipe") == made_by and found.get("run") == state.fingerprint:
+            report(f"distillation: taken from {file}")
+            return file
+    if sources.unlabelled is None:
+        shown, seen = pixels[0, taught], seen_cells(cells.subset(taught.tolist()))
+    else:
+        paths = unlabelled_images(sources.unlabelled)
+        shown, seen = _read_unlabelled(paths, recipe), seen_images(paths)
+    if sources.initial.trained_on is not None:
+        seen |= sources.initial.trained_on
+    report(f"distillation: {len(shown):,} images without labels, teacher {sources.teacher}")
+    about = {
+        "recipe": made_by,
+        "seed": seed,
+        "images": len(shown),
+        "run": state.fingerprint,
+        "teacher": described_teacher(sources.teacher),
+        "unlabelled": None if sources.unlabelled is None else Path(sources.unlabelled).name,
+        "seen": as_header(seen),
+    }
+    if begins_as_teacher(recipe, sources):
+        about["init"] = teacher_beginning(sources.teacher)
     began = state.progress.setdefault("distillation_began", state.seconds())
     with precision(recipe.precision), on_devices(devices):
         model = new_network(recipe, 2, seed)
         if sources.initial.file is not None:
             load_tensors(model, sources.initial.file, without_head=True)
-            about["init"] = (read_config(sources.initial.file) or {}).get("init")
+            data = [dict(row) for row in sources.initial.data]
+            about["init"] = {**dict(sources.initial.record()), "data": data}  # type: ignore[arg-type]
         about["history"] = distil(
             model,
-            pixels,
+            shown,
             recipe.distillation,
             sources.teacher,
             seed=seed,
