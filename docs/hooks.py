@@ -114,6 +114,11 @@ def figures(_: str) -> str:
     return _figures.figures(weights().values())
 
 
+def aims(_: str) -> str:
+    """How far the weights are from what the zoo aims for, and what their figures do not show."""
+    return f"{_figures.aims(weights().values())}\n\n{_figures.shortcomings()}"
+
+
 def original(_: str) -> str:
     """The original system's table beside ours."""
     return _figures.original_table()
@@ -205,6 +210,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "weights": weight_table,
     "weight_details": weight_details,
     "figures": figures,
+    "aims": aims,
     "original": original,
     "ood": ood,
     "segmentation": segmentation,

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from leukaemia_zoo import cards
 from leukaemia_zoo.cards import model_card
 from leukaemia_zoo.errors import WeightsError
-from leukaemia_zoo.registry import WeightSpec, weights
+from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec, weights
 
 SHIPPED = sorted(weights())
 REVISION = "0123456789abcdef" * 2 + "01234567"
@@ -118,7 +118,15 @@ def test_what_the_card_of_a_weight_says(name):
     assert re.findall(r"^## (.*)", text, re.MULTILINE) == SECTIONS
     assert "For research only, not a diagnosis." in text
     assert "`hem` (normal cell), `all` (cell of acute lymphoblastic leukaemia)" in text
-    side = spec.config.preprocessing.input_size[0]
+    side, published = spec.config.preprocessing.input_size[0], ARCHITECTURES[spec.config.architecture].input_size
+    assert (f"published with {published[0]} x {published[1]}" in text) == (side != published[0])
+    assert f"an OOD score above {spec.config.ood_limit:.2f} warns" in section(text, "Limits")
+    assert f"Temperature of the calibration: {spec.config.temperature:.3f}" in text
+    begun = section(text, "Training data and split")
+    if spec.config.architecture == "mobilenet":
+        assert "- Began with the weights: ImageNet, MobileNet 1.0, the teacher of the distillation, sha256 `" in begun
+    else:
+        assert f"- Began with random weights from seed {spec.training['seed']}" in begun
     for words in (f"{side} x {side} pixels", f"{spec.parameters:,}", f"{spec.size:,} bytes", spec.sha256):
         assert words in text
     for source in spec.data:

@@ -133,6 +133,19 @@ def test_info(run, name):
             assert fact in out
         assert "hem, all" in out
         assert "sensitivity" in out
+        config, published = info.weight.config, info.architecture.input_size
+        assert (f"published with {published[0]}x{published[1]}" in out) == (
+            config.preprocessing.input_size != published
+        )
+        assert f"the average of {config.views} view" in out
+        assert f"temperature {config.temperature:.3f}" in out
+        assert f"an OOD score above {config.ood_limit:.2f}" in out
+        begun = (
+            "ImageNet, MobileNet 1.0, the teacher" if "mobilenet" in info.weight.name else "random weights from seed 0"
+        )
+        assert f"  begun      {begun}" in out
+        inside = registry.packaged_file(info.weight).is_file()
+        assert ("not inside the package" in out, "  inside the package" in out) == (not inside, inside)
     assert json.loads(run("info", name, "--json")[1]) == json.loads(json.dumps(info.to_dict()))
 
 

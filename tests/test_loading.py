@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -259,6 +260,17 @@ def test_a_folder_without_model(tmp_path):
     (tmp_path / "weights.h5").touch()
     with pytest.raises(WeightsError, match=r"no config\.json beside .*weights\.h5, and its sha256 .* of no weight"):
         load_model("cnn", weights=tmp_path / "weights.h5")
+
+
+def test_a_folder_with_the_registered_file_of_a_weight(tmp_path):
+    spec = registry.weights()["mobilenet.cnmc"]
+    shutil.copyfile(packaged_file(spec), tmp_path / spec.file)
+    assert load_model("mobilenet", weights=tmp_path).zoo.weight == spec.name
+    with pytest.raises(WeightsError, match=r"no config\.json"):
+        load_model("cnn", weights=tmp_path)
+    (tmp_path / spec.file).write_bytes(b"")
+    with pytest.raises(IntegrityError):
+        load_model("mobilenet", weights=tmp_path)
 
 
 def test_a_weight_of_another_architecture(tiny_folder):

@@ -258,11 +258,18 @@ def _about(spec: WeightSpec) -> Iterator[str]:
         f"({ARCHITECTURES[config.architecture].title}), with the head `{config.head}`. From the image of one cell it "
         "gives a probability for each class."
     )
+    published = ARCHITECTURES[config.architecture].input_size
+    reduced = ""
+    if (height, width) != published:
+        reduced = f"; the architecture was published with {published[0]} x {published[1]}"
+        if height * width < published[0] * published[1]:
+            reduced += ", this weight has fewer so that it trains and predicts without a GPU"
     views = "" if config.views == 1 else f"; a prediction averages over {config.views} turned and mirrored views"
     yield "\n".join(
         [
             f"- Classes, in the order of the probabilities: {classes}",
-            f"- Input: {height} x {width} pixels, RGB, 0 to 255{views}",
+            f"- Input: {height} x {width} pixels, RGB, 0 to 255{reduced}{views}",
+            f"- Temperature of the calibration: {config.temperature:.3f}, already inside the last layer",
             f"- Parameters: {spec.parameters:,}",
             f"- File: {_code(spec.file)}, {spec.size:,} bytes, sha256 {_code(spec.sha256)}",
         ]
@@ -342,8 +349,14 @@ def _limits(spec: WeightSpec) -> Iterator[str]:
             "- An image shows one cell in the middle of a frame that is cut, stained and scaled as in the training "
             "data. Other microscopes, magnifications and whole fields of view are something else."
         )
+    limit = spec.config.ood_limit
+    warning = (
+        "Nothing warns of images unlike the training cells: the weight has no limit for the OOD score."
+        if limit is None
+        else f"Of images unlike the training cells an OOD score above {limit:.2f} warns, which misses some."
+    )
     lines = [
-        f"- Any image gets one of the answers {classes}: the network cannot say that it does not know.",
+        f"- Any image gets one of the answers {classes}, whatever it shows. {warning}",
         frame,
         "- Figures hold for cells like those that they were measured on. Another stain, scanner, segmentation or "
         "hospital can change them in either direction: measure it on labelled subjects of your own first.",
@@ -389,11 +402,10 @@ def _training(spec: WeightSpec) -> Iterator[str]:
         notes.append(f"- Seed: {seed}")
     initial = spec.training.get("init")
     if isinstance(initial, Mapping):
-        notes.append(
-            f"- Began with the weights: {_text(initial.get('source', ''))}, sha256 {_code(initial.get('sha256'))}"
-        )
+        digest = f", sha256 {_code(initial['sha256'])}" if initial.get("sha256") else ""
+        notes.append(f"- Began with the weights: {_text(initial.get('source', ''))}{digest}")
     elif initial == "random":
-        notes.append("- Began with random weights")
+        notes.append("- Began with random weights" + (f" from seed {seed}" if _is_count(seed) else ""))
     if notes:
         yield "\n".join(notes)
     if not any(parts.values()) and not notes:

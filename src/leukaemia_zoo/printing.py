@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from leukaemia_zoo.registry import ARCHITECTURES, checkout_file, packaged_file
 
 if TYPE_CHECKING:
     from leukaemia_zoo.prediction import Prediction, SubjectSummary
-    from leukaemia_zoo.registry import ModelInfo
+    from leukaemia_zoo.registry import ModelConfig, ModelInfo, WeightSpec
 
 
 def path_width(paths: Sequence[Path]) -> int:
@@ -99,6 +102,36 @@ def models(infos: Sequence[ModelInfo]) -> Iterator[str]:
         )
 
 
+def input_reason(config: ModelConfig) -> str:
+    """Why an input differs from the published one, as far as the numbers tell."""
+    published = ARCHITECTURES[config.architecture].input_size
+    fewer = math.prod(config.preprocessing.input_size) < math.prod(published)
+    return "reduced, to train and predict without a GPU" if fewer else "enlarged"
+
+
+def beginning(training: Mapping[str, Any]) -> str | None:
+    """What a network began its training with; None where that is not known."""
+    initial, seed = training.get("init"), training.get("seed")
+    if isinstance(initial, Mapping):
+        digest = initial.get("sha256")
+        return f"{initial.get('source', 'not stated')}" + (f", sha256 {digest}" if digest else "")
+    if initial != "random":
+        return None
+    return "random weights" + ("" if seed is None else f" from seed {seed}")
+
+
+def _place(weight: WeightSpec) -> str:
+    """Where the file of a weight of the zoo is to be had."""
+    if packaged_file(weight).is_file():
+        return "inside the package"
+    told = "not inside the package"
+    if checkout_file(weight).is_file():
+        told += "; in the folder weights of this checkout"
+    if weight.repo is not None:
+        return f"{told}; on the Hub, {weight.repo} at {weight.revision}"
+    return f"{told}; not on the Hub yet: name the file with weights=FILE"
+
+
 def about(info: ModelInfo) -> Iterator[str]:
     """What is known of one model."""
     spec, weight = info.architecture, info.weight
@@ -111,8 +144,14 @@ def about(info: ModelInfo) -> Iterator[str]:
     config = weight.config
     height, width = config.preprocessing.input_size
     yield f"  input      {height}x{width} RGB, 0 to 255; {weight.parameters:,} parameters; head '{config.head}'"
+    if (height, width) != spec.input_size:
+        yield f"             published with {spec.input_size[0]}x{spec.input_size[1]}; {input_reason(config)}"
     yield f"  classes    {', '.join(config.class_names)}"
+    yield f"  predicts   the average of {_count(config.views, 'view')} of a cell; temperature {config.temperature:.3f}"
+    if config.ood_limit is not None:
+        yield f"  warns      of images with an OOD score above {config.ood_limit:.2f}"
     yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
+    yield f"             {_place(weight)}"
     yield f"  licence    {weight.licence}"
     for source in weight.data:
         yield f"  data       {source['name']} ({source['licence']}); {source['source']}"
@@ -122,6 +161,8 @@ def about(info: ModelInfo) -> Iterator[str]:
             yield f"  {part:<10} " + ", ".join(
                 f"{name}: {count['cells']:,} cells of {count['subjects']} subjects" for name, count in counts.items()
             )
+    if initial := beginning(weight.training):
+        yield f"  begun      {initial}"
     for name, measured in weight.metrics.items():
         yield f"  measured   {name}: {measured['on']}"
         for metric, value in measured["values"].items():

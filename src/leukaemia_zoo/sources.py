@@ -221,6 +221,8 @@ def _elsewhere(name: str, architecture: str | None = None) -> Found:
             f"There is no {kind} {name}: name the folder of a saved model, or for a repository on the Hub hf://org/name."
         )
     if path.is_dir():
+        if architecture is not None and (own := _registered_file(path, architecture)) is not None:
+            return own
         return Found(*read_whole(_model_folder(path, architecture)), "path")
     if not (path.parent / CONFIG_FILE).is_file():
         return Found(_row_of(path), path, "path")
@@ -250,6 +252,17 @@ def _model_folder(folder: Path, architecture: str | None) -> Path:
             f"The folder {folder} holds {len(inside)} models: name one of {', '.join(map(str, inside))}."
         )
     return inside[0] if inside else folder  # of which it is then told that it holds none
+
+
+def _registered_file(folder: Path, architecture: str) -> Found | None:
+    """The weight of the zoo whose file lies in a folder under its registered name: ``weights`` of the project."""
+    default = ARCHITECTURES[architecture].default_weight
+    rows = [spec for spec in weights().values() if spec.config.architecture == architecture]
+    for spec in sorted(rows, key=lambda spec: spec.name != default):
+        if not (folder / CONFIG_FILE).is_file() and (folder / spec.file).is_file():
+            check_integrity(folder / spec.file, spec.sha256, spec.size, mend="get the file from the project again")
+            return Found(spec, folder / spec.file, "path")
+    return None
 
 
 def _row_of(path: Path) -> WeightSpec:
