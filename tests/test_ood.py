@@ -294,6 +294,35 @@ def test_the_auroc_of_the_tool_is_that_of_all_pairs(tool):
     assert alone == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
+def test_parts_of_one_photograph_are_drawn_together(tool):
+    rng = np.random.default_rng(0)
+    cells, owners = rng.normal(0, 1, 60), np.repeat(["a", "b", "c", "d", "e", "f"], 10)
+    others = np.repeat(rng.normal(0.5, 1, 10), 6)  # all six parts alike
+    alone, together = (tool.auroc(cells, others, owners, 0, parts) for parts in (1, 6))
+    assert together["value"] == alone["value"]
+    assert together["high"] - together["low"] > 1.2 * (alone["high"] - alone["low"])
+
+
+def test_the_tool_has_photographs(tool):
+    pytest.importorskip("skimage")
+    what, frames = tool.natural()
+    assert len(frames) == tool.PARTS["natural"] * (len(tool.PHOTOGRAPHS) + 2)
+    assert f"{len(tool.PHOTOGRAPHS) + 2} of them" in what
+    assert all(frame.dtype == np.uint8 and frame.shape[2] == 3 and min(frame.shape[:2]) >= 256 for frame in frames)
+    assert len({frame.tobytes() for frame in frames}) == len(frames)
+
+
+def test_a_set_is_measured_anew_and_the_others_are_kept(tool, tmp_path):
+    about = {"sha256": "0", "limit": 1.5, "cells": {"cells": 9, "subjects": 3, "of": 20, "seed": 0}}
+    old = about | {"sets": [{"name": "pbc", "images": 1}, {"name": "text", "images": 1}]}
+    (tmp_path / "ood.json").write_text(json.dumps(old), encoding="utf-8")
+    new = about | {"sets": [{"name": "natural", "images": 2}, {"name": "text", "images": 2}]}
+    sets = tool.kept(new, tmp_path / "ood.json")["sets"]
+    assert [(own["name"], own["images"]) for own in sets] == [("natural", 2), ("pbc", 1), ("text", 2)]
+    with pytest.raises(SystemExit, match="of another sha256: measure all sets"):
+        tool.kept(new | {"sha256": "1"}, tmp_path / "ood.json")
+
+
 def test_the_share_of_the_tool_knows_persons(tool):
     owners = np.repeat(["a", "b", "c", "d"], 25)
     one_person = tool.share(owners == "a", owners, seed=0)

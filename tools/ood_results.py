@@ -1,12 +1,15 @@
 """Measure how well the OOD score of a weight tells other images from held-out cells, for `results/<weight>/ood.json`.
 
     python tools/ood_results.py --data C-NMC_Leukemia --pbc PBC --bccd BCCD [--masks MASKED_CELLS] --weights cnn.cnmc
+    python tools/ood_results.py --data C-NMC_Leukemia --only natural --weights cnn.cnmc
     python tools/ood_results.py --data C-NMC_Leukemia --limits --weights cnn.cnmc
 
 The cells are a sample of fixed seed from the weight's own training data. Each is scored by a standardisation that no
 cell of its person took part in, over the folds that validated the weight; other images are scored as `predict` scores
-them. The second form sets the limit of a weight that has none yet, from all cells by the same folds, as training does
-it; it is written into the row in `weights.json`, or into `config.json` where the weight is a folder.
+them. The photographs are those that travel inside scikit-image and scikit-learn. The second form measures some kinds of
+images and keeps what the file says of the others. The third sets the limit of a weight that has none yet, from all
+cells by the same folds, as training does it; it is written into the row in `weights.json`, or into `config.json` where
+the weight is a folder.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+from sklearn.datasets import load_sample_images
 
 from leukaemia_zoo import Cells, find_images, load_model, ood_scores, read_data, read_image
 from leukaemia_zoo.files import write_json
@@ -38,6 +42,10 @@ SIZE = 256
 CHANGED = 100
 """So many cells of the sample are changed for each set of changed cells."""
 PBC = 250
+PHOTOGRAPHS = ("astronaut", "brick", "camera", "chelsea", "coffee", "grass", "gravel", "rocket")
+"""Of those inside scikit-image, the ones of everyday things; scikit-learn adds two. Four of them are grey."""
+PARTS = {"natural": 6}
+"""Images of such a set that are of one photograph, and stand together."""
 RESAMPLES = 1000
 _CHUNK = 1000
 """Cells embedded at once: eight views of all of them would not fit everywhere."""
@@ -104,7 +112,24 @@ def real_sets(pbc: Path | None, bccd: Path | None, masks: Path | None, seed: int
             "the same cut out onto black by their masks, at the size of C-NMC cells",
             [_cut_out(path) for path in images],
         )
-    return sets
+    return {"natural": natural()} | sets
+
+
+def natural() -> tuple[str, Frames]:
+    """Photographs of everyday things, each whole and as its corners and its middle."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise SystemExit("The photographs are scikit-image's: install leukaemia-zoo[cytology].") from None
+    photographs = [np.asarray(getattr(data, name)()) for name in PHOTOGRAPHS] + load_sample_images().images
+    frames = []
+    for photograph in photographs:
+        image = Image.fromarray(photograph).convert("RGB")
+        right, bottom = image.width - SIZE, image.height - SIZE
+        places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (right // 2, bottom // 2)]
+        frames += [image, *(image.crop((x, y, x + SIZE, y + SIZE)) for x, y in places)]
+    what = f"photographs of everyday things, {len(photographs)} of them, each whole and in five parts"
+    return what, [np.asarray(frame) for frame in frames]
 
 
 def _cut_out(path: Path) -> np.ndarray:
@@ -238,8 +263,11 @@ def _compressed(image: Image.Image) -> Image.Image:
 # Measuring
 
 
-def auroc(cells: np.ndarray, others: np.ndarray, owners: np.ndarray, seed: int) -> dict[str, float]:
-    """AUROC of the scores of other images over those of cells; interval over persons and over the other images."""
+def auroc(cells: np.ndarray, others: np.ndarray, owners: np.ndarray, seed: int, parts: int = 1) -> dict[str, float]:
+    """AUROC of the scores of other images over those of cells; interval over persons and over the other images.
+
+    So many `parts` of one photograph are drawn together.
+    """
     _, person = np.unique(owners, return_inverse=True)
     people = int(person.max()) + 1
     order = np.argsort(cells)
@@ -250,11 +278,11 @@ def auroc(cells: np.ndarray, others: np.ndarray, owners: np.ndarray, seed: int) 
         total = np.concatenate([[0.0], np.cumsum(cell_weights[order])])
         return float(other_weights @ (total[below] + total[upto]) / 2 / (total[-1] * other_weights.sum()))
 
-    rng = np.random.default_rng(seed)
+    rng, whole = np.random.default_rng(seed), len(others) // parts
     drawn = [
         weighted(
             np.bincount(rng.integers(people, size=people), minlength=people)[person].astype(float),
-            np.bincount(rng.integers(len(others), size=len(others)), minlength=len(others)).astype(float),
+            np.repeat(np.bincount(rng.integers(whole, size=whole), minlength=whole), parts).astype(float),
         )
         for _ in range(RESAMPLES)
     ]
@@ -273,8 +301,10 @@ def share(flagged: np.ndarray, owners: np.ndarray, seed: int) -> dict[str, float
     return {"value": float(flagged.mean()), "low": float(low), "high": float(high)}
 
 
-def measure(name: str, cells: Cells, sample: int, seed: int, sets: dict[str, tuple[str, Frames]]) -> dict[str, Any]:
-    """What `ood.json` holds."""
+def measure(
+    name: str, cells: Cells, sample: int, seed: int, sets: dict[str, tuple[str, Frames]], only: list[str] | None = None
+) -> dict[str, Any]:
+    """What `ood.json` holds; of the sets named alone, where some are."""
     model, spec = load_model(name), find(name).spec
     limit = model.zoo.ood_limit
     if limit is None:
@@ -285,13 +315,15 @@ def measure(name: str, cells: Cells, sample: int, seed: int, sets: dict[str, tup
     frames = [read_image(cells.paths[row]) for row in rows[np.linspace(0, len(rows) - 1, CHANGED).astype(int)]]
     found = []
     for key, (what, images) in (sets | drawn_sets(seed) | changed_sets(frames)).items():
+        if only is not None and key not in only:
+            continue
         others = ood_scores(model, images)
         found.append(
             {
                 "name": key,
                 "what": what,
                 "images": len(images),
-                "auroc": auroc(scores, others, owners, seed),
+                "auroc": auroc(scores, others, owners, seed, PARTS.get(key, 1)),
                 "flagged": float((others > limit).mean()),
                 "median": float(np.median(others)),
             }
@@ -315,6 +347,19 @@ def measure(name: str, cells: Cells, sample: int, seed: int, sets: dict[str, tup
         "intervals": f"95 %, from {RESAMPLES:,} resamples of the persons and of the other images",
         "sets": found,
     }
+
+
+def kept(found: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The new sets in the place of, or else before, those that a file has from the same weight and the same cells."""
+    old = json.loads(file.read_text(encoding="utf-8"))
+    same = {key: (old[key], found[key]) for key in ("sha256", "limit")}
+    same |= {key: (old["cells"][key], found["cells"][key]) for key in ("cells", "subjects", "of", "seed")}
+    if other := [key for key, (before, now) in same.items() if before != now]:
+        raise SystemExit(f"{file} is of another {' and '.join(other)}: measure all sets.")
+    sets = {own["name"]: own for own in old["sets"]}
+    new = {own["name"]: own for own in found["sets"]}
+    first = [own for name, own in new.items() if name not in sets]
+    return {**old, "sets": first + [new.get(name, own) for name, own in sets.items()]}
 
 
 def set_limit(name: str, cells: Cells) -> float:
@@ -344,6 +389,7 @@ def main() -> None:
     parser.add_argument("--bccd", type=Path, metavar="DIR")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="NAME.bmp with the mask NAME.png beside it")
     parser.add_argument("--weights", nargs="+", required=True, metavar="NAME", help="names of weights, or folders")
+    parser.add_argument("--only", nargs="+", metavar="SET", help="measure these and keep the others of the file")
     parser.add_argument("--limits", action="store_true", help="set the limit, from all cells, instead of measuring")
     parser.add_argument("--sample", type=int, default=1500, metavar="N", help="cells measured (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and the drawings (default: %(default)s)")
@@ -356,8 +402,9 @@ def main() -> None:
         return
     sets = real_sets(options.pbc, options.bccd, options.masks, options.seed)
     for name in options.weights:
-        found = measure(name, cells, options.sample, options.seed, sets)
-        write_json(options.out / found["weight"] / "ood.json", found)
+        found = measure(name, cells, options.sample, options.seed, sets, options.only)
+        file = options.out / found["weight"] / "ood.json"
+        write_json(file, kept(found, file) if options.only else found)
 
 
 if __name__ == "__main__":
