@@ -214,6 +214,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "original": original,
     "ood": ood,
     "segmentation": segmentation,
+    "finetuning": lambda kind: _figures.finetuning_table(kind),
     "trainings": lambda _: _figures.training_table(),
     "benchmark_table": benchmark_table,
     "recipe": recipe,

@@ -199,6 +199,25 @@ def test_python_on_the_pages_runs(page, tmp_path, monkeypatch):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
 
 
+def test_the_learning_curves_are_told_with_their_cost(render_figures, tmp_path):
+    file = tmp_path / "finetune.json"
+    assert render_figures.finetuning_table("table", file) == render_figures.NOTHING_YET
+    spread = {"mean": 0.8, "low": 0.75, "high": 0.85}
+    row = {"way": "cnn.cnmc", "per_class": 10, "seeds": 2, "accuracy": spread, "macro_f1": spread, "peak_mb": 1500}
+    row |= {"seconds": {"mean": 11.6, "low": 11, "high": 12}}
+    runs = [{"way": "cnn.cnmc", "per_class": 10, "stage": stage} for stage in ("classifier", "fine-tuning")]
+    runs.append({"way": "cnn.cnmc", "per_class": 25, "stage": "fine-tuning"})
+    about = {"data": "D", "test": "T", "time_budget_s": 12.0, "crop": "C", "tuning": "Tuned on D."}
+    about |= {"environment": {"cores": 2, "processor": "P", "backend": "jax"}}
+    about |= {"transductive": {"weights": ["cnn.cnmc"], "told": "saw D"}}
+    file.write_text(json.dumps({**about, "table": [row], "runs": runs}))
+    table = render_figures.finetuning_table("table", file).splitlines()
+    assert table[2] == ("| cnn.cnmc | 10 | 0.800 (0.750 to 0.850) | 0.800 (0.750 to 0.850) | 12 | 1.5 GB | 1 of 2 |")
+    notes = render_figures.finetuning_table("notes", file)
+    assert "12 seconds, on 2 cores (P), jax" in notes
+    assert "`cnn.cnmc`: saw D" in notes
+
+
 def test_the_example_draws_its_picture(tmp_path, capsys):
     if not _weights_are_here():
         pytest.skip("the pretrained weights are not in this package")

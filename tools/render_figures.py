@@ -294,6 +294,51 @@ def _scale_notes(found: Mapping[str, Any]) -> str:
 # --- End of the block on fields ---
 
 
+def finetuning_table(kind: str, file: Path | None = None) -> str:
+    """Return the `table` of `finetune_results.py`, a row a way to train and number of cells, or its `notes`."""
+    file = file or RESULTS.parent / "finetune.json"
+    if not file.is_file():
+        return NOTHING_YET
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if kind == "notes":
+        return _finetuning_notes(found)
+    lines = [
+        "| Way to train | Cells a class | Accuracy | Macro F1 | Seconds | Peak memory | Ended in stage 2 |",
+        "|---" * 7 + "|",
+    ]
+    for row in found["table"]:
+        accuracy, macro_f1 = (
+            f"{row[name]['mean']:.3f} ({row[name]['low']:.3f} to {row[name]['high']:.3f})"
+            for name in ("accuracy", "macro_f1")
+        )
+        stages = [run.get("stage") for run in found["runs"] if _is_of(run, row)]
+        stayed = "" if None in stages else f"{stages.count('fine-tuning')} of {len(stages)}"
+        lines.append(
+            f"| {row['way']} | {row['per_class']} | {accuracy} | {macro_f1} | {row['seconds']['mean']:.0f} | "
+            f"{row['peak_mb'] / 1000:.1f} GB | {stayed} |"
+        )
+    return "\n".join(lines)
+
+
+def _is_of(run: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    return bool((run["way"], run["per_class"]) == (row["way"], row["per_class"]))
+
+
+def _finetuning_notes(found: Mapping[str, Any]) -> str:
+    machine, seeds = found["environment"], {row["seeds"] for row in found["table"]}
+    told = [
+        f"{found['data']}; tested on {found['test']}. Means over {' or '.join(map(str, sorted(seeds)))} seeds, in "
+        f"brackets the worst and the best. Time budget of each training: {found['time_budget_s']:g} seconds, on "
+        f"{machine['cores']} cores ({machine['processor']}), {machine['backend']}; the peak memory is that of the whole "
+        f"process, report included. Crop: {found['crop']}.",
+        found["tuning"],
+    ]
+    if found.get("transductive"):
+        names = " and ".join(f"`{name}`" for name in found["transductive"]["weights"])
+        told.append(f"{names}: {found['transductive']['told']}")
+    return "\n\n".join(told)
+
+
 def _share(found: Mapping[str, float] | float | None) -> str:
     """Return a share in per cent, with its interval where it has one."""
     if found is None:

@@ -120,7 +120,7 @@ def finetune_command(options: argparse.Namespace) -> int:
         )
     print(found.report)
     print(f"written: {', '.join(str(options.out / name) for name in FILES)}")
-    print(f"use it: leukaemia-zoo predict PATH --model {options.out}")
+    print(f"use it: leukaemia-zoo predict PATH --model {options.out.resolve()}")
     return 0
 
 
