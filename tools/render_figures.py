@@ -329,8 +329,8 @@ def _finetuning_notes(found: Mapping[str, Any]) -> str:
     told = [
         f"{found['data']}; tested on {found['test']}. Means over {' or '.join(map(str, sorted(seeds)))} seeds, in "
         f"brackets the worst and the best. Time budget of each training: {found['time_budget_s']:g} seconds, on "
-        f"{machine['cores']} cores ({machine['processor']}), {machine['backend']}; the peak memory is that of the whole "
-        f"process, report included. Crop: {found['crop']}.",
+        f"{machine['cores']} cores ({machine['processor']}), {machine['backend']}; the peak memory is that of the "
+        f"whole process, report included. Crop: {found['crop']}.",
         found["tuning"],
     ]
     if found.get("transductive"):

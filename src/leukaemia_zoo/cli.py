@@ -164,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of folds and resamples (default: %(default)s)"
     )
-    benchmark.add_argument("--restart", action="store_true", help="begin anew where an interrupted run could be resumed")
+    benchmark.add_argument(
+        "--restart", action="store_true", help="begin anew where an interrupted run could be resumed"
+    )
     benchmark.set_defaults(run=cli_commands.benchmark)
 
     download = commands.add_parser(
