@@ -214,7 +214,7 @@ def test_the_learning_curves_are_told_with_their_cost(render_figures, tmp_path):
     table = render_figures.finetuning_table("table", file).splitlines()
     assert table[2] == ("| cnn.cnmc | 10 | 0.800 (0.750 to 0.850) | 0.800 (0.750 to 0.850) | 12 | 1.5 GB | 1 of 2 |")
     notes = render_figures.finetuning_table("notes", file)
-    assert "12 seconds, on 2 cores (P), jax" in notes
+    assert "after 12 seconds; each training had 2 cores (P), jax" in notes
     assert "`cnn.cnmc`: saw D" in notes
 
 

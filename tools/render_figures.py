@@ -328,9 +328,9 @@ def _finetuning_notes(found: Mapping[str, Any]) -> str:
     machine, seeds = found["environment"], {row["seeds"] for row in found["table"]}
     told = [
         f"{found['data']}; tested on {found['test']}. Means over {' or '.join(map(str, sorted(seeds)))} seeds, in "
-        f"brackets the worst and the best. Time budget of each training: {found['time_budget_s']:g} seconds, on "
-        f"{machine['cores']} cores ({machine['processor']}), {machine['backend']}; the peak memory is that of the "
-        f"whole process, report included. Crop: {found['crop']}.",
+        f"brackets the worst and the best. `fine_tune` begins no epoch after {found['time_budget_s']:g} seconds; each "
+        f"training had {machine['cores']} core{'' if machine['cores'] == 1 else 's'} ({machine['processor']}), "
+        f"{machine['backend']}; the peak memory is that of the whole process, report included. Crop: {found['crop']}.",
         found["tuning"],
     ]
     if found.get("transductive"):
