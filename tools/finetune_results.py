@@ -33,10 +33,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "finetune.json"
 COUNTS = (10, 25, 50, 100)
 SEEDS = 5
-TIME_BUDGET = 30.0
+TIME_BUDGET = 20.0
 INPUT_SIDE = 128  # of the usual recipe
 FIGURES = ("accuracy", "macro_f1")
-ALL_LAYERS = ", all layers"
 ALL_LEARN = {"fine_tune_epochs": 1000, "patience": 1000, "fine_tune_learning_rate": 1e-3}
 """For networks all of whose layers learn, until the time is up."""
 
@@ -118,8 +117,7 @@ def ways_of(options: argparse.Namespace) -> list[str]:
 
     scratch = dict.fromkeys(find(name).spec.config.architecture for name in options.weights)
     usual = "frozen MobileNet, ImageNet" if options.imagenet else "frozen MobileNetV2, random"
-    deep = [f"{name}{ALL_LAYERS}" for name in options.weights]
-    return [*options.weights, *deep, *(f"{name} from scratch" for name in scratch), usual]
+    return [*options.weights, *(f"{name} from scratch" for name in scratch), usual]
 
 
 def file_of(way: str, number: int, seed: int, options: argparse.Namespace) -> Path:
@@ -164,9 +162,6 @@ def figures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 
 def trainer_of(way: str, options: argparse.Namespace) -> Callable[[int, int], Any]:
     """The function that trains in this way: from cells a class and seed to figures, seconds, notes."""
-    if way.endswith(ALL_LAYERS):
-        settings = {"recipe": ALL_LEARN, "unfreeze": "all"}
-        return lambda number, seed: fine_tuned(way.removesuffix(ALL_LAYERS), number, seed, options, settings)
     if way.endswith(" from scratch"):
         return lambda number, seed: from_scratch(way.removesuffix(" from scratch"), number, seed, options)
     if way.startswith("frozen "):
