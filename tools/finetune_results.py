@@ -36,8 +36,6 @@ SEEDS = 5
 TIME_BUDGET = 20.0
 INPUT_SIDE = 128  # of the usual recipe
 FIGURES = ("accuracy", "macro_f1")
-ALL_LEARN = {"fine_tune_epochs": 1000, "patience": 1000, "fine_tune_learning_rate": 1e-3}
-"""For networks all of whose layers learn, until the time is up."""
 
 TRANSDUCTIVE = (
     "The trunks of these weights were distilled without labels on all images of PBC, the test images among them "
@@ -206,7 +204,8 @@ def from_scratch(architecture: str, number: int, seed: int, options: argparse.Na
     side = config.preprocessing.input_size
     model = build_model(architecture, input_size=side, head=config.head, dropout=config.dropout)
     model.zoo = dataclasses.replace(config, weight=None, ood_limit=None)
-    settings = {"recipe": ALL_LEARN, "unfreeze": "all", "keep_statistics": False}
+    recipe = {"fine_tune_epochs": 1000, "patience": 1000, "fine_tune_learning_rate": 1e-3}
+    settings = {"recipe": recipe, "unfreeze": "all", "keep_statistics": False}
     return fine_tuned(model, number, seed, options, settings)
 
 

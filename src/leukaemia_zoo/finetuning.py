@@ -206,8 +206,7 @@ def fine_tune(
     given, why = _given_preprocessing(inspected, base.config.preprocessing, preprocessing, crop_fraction)
 
     with _folder(out) as folder:
-        manifest = save_manifest(folder / "split.json", cells, split) if out is None else None
-        manifest = manifest or _manifest_digest(cells, split)
+        manifest = _manifest_digest(cells, split)
         choices = {
             "unfreeze": unfreeze,
             "keep_statistics": keep_statistics,
