@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from leukaemia_zoo import images
 from leukaemia_zoo.errors import ImageError, LeukaemiaZooError
-from leukaemia_zoo.images import MAX_PIXELS, MIN_SIDE, as_image, as_images, find_images, read_image
+from leukaemia_zoo.images import MAX_PIXELS, MIN_SIDE, as_image, as_images, find_images, list_images, read_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HEIGHT, WIDTH = 20, 24
@@ -159,6 +160,45 @@ class TestReadImage:
         path = tmp_path / "cell.png"
         path.write_bytes(png_16(values, 2))
         np.testing.assert_array_equal(read_image(path), (values >> 8).astype(np.uint8))
+
+    @pytest.mark.parametrize("bits", [10, 12, 14])
+    @pytest.mark.parametrize("suffix", [".png", ".tif"])
+    def test_fewer_bits_than_16_are_told(self, tmp_path, suffix, bits):
+        values = np.random.default_rng(3).integers(0, 1 << bits, (HEIGHT, WIDTH), np.uint16)
+        values[0, :2] = 0, (1 << bits) - 1
+        refused(save(tmp_path / f"grey{suffix}", values), f"from 0 to {(1 << bits) - 1} only", f"{bits} of the 16 bits")
+        if suffix == ".png":
+            path = tmp_path / "colour.png"
+            path.write_bytes(png_16(np.repeat(values[..., None], 3, axis=2), 2))
+            refused(path, f"reach to about {(1 << bits) - 1} only", f"{bits} of the 16 bits")
+
+    @pytest.mark.parametrize(
+        "description",
+        [
+            "ImageJ=1.53t\nimages=3\nchannels=3\nmode=composite\n",
+            "ImageJ=1.53t\nimages=12\nslices=12\n",
+            '<?xml version="1.0"?><OME><Image><Pixels SizeC="3" SizeT="1"/></Image></OME>',
+            "<OME:OME><OME:Pixels SizeC='1' SizeT='20'/></OME:OME>",
+            "",
+        ],
+    )
+    def test_channels_on_pages_are_no_image(self, tmp_path, grey, rgb, description):
+        """Described, or three pages alike without a word; a colour image with the same words is one."""
+        tags = ImageFileDirectory_v2()
+        tags[270] = description
+        pages = [] if description else [Image.fromarray(grey)] * 2
+        path = save(tmp_path / "pages.tif", grey, tiffinfo=tags, save_all=True, append_images=pages)
+        refused(path, "is a stack", "save it as one RGB image")
+        np.testing.assert_array_equal(read_image(save(tmp_path / "colour.tif", rgb, tiffinfo=tags)), rgb)
+
+    @pytest.mark.parametrize("description", ["ImageJ=1.53t\nmin=0\nmax=255\n", '<OME><Pixels SizeC="1"/></OME>'])
+    def test_one_grey_page_is_read_and_so_is_one_with_its_thumbnail(self, tmp_path, grey, description):
+        tags = ImageFileDirectory_v2()
+        tags[270] = description
+        small = [Image.fromarray(grey[::2, ::2])]
+        for more in ([], small):
+            path = save(tmp_path / "one.tif", grey, tiffinfo=tags, save_all=True, append_images=more)
+            np.testing.assert_array_equal(read_image(path), grey_rgb(grey))
 
     def test_16_bit_rgba_is_composited(self, tmp_path):
         values = np.full((HEIGHT, WIDTH, 4), 65535, np.uint16)
@@ -442,6 +482,18 @@ class TestManners:
             read_image(tmp_path / "none.png")
 
 
+def lock(monkeypatch, folder):
+    """Take away the right to list a folder; the tests may run as root, whom no mode keeps out."""
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
 class TestFindImages:
     @staticmethod
     def make(root, *names):
@@ -489,12 +541,86 @@ class TestFindImages:
         try:
             (tmp_path / "data" / "loop").symlink_to(tmp_path / "data", target_is_directory=True)
             (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-            (tmp_path / "data" / "broken.bmp").symlink_to(tmp_path / "none.bmp")
         except OSError:
             pytest.skip("this system does not allow links")
         images, skipped = find_images([tmp_path / "data"])
         assert images == [tmp_path / "data/1.bmp", tmp_path / "data/link/2.bmp"]
         assert skipped == []
+
+    @pytest.mark.parametrize(
+        "system",
+        [
+            *("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@Recycle"),
+            *(".Trash-1000", "__MACOSX", "found.000", "LOST+FOUND"),
+        ],
+    )
+    def test_folders_of_the_system_are_passed_over_and_told(self, tmp_path, system):
+        self.make(tmp_path, "1.bmp", f"{system}/2.bmp", f"a/{system}/deep/3.bmp", "a/recycled/4.bmp", "a/trash/5.bmp")
+        found = list_images([tmp_path])
+        names = [image.relative_to(tmp_path).as_posix() for image in found.images]
+        assert names == ["1.bmp", "a/recycled/4.bmp", "a/trash/5.bmp"]
+        assert find_images(tmp_path) == (list(found.images), [])
+        (note,) = found.notes
+        assert note.startswith("2 folders of the system passed over: ")
+        assert str(tmp_path / "a" / system) in note
+        assert len(list_images([tmp_path / system]).images) == 1, "named on purpose"
+
+    def test_one_file_counts_once_whatever_its_paths(self, tmp_path, monkeypatch):
+        """Named twice, by a folder too, by another way, through a link to it and through a link to its folder."""
+        self.make(tmp_path, "a/1.bmp", "a/2.bmp")
+        (tmp_path / "b").mkdir()
+        try:
+            (tmp_path / "b" / "again.bmp").symlink_to(tmp_path / "a" / "1.bmp")
+            (tmp_path / "b" / "way").symlink_to(tmp_path / "a", target_is_directory=True)
+        except OSError:
+            pytest.skip("this system does not allow links")
+        monkeypatch.chdir(tmp_path)
+        for given in (["a/1.bmp", "a"], ["a", tmp_path / "a", "b/../a/2.bmp"], ["a", "b"], ["b", "b"]):
+            found = list_images(given)
+            assert len(found.images) == 2, given
+            assert "counted once" in found.notes[0]
+        assert list_images(["a"]).notes == ()
+
+    @pytest.mark.parametrize("target", [".git/annex/objects/Xk/SHA256E-s1--0.bmp", "/gone/.dvc/cache/ab/cdef", "1.bmp"])
+    def test_a_broken_link_is_read_and_says_so(self, tmp_path, target):
+        self.make(tmp_path, "good.bmp")
+        link = tmp_path / "1.bmp"
+        try:
+            link.symlink_to(target)
+        except OSError:
+            pytest.skip("this system does not allow links")
+        for given in (tmp_path, link):
+            assert link in find_images([given])[0]
+        message = refused(link, *(["is a link to", "git annex get"] if target != "1.bmp" else []))
+        assert "Traceback" not in message
+
+    def test_a_broken_link_to_a_folder_is_a_fault(self, tmp_path):
+        self.make(tmp_path, "good.bmp")
+        try:
+            (tmp_path / "patient 7").symlink_to(tmp_path / "gone")
+        except OSError:
+            pytest.skip("this system does not allow links")
+        with pytest.warns(UserWarning, match=r"patient 7 is a link to .*gone"):
+            assert find_images(tmp_path) == ([tmp_path / "good.bmp"], [])
+
+    @pytest.mark.parametrize(
+        "text", ["version https://git-lfs.github.com/spec/v1\n", "/annex/objects/SHA256E-s9--0.bmp"]
+    )
+    def test_a_pointer_to_a_file_elsewhere_says_how_to_fetch_it(self, tmp_path, text):
+        path = tmp_path / "1.bmp"
+        path.write_text(text)
+        refused(path, "pointer of", "fetch it with `git")
+
+    @pytest.mark.parametrize("locked", ["a", "b/deep", "c"])
+    def test_a_subfolder_that_cannot_be_listed_stops_nothing(self, tmp_path, monkeypatch, locked):
+        self.make(tmp_path, "a/1.bmp", "b/deep/2.bmp", "b/3.bmp", "c/4.bmp")
+        lock(monkeypatch, tmp_path / locked)
+        found = list_images([tmp_path])
+        assert len(found.images) == 3
+        assert found.faults == (f"{tmp_path / locked} cannot be listed (Permission denied): check your right to read "
+                                "the folder.",)  # fmt: skip
+        with pytest.raises(ImageError, match="cannot be listed"):
+            list_images([tmp_path / locked])
 
 
 class TestAsImage:

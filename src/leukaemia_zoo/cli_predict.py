@@ -14,7 +14,7 @@ from typing import Any
 
 from leukaemia_zoo import printing
 from leukaemia_zoo.errors import DataError, ImageError
-from leukaemia_zoo.terminal import print_lines, progress, without_notes_of_the_backend
+from leukaemia_zoo.terminal import print_lines, progress, tell, without_notes_of_the_backend
 
 _TABLE_ROWS = 50
 """Cells printed in full; of more only the summaries are printed, since the files hold them all."""
@@ -22,7 +22,7 @@ _TABLE_ROWS = 50
 
 def predict(options: argparse.Namespace) -> int:
     """Classify files and folders."""
-    from leukaemia_zoo.images import find_images
+    from leukaemia_zoo.images import list_images
     from leukaemia_zoo.registry import model_info
     from leukaemia_zoo.sources import is_elsewhere
 
@@ -32,7 +32,10 @@ def predict(options: argparse.Namespace) -> int:
     from_elsewhere = is_elsewhere(options.model)
     if not from_elsewhere:
         model_info(options.model)
-    paths, skipped = find_images(options.paths)
+    listing = list_images(options.paths)
+    paths, skipped = list(listing.images), listing.skipped
+    for told in (*listing.notes, *listing.faults):
+        tell(f"note: {printing.printable(told)}")
     if not paths:
         raise ImageError(f"There are no images in {', '.join(options.paths)}.")
     subjects = _subject_of_path(options.subjects) if options.subjects else {}
@@ -80,7 +83,7 @@ def predict(options: argparse.Namespace) -> int:
     if unfamiliar:
         sys.stdout.flush()
         print(printing.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed or listing.faults else 0
 
 
 def _subject_of_path(file: Path) -> dict[str, str]:

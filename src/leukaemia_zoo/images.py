@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import stat
@@ -27,6 +28,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from leukaemia_zoo.errors import ImageError
+from leukaemia_zoo.folders import distinct, link_fault, system_note, walk
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 """Suffixes, in lower case, of the files that `find_images` takes from a folder."""
@@ -50,6 +52,12 @@ _READERS: tuple[tuple[bytes, str, type[ImageFile.ImageFile]], ...] = (
     (rb"\xff\xd8\xff", "JPEG", JpegImageFile),
     (rb"II[*+]\0|MM\0[*+]", "TIFF", TiffImageFile),
     (rb"RIFF....WEBP", "WebP", WebPImageFile),
+)
+
+# Small text files that stand for a file kept elsewhere, and the command that fetches it.
+_POINTERS: tuple[tuple[bytes, str, str], ...] = (
+    (rb"version https://git-lfs", "Git LFS", "git lfs pull"),
+    (rb"(\.\./)*(\.git)?/?annex/objects/", "git-annex", "git annex get"),
 )
 
 # What else people point at by mistake, so that the message can name it.
@@ -77,14 +85,16 @@ def read_image(path: str | os.PathLike[str]) -> RGBArray:
     """Read one image file as RGB.
 
     The format is told from the content, not from the suffix: BMP, PNG, JPEG, TIFF or WebP. Of a file with several
-    frames or pages the first is read, and an EXIF orientation is applied.
+    frames or pages the first is read, but a TIFF of grey pages, such as the channels of one image, is refused. An EXIF
+    orientation is applied.
 
     How the colours become 8-bit RGB:
 
     * grey, palette, CMYK and YCbCr are converted; grey is repeated in the three channels;
     * transparency is composited over black, which is the background of segmented cells;
     * 16-bit grey is divided by 257 (65535 becomes 255) and rounded, 12-bit grey TIFF is scaled from 4095; of 16-bit
-      RGB Pillow keeps the upper 8 bits;
+      RGB Pillow keeps the upper 8 bits; 16-bit samples of which none is above 16383 are refused, because they come
+      from a camera of fewer bits and would be nearly black;
     * grey floating-point TIFF is taken as 0 to 1 if no value is above 1, else as 0 to 255, and refused outside.
 
     Args:
@@ -119,6 +129,8 @@ def read_image(path: str | os.PathLike[str]) -> RGBArray:
         with path.open("rb") as stream:
             return _decode(stream, path)
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise ImageError(f"{path} {link_fault(path)}") from error
         raise ImageError(f"{path} does not exist: check the file's name and folder.") from error
     except ImageError:  # is a ValueError too
         raise
@@ -127,20 +139,85 @@ def read_image(path: str | os.PathLike[str]) -> RGBArray:
         raise ImageError(f"{path} cannot be opened ({reason}): check the path and your right to read it.") from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The image files among files and folders, see `list_images`.
+
+    Attributes:
+        images: Image files, each real file once, and broken links called like images, which fail when they are read.
+        skipped: Other files that were met in folders.
+        notes: One sentence for each kind of thing that was passed over and is no reason to worry.
+        faults: One sentence for each folder that could not be entered, so that images may be missing.
+    """
+
+    images: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+    notes: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def list_images(paths: Iterable[str | os.PathLike[str]]) -> Listing:
+    """List the image files among files and folders, with all that has to be told of them; see `find_images`.
+
+    Raises:
+        ImageError: A path does not exist, or a folder that was named cannot be listed.
+    """
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    found: list[Path] = []
+    skipped: list[Path] = []
+    system: list[Path] = []
+    faults: list[str] = []
+    for path in map(Path, paths):
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+            if not path.is_symlink():
+                if isinstance(error, FileNotFoundError | ValueError):
+                    raise ImageError(f"{path} does not exist: check the name of the file or folder.") from error
+                reason = error.strerror or error
+                raise ImageError(f"{path} cannot be reached ({reason}): check the path and your rights.") from error
+            is_folder = False  # a broken link, of which reading tells
+        if not is_folder:
+            found.append(path)
+            continue
+        try:
+            walked = walk(path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ImageError(f"{path} cannot be listed ({reason}): check your right to read the folder.") from error
+        for file in walked.files:
+            (found if file.suffix.lower() in IMAGE_SUFFIXES else skipped).append(file)
+        system += walked.system
+        faults += walked.faults
+    images, again = distinct(found)
+    notes = [system_note(system)] if system else []
+    if again:
+        what = "file was" if len(again) == 1 else "files were"
+        notes.append(f"{len(again):,} {what} named twice or through a link and counted once, such as {again[0]}.")
+    return Listing(tuple(images), tuple(skipped), tuple(notes), tuple(faults))
+
+
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], list[Path]]:
     """List the image files among files and folders.
 
     Args:
         paths: Files and folders. A file is taken whatever its suffix, so that a wrong one is reported by name when it
             is read. A folder is walked with all its subfolders, in natural order (`cell_2` before `cell_10`), and
-            gives the files with one of `IMAGE_SUFFIXES`. Hidden files and folders are passed over. Linked folders are
-            followed, each real folder at most once, so that a loop of links ends.
+            gives the files with one of `IMAGE_SUFFIXES`. Hidden files and folders are passed over, and so are folders
+            that a system makes by itself, such as `@eaDir` and `$RECYCLE.BIN`. Linked folders are followed, each real
+            folder at most once, so that a loop of links ends. A broken link called like an image is taken, so that it
+            is reported by name when it is read. A file that is met twice, by two names or through a link, is taken
+            once.
 
     Returns:
         The images, in the order of `paths`, and the other files that were met in folders and left out.
 
     Raises:
-        ImageError: A path does not exist or a folder cannot be listed.
+        ImageError: A path does not exist or a folder that was named cannot be listed.
+
+    Warns:
+        UserWarning: A subfolder cannot be entered, so that images may be missing.
 
     Example:
         >>> import tempfile
@@ -152,23 +229,10 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
         >>> [file.name for file in images], [file.name for file in skipped]
         (['2.bmp', '10.bmp'], ['labels.csv'])
     """
-    if isinstance(paths, str | os.PathLike):
-        paths = [paths]
-    images: list[Path] = []
-    skipped: list[Path] = []
-    for path in map(Path, paths):
-        try:
-            is_folder = stat.S_ISDIR(path.stat().st_mode)
-        except (FileNotFoundError, ValueError) as error:  # ValueError: a null byte in the name
-            raise ImageError(f"{path} does not exist: check the name of the file or folder.") from error
-        except OSError as error:
-            raise ImageError(f"{path} cannot be reached ({error.strerror}): check the path and your rights.") from error
-        if is_folder:
-            for file in _walk(path):
-                (images if file.suffix.lower() in IMAGE_SUFFIXES else skipped).append(file)
-        else:
-            images.append(path)
-    return images, skipped
+    found = list_images(paths)
+    for fault in found.faults:
+        warnings.warn(fault, stacklevel=2)
+    return list(found.images), list(found.skipped)
 
 
 def image_items(images: Any) -> tuple[Sequence[Any], bool]:
@@ -193,35 +257,6 @@ def image_items(images: Any) -> tuple[Sequence[Any], bool]:
     return [found for item in items for found in (find_images([item])[0] if Path(item).is_dir() else [item])], True
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Every regular, visible file below `folder`, in natural order."""
-
-    def refuse(error: OSError) -> None:
-        reason = error.strerror or error
-        raise ImageError(
-            f"{error.filename} cannot be listed ({reason}): check your right to read the folder."
-        ) from error
-
-    files: list[Path] = []
-    seen: set[str] = set()
-    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        # Sorted in place, which is how os.walk is told its order: it decides by which path a linked folder is met.
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
-        files += (file for name in names if not name.startswith(".") and (file := Path(here, name)).is_file())
-    return sorted(files, key=lambda file: [_natural(part) for part in file.parts])
-
-
-def _natural(text: str) -> list[tuple[int, int | str]]:
-    """Sort key in which digits count as numbers and case does not matter."""
-    parts = re.split("([0-9]+)", text.casefold())  # text and digits in turn
-    return [(0, int(part)) if index % 2 else (1, part) for index, part in enumerate(parts)]
-
-
 def _decode(stream: BinaryIO, path: Path) -> RGBArray:
     """Pixels of an open file; every fault becomes an ImageError that names `path`."""
     head = stream.read(512)
@@ -236,13 +271,21 @@ def _decode(stream: BinaryIO, path: Path) -> RGBArray:
         with _pillow_muted():
             image = reader(stream)
         _check_size(image.size, path)
+        if isinstance(image, TiffImageFile):
+            with _pillow_muted():
+                _refuse_stack(image, path)
+        # Pillow keeps the upper half of each 16-bit colour, after which nothing tells that there was more.
+        had_16_bits = any("16" in str(tile[3]) for tile in image.tile)
         # Only TIFF looks at metadata once more while it decodes; the others decode side by side in several threads.
         with _pillow_muted() if kind == "TIFF" else contextlib.nullcontext():
             image.load()
         # Damaged EXIF data is no reason to refuse sound pixels: a cell has no up.
         with _pillow_muted(), contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image, path)
+        pixels = _to_rgb(image, path)
+        if had_16_bits:
+            _check_range(pixels, path)
+        return pixels
     except ImageError:
         raise
     except Exception as error:  # on damaged bytes Pillow raises OSError, SyntaxError, ValueError, struct.error...
@@ -269,6 +312,9 @@ def _reader_for(head: bytes, path: Path) -> tuple[str, type[ImageFile.ImageFile]
     for start, kind, reader in _READERS:
         if re.match(start, head, re.DOTALL):
             return kind, reader
+    for start, keeper, command in _POINTERS:
+        if re.match(start, head):
+            raise ImageError(f"{path} is a pointer of {keeper} and not the image itself: fetch it with `{command}`.")
     what = next((what for start, what in _OTHER_KINDS if re.match(start, head, re.DOTALL)), None)
     if what is None:
         what = "text, not an image" if _looks_like_text(head) else "not an image of a known format"
@@ -312,6 +358,42 @@ def _check_size(size: tuple[int, int], path: Path) -> None:
         )
 
 
+def _refuse_stack(image: TiffImageFile, path: Path) -> None:
+    """Refuse a grey TIFF with the channels of one image, or its planes, on pages: the first page alone is no cell."""
+    if image.mode not in ("1", "L", "F", "I") and not image.mode.startswith("I;16"):
+        return
+    text = str(image.tag_v2.get(270, ""))[:100_000]  # ImageDescription
+    described = {
+        "ImageJ": re.search(r"^(?:channels|images|slices|frames)=0*([2-9]|[1-9]\d+)\s*$", text, re.MULTILINE),
+        "OME": re.search(r"""\bSize[CZT]=["']0*([2-9]|[1-9]\d+)["']""", text) if "<OME" in text else None,
+    }
+    maker = next((name for name, found in described.items() if found), None)
+    pages = getattr(image, "n_frames", 1)
+    alike = False
+    if maker is None and pages > 1:
+        size = image.size
+        image.seek(1)
+        # Reduced copies (1) and masks of transparency (4) are pages too, and no channels.
+        alike = image.size == size and not int(image.tag_v2.get(254, 0)) & 5
+        image.seek(0)
+    if maker or alike:
+        count = f"of {pages} grey pages" if pages > 1 else "of grey pages"
+        raise ImageError(
+            f"{path} is a stack {count}{f' ({maker})' if maker else ''}, such as channels, slices or times: save it as "
+            "one RGB image (in ImageJ: Image > Type > RGB Color)."
+        )
+
+
+def _check_range(pixels: RGBArray, path: Path) -> None:
+    """Refuse 16-bit samples that leave the upper two bits empty: they come from a camera of fewer bits."""
+    highest = int(pixels.max())
+    if 0 < highest < 64:
+        raise ImageError(
+            f"{path} has 16 bits a sample, but its values reach to about {highest << 8 | 255} only, "
+            f"{8 + highest.bit_length()} of the 16 bits: scale it so that white is 65535 (or 255 in 8 bits)."
+        )
+
+
 def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
     """Loaded Pillow image of any mode -> uint8 RGB."""
     if image.mode == "F":
@@ -323,6 +405,11 @@ def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
                 f"{path} holds whole numbers from {values.min()} to {values.max()}: save it as 8-bit or 16-bit."
             )
         bits = image.tag_v2.get(258, (16,))[0] if isinstance(image, TiffImageFile) else 16
+        if bits > 12 and 0 < (high := int(values.max())) < 1 << 14:
+            raise ImageError(
+                f"{path} has {bits} bits a sample, but its values reach from {values.min()} to {high} only, "
+                f"{high.bit_length()} of the 16 bits: scale it so that white is 65535 (or 255 in 8 bits)."
+            )
         return _grey(np.rint(values * (255 / (4095 if bits == 12 else 65535))).astype(np.uint8))
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
