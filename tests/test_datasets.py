@@ -1,5 +1,6 @@
 import csv
 import doctest
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -16,6 +17,7 @@ from leukaemia_zoo.datasets import (
     MERGED_SUBJECTS,
     canonical_subject,
     parse_cnmc_name,
+    preliminary_names,
     read_cnmc,
     read_csv,
     read_data,
@@ -23,8 +25,13 @@ from leukaemia_zoo.datasets import (
     subject_from_name,
 )
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.images import read_image
+from leukaemia_zoo.judged_cells import read_judged_cells
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+NAMES_OF_SAME_PIXELS = (("UID_51_59_2_all.bmp", "UID_55_12_2_all.bmp"),)
 
 
 def needs(folder: str) -> pytest.MarkDecorator:
@@ -84,9 +91,9 @@ def test_healthy_subject_is_not_the_patient_of_the_same_number() -> None:
 
 
 def test_merged_subjects_are_exactly_those_that_the_official_list_proves() -> None:
-    """Groups of subjects joined by byte-identical cells, each named by its lowest number."""
+    """Groups of subjects joined by cells with identical bytes or pixels, each named by its lowest number."""
     group_of: dict[str, set[str]] = {}
-    for pair in official_duplicates():
+    for pair in (*official_duplicates(), *NAMES_OF_SAME_PIXELS):
         parsed = [parse_cnmc_name(path) for path in pair]
         joined: set[str] = set()
         for name in parsed:
@@ -99,6 +106,18 @@ def test_merged_subjects_are_exactly_those_that_the_official_list_proves() -> No
         first, *others = sorted(group, key=lambda subject: int(subject.lstrip("H")))
         proven.update(dict.fromkeys(others, first))
     assert dict(MERGED_SUBJECTS) == proven
+
+
+@needs("cnmc/C-NMC_test_prelim_phase_data_labels.csv")
+def test_the_preliminary_cell_of_the_same_pixels_is_of_subject_55() -> None:
+    """Its name stands in the official label file, and neither file is a copy of the other to the byte."""
+    names = preliminary_names(DATA / "cnmc" / cnmc.PRELIMINARY_LABELS)
+    for (one, other), (kept, named) in zip(cnmc.SAME_PIXELS, NAMES_OF_SAME_PIXELS, strict=True):
+        assert Path(one).name == kept
+        assert names[Path(other).stem] == parse_cnmc_name(named)
+        assert {one, other} <= set(official_files().paths)
+        assert not any({one, other} & set(pair) for pair in official_duplicates())
+        assert cnmc.first_copy(other) == one
 
 
 def test_official_list_is_complete() -> None:
@@ -294,7 +313,6 @@ def test_class_folders_are_sorted_as_people_do(tmp_path: Path) -> None:
     (tmp_path / "stage10" / ".hidden.png").write_bytes(b"")
     (tmp_path / "stage10" / "Thumbs.db").write_bytes(b"")
     (tmp_path / ".cache").mkdir()
-    (tmp_path / "empty").mkdir()
     paint(tmp_path / "loose.png")
     cells = read_data(tmp_path)
     assert cells.source == "folders"
@@ -312,6 +330,188 @@ def test_hem_and_all_folders_keep_the_order_of_the_classes(tmp_path: Path) -> No
     assert cells.source == "folders"
     assert cells.class_names == ("hem", "all")
     assert dict(zip(names(cells), cells.labels.tolist(), strict=True)) == {"x.png": 1, "y.png": 0}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("ALL", "Normal"),
+        ("ALL", "AML", "CLL", "CML", "Normal"),
+        ("HEM", "blast"),
+        ("All", "Hem", "other"),
+        ("ALL", "HEM"),
+        ("normal", "all"),
+    ],
+)
+def test_classes_are_the_same_from_folders_a_table_and_arrays(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    lines = ["path,label"]
+    for number, folder in enumerate(folders):
+        paint(tmp_path / "data" / folder / f"{number}.png", number)
+        lines.append(f"data/{folder}/{number}.png,{folder}")
+    cells = read_data(tmp_path / "data")
+    table = read_data(write_csv(tmp_path / "t.csv", *lines))
+    frames = [read_image(path) for path in table.paths]
+    arrays = read_judged_cells((frames, list(folders)), None)
+    wanted = ("hem", "all") if set(folders) == {"ALL", "HEM"} else tuple(sorted(folders, key=str.casefold))
+    assert cells.class_names == table.class_names == arrays.class_names == wanted
+    of_file = dict(zip(names(cells), cells.labels.tolist(), strict=True))
+    assert of_file == dict(zip(names(table), table.labels.tolist(), strict=True))
+    assert [of_file[path.name] for path in table.paths] == arrays.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Lymphocyte", "lymphocyte"), ("band neutrophil", "Band-Neutrophil"), ("ALL", "all")]
+)
+def test_one_class_in_two_spellings_is_refused_wherever_it_comes_from(tmp_path: Path, one: str, other: str) -> None:
+    for number, folder in enumerate((one, other, "blast")):
+        paint(tmp_path / "data" / folder / f"{number}.png", number)
+    lines = [f"data/{folder}/{number}.png,{folder}" for number, folder in enumerate((one, other, "blast"))]
+    frames = [np.full((16, 16, 3), 90, np.uint8)] * 3
+    with pytest.raises(DataError, match="give them one spelling"):
+        read_data(tmp_path / "data")
+    with pytest.raises(DataError, match="give them one spelling"):
+        read_data(write_csv(tmp_path / "t.csv", "path,label", *lines))
+    with pytest.raises(DataError, match="give them one spelling"):
+        read_judged_cells((frames, [one, other, "blast"]), None)
+
+
+@pytest.mark.parametrize("known", [("lymphocyte", "band_neutrophil"), ("Band Neutrophil", "LYMPHOCYTE")])
+def test_classes_of_data_and_models_may_be_spelt_otherwise(tmp_path: Path, known: tuple[str, ...]) -> None:
+    paint(tmp_path / "Lymphocyte" / "a.png", 90)
+    paint(tmp_path / "band-neutrophil" / "b.png", 120)
+    frames = [np.full((16, 16, 3), 90, np.uint8)] * 2
+    lymphocyte = [name[0].upper() for name in known].index("L")
+    folders = read_judged_cells(tmp_path, known)
+    of_file = dict(zip(names(folders.table), folders.labels.tolist(), strict=True))
+    assert of_file == {"a.png": lymphocyte, "b.png": 1 - lymphocyte}
+    arrays = read_judged_cells((frames, ["band-neutrophil", "Lymphocyte"]), known)
+    assert arrays.labels.tolist() == [1 - lymphocyte, lymphocyte]
+    assert folders.class_names == arrays.class_names == known
+    with pytest.raises(DataError, match="cells of the class 'Lymphocyte'"):
+        read_judged_cells(tmp_path, ("band-neutrophil", "monocyte"))
+
+
+def layout(root: Path, *folders: str) -> Path:
+    for number, folder in enumerate(folders):
+        paint(root / folder / f"{number}.png", number)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train/a", "train/b", "test/a", "test/b"), "test is called after a part of a split"),
+        (("Training_set/a", "valid/a"), "is called after a part of a split"),
+        (("train", "test"), "is called after a part of a split"),
+        (("fold_1/a", "fold_2/a"), "is called after a part of a split"),
+        (("Original/a", "Original/b", "Segmented/a", "Segmented/b"), r"hold the same folders \(a, b\)"),
+        (("images/a", "images/b", "masks/a", "masks/b"), r"hold the same folders \(a, b\)"),
+        (("20x/A", "20x/B", "20x/c", "40x/a", "40x/b"), r"hold the same folders \(a, b\)"),
+        (("images", "masks"), "called after versions of the same images"),
+        (("images/a", "labels/b"), "called after versions of the same images"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path: Path, folders: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_data(layout(tmp_path, *folders))
+    assert "or a CSV with the columns" in str(caught.value) or "or give a CSV with the columns" in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_one_part_of_a_split_is_read_by_its_own(tmp_path: Path, part: str) -> None:
+    layout(tmp_path, "train/a", "train/b", "test/a", "test/b")
+    assert read_data(tmp_path / part).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("blast/patient 1", "lymphocyte/patient 1"),
+        ("blast/P1", "blast/P2", "lymphocyte/P3", "lymphocyte/P4"),
+        ("masked cell", "image of a smear"),
+        ("attraining", "contest"),
+        ("images", "monocyte"),
+    ],
+)
+def test_classes_with_folders_of_people_are_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    assert len(read_data(layout(tmp_path, *folders)).class_names) == 2
+
+
+def test_thumbnails_and_bins_are_neither_cells_nor_classes(tmp_path: Path) -> None:
+    paint(tmp_path / "blast" / "1.png", 1)
+    paint(tmp_path / "lymphocyte" / "2.png", 2)
+    for folder in ("@eaDir/1.png", "blast/@eaDir/1.png", "#recycle", "$RECYCLE.BIN/S-1-5", "lost+found", "__MACOSX/x"):
+        paint(tmp_path / folder / "SYNOPHOTO_THUMB_M.png", 9)
+    (tmp_path / "System Volume Information").mkdir()
+    cells = read_data(tmp_path)
+    assert cells.class_names == ("blast", "lymphocyte")
+    assert names(cells) == ["1.png", "2.png"]
+    assert any(note.startswith("7 folders of the system passed over: ") for note in cells.notes)
+    paint(tmp_path / "cnmc" / "all" / "@eaDir" / "UID_902_1_1_all.bmp")
+    paint(tmp_path / "cnmc" / "all" / "UID_903_1_1_all.bmp")
+    cells = read_data(tmp_path / "cnmc")
+    assert cells.subjects == ("903",)
+    assert any("1 folder of the system passed over" in note for note in cells.notes)
+
+
+@pytest.mark.parametrize("files", [(), ("a.gif", "b.svs"), ("deep/a.gif", ".hidden.png"), ("@eaDir/thumb.png",)])
+def test_a_class_without_images_is_refused(tmp_path: Path, files: tuple[str, ...]) -> None:
+    layout(tmp_path / "mine", "blast", "lymphocyte")
+    layout(tmp_path / "cnmc", "fold_0/all")
+    paint(tmp_path / "cnmc" / "fold_0" / "all" / "UID_902_1_1_all.bmp")
+    for empty in (tmp_path / "mine" / "monocyte", tmp_path / "cnmc" / "fold_0" / "hem"):
+        empty.mkdir()
+        for file in files:
+            (empty / file).parent.mkdir(parents=True, exist_ok=True)
+            (empty / file).write_bytes(b"GIF89a")
+        with pytest.raises(DataError, match=rf"The class folder .*{empty.name} holds .*no image: put images into it"):
+            read_data(empty.parent if empty.name == "monocyte" else empty.parent.parent)
+
+
+def test_an_image_that_is_linked_counts_once_and_never_for_two_classes(tmp_path: Path) -> None:
+    layout(tmp_path, "blast", "lymphocyte")
+    try:
+        (tmp_path / "blast" / "again.png").symlink_to(tmp_path / "blast" / "0.png")
+    except OSError:
+        pytest.skip("this system makes no links")
+    cells = read_data(tmp_path)
+    assert names(cells) == ["0.png", "1.png"]
+    assert any("1 files that are there twice" in note for note in cells.notes)
+    table = write_csv(tmp_path / "t.csv", "path,label", "blast/0.png,a", "lymphocyte/1.png,b", "blast/again.png,a")
+    with pytest.raises(DataError, match=r"Row 4 .* again after row 2"):
+        read_csv(table)
+    (tmp_path / "lymphocyte" / "same.png").symlink_to(tmp_path / "blast" / "0.png")
+    with pytest.raises(DataError, match="are one file through a link, with two labels"):
+        read_data(tmp_path)
+
+
+def test_what_is_not_there_behind_a_link_is_told(tmp_path: Path) -> None:
+    layout(tmp_path, "blast", "lymphocyte")
+    try:
+        (tmp_path / "blast" / "annexed.png").symlink_to("../.git/annex/objects/x.png")
+    except OSError:
+        pytest.skip("this system makes no links")
+    assert "annexed.png" in names(read_data(tmp_path)), "so that whoever reads its pixels stops"
+    with pytest.raises(DataError, match=r"Row 2 .*annexed.png is a link to .*git annex get"):
+        read_csv(write_csv(tmp_path / "t.csv", "path,label", "blast/annexed.png,a", "lymphocyte/1.png,b"))
+    (tmp_path / "lymphocyte" / "patient 7").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"patient 7 is a link to .*read whole or not at all"):
+        read_data(tmp_path)
+
+
+@pytest.mark.parametrize("locked", ["blast", "lymphocyte/deep", "."])
+def test_labelled_cells_are_not_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: str) -> None:
+    layout(tmp_path, "blast", "lymphocyte/deep")
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path) == tmp_path / locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot be listed .Permission denied.: check your right"):
+        read_data(tmp_path)
 
 
 def test_cnmc_names_in_other_class_folders_tell_the_subject(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from leukaemia_zoo.baselines import BASELINES, cross_fitted, fitted_on
 from leukaemia_zoo.bootstrap import paired_difference
 from leukaemia_zoo.calibration import FloatArray, IntArray
 from leukaemia_zoo.candidates import Candidate, as_candidates, refit_on_folds
+from leukaemia_zoo.cells import class_key
 from leukaemia_zoo.cost import measure_costs
 from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError
 from leukaemia_zoo.evaluation import subject_codes
@@ -446,7 +447,7 @@ def _common_classes(candidates: list[Candidate], wanted: Sequence[str] | None) -
             raise DataError(f"class_names is {wanted!r}: give the names of two classes or more, which differ.")
         named.insert(0, ("class_names", tuple(wanted)))
     for name, classes in named:
-        if set(classes) != set(named[0][1]):
+        if set(map(class_key, classes)) != set(map(class_key, named[0][1])):
             raise DataError(
                 f"'{named[0][0]}' tells {', '.join(named[0][1])} apart and '{name}' {', '.join(classes)}: judge "
                 "models of the same classes together."

@@ -17,6 +17,7 @@ import numpy as np
 
 from leukaemia_zoo import __version__
 from leukaemia_zoo.calibration import FloatArray, IntArray
+from leukaemia_zoo.cells import class_key
 from leukaemia_zoo.cross_validation import out_of_fold
 from leukaemia_zoo.embeddings import weights_digest
 from leukaemia_zoo.errors import ArchitectureError, DataError
@@ -128,7 +129,7 @@ class Candidate:
             return self._called(cells, batch_size, progress)
         model = self.loaded()
         config = config_of(model)
-        order = [config.class_names.index(name) for name in cells.class_names]
+        order = [[*map(class_key, config.class_names)].index(class_key(name)) for name in cells.class_names]
         file = folder / "predictions.npz"
         identity = self._identity(model, cells)
         output = _unfinished(file, identity, (len(cells), len(order)))

@@ -1,8 +1,9 @@
 """The table of labelled cells, which readers make and splits and training take, and what is in it twice."""
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,8 @@ class Cells:
         columns: Further columns of a CSV, one text a cell, such as the microscope: a benchmark can report by them.
 
     Raises:
-        DataError: If the columns differ in length or a label is not an index into `class_names`.
+        DataError: If the columns differ in length, a label is not an index into `class_names`, or two classes are
+            one (`class_key`).
 
     >>> cells = Cells((Path("a.png"), Path("b.png")), np.array([0, 1]), ("P1", "P2"), ("hem", "all"), ("", ""), "csv")
     >>> len(cells), cells.subset([1]).subjects
@@ -62,6 +64,7 @@ class Cells:
                 f"Labels must lie between 0 and {len(self.class_names) - 1} for the classes "
                 f"{', '.join(self.class_names)}, but they reach from {labels.min()} to {labels.max()}."
             )
+        check_spelling(self.class_names)
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
     def __len__(self) -> int:
@@ -115,6 +118,31 @@ class Cells:
         lines += [f"  {group}: {count:,} cells" for group, count in summary["groups"].items()]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def class_key(name: str) -> str:
+    """What two spellings of one class share: case, spaces, hyphens and underscores make no other class.
+
+    >>> class_key("Band-Neutrophil") == class_key("band neutrophil")
+    True
+    """
+    return re.sub(r"[\s_-]+", "", name.casefold()) or name
+
+
+def check_spelling(names: Iterable[str]) -> None:
+    """Refuse classes that are one in two spellings.
+
+    Raises:
+        DataError: Naming both.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(class_key(name), name)
+        if other != name:
+            raise DataError(
+                f"The classes {other!r} and {name!r} differ in case, spaces or hyphens alone: give them one spelling "
+                "if they are one class, else names that a reader can tell apart."
+            )
 
 
 def duplicate_cells(cells: Cells) -> list[tuple[Path, Path]]:

@@ -200,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="compare a C-NMC download with the official list of sha256 hashes")
     verify.add_argument("folder", type=Path, metavar="DIR")
+    verify.add_argument(
+        "--pixels", action="store_true", help="find cells that lie there twice under other bytes too (some minutes)"
+    )
     verify.set_defaults(run=cli_commands.verify)
 
     names = commands.add_parser("list", help="list the architectures and their pretrained weights")

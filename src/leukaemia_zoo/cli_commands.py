@@ -124,7 +124,7 @@ def verify(options: argparse.Namespace) -> int:
     from leukaemia_zoo import verification
 
     with progress_bar("files") as step:
-        report = verification.verify(options.folder, progress=step)
+        report = verification.verify(options.folder, progress=step, pixels=options.pixels)
     print(report.describe())
     return 0 if report.ok else 1
 

@@ -88,17 +88,13 @@ def predict(options: argparse.Namespace) -> int:
 
 def _subject_of_path(file: Path) -> dict[str, str]:
     """Subjects by the path, and by the bare file name, in a CSV."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is no CSV in UTF-8 ({error}): save it as one.") from None
-    if not rows or not {"path", "subject"} <= set(rows[0]):
-        raise DataError(f"{file} needs a header with the columns path and subject, and one row a file.")
+    from leukaemia_zoo.tables import read_table
+
+    table = read_table(file, ("path", "subject"))
     by_path: dict[str, str] = {}
     by_name: dict[str, set[str]] = {}
-    for line, row in enumerate(rows, start=2):
-        path, subject = (row["path"] or "").strip(), (row["subject"] or "").strip()
+    for line, row in table.rows:
+        path, subject = row["path"], row["subject"]
         if not path or not subject:
             raise DataError(f"{file} lacks a path or a subject in row {line}.")
         if by_path.setdefault(os.path.normpath(path), subject) != subject:

@@ -4,11 +4,12 @@ A subject is a person. Cells of one person look alike, so whoever splits, sample
 belong together: every reader gives the subject of each cell, or None where nothing tells it.
 """
 
-import csv
+import itertools
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,10 @@ from leukaemia_zoo.cnmc import (
     parse_cnmc_name,
     subject_from_name,
 )
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.errors import DataError, shortened
+from leukaemia_zoo.folders import Walk, link_fault, natural, system_note, walk
 from leukaemia_zoo.images import IMAGE_SUFFIXES
+from leukaemia_zoo.tables import read_table
 
 __all__ = [
     "CNMC_CLASSES",
@@ -72,7 +75,7 @@ def read_data(path: str | Path) -> Cells:
                 f"{path} is a file but no CSV: give a CSV with the columns path,label[,subject] or a folder."
             )
         return read_csv(path)
-    images, _ = _list_images(existing_folder(path))
+    images = _images(_walk(path))
     if _looks_like_cnmc(path, images):
         return read_cnmc(path)
     if any(len(image.relative_to(path).parts) > 1 for image in images):
@@ -105,20 +108,22 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
     >>> cells.subjects, cells.labels.tolist(), cells.groups
     (('20', 'H3'), [1, 0], ('fold_0', 'fold_2'))
     """
-    root = existing_folder(Path(root))
-    images, _ = _list_images(root)
+    root = Path(root)
+    walked = _walk(root)
+    images = _images(walked)
+    _refuse_empty([folder for folder in walked.folders if folder.name.lower() in CNMC_CLASSES], walked)
     numbered = [path for path in images if _lies_in(path, root, PRELIMINARY_FOLDER)]
     unlabelled = [path for path in images if _lies_in(path, root, FINAL_FOLDER)]
     apart = {*numbered, *unlabelled}
     training = [path for path in images if path not in apart]
 
     rows = [_training_row(path, root, name) for path in training if (name := parse_cnmc_name(path))]
-    notes = []
+    notes = [system_note(walked.system, root)] if walked.system else []
     if others := [path for path in training if parse_cnmc_name(path) is None]:
         notes.append(f"{len(others):,} images without a C-NMC name left out, such as {others[0].relative_to(root)}.")
     if unlabelled:
         notes.append(f"{len(unlabelled):,} images of the final test set left out: they have no published labels.")
-    if numbered and (label_file := _preliminary_labels(numbered[0].parent, root)):
+    if numbered and (label_file := preliminary_labels(numbered[0].parent, root)):
         rows += _preliminary_rows(numbered, label_file)
     elif numbered:
         notes.append(
@@ -144,32 +149,51 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
 def read_folders(root: str | Path) -> Cells:
     """Read one folder a class: the folders in `root` are the classes, their images may be nested deeper.
 
-    Classes are sorted as a person would (`stage2` before `stage10`, case ignored); `hem` and `all`, in any case, always
-    come as `("hem", "all")`. Subjects are None except for C-NMC names, which tell them.
+    Classes are sorted as a person would (`stage2` before `stage10`, case ignored); `hem` and `all`, in any case, come
+    as `("hem", "all")` where there are no others. Subjects are None except for C-NMC names, which tell them. A file
+    that is there twice, through a link, is read once.
 
     Raises:
-        DataError: If there are fewer than two class folders with images.
+        DataError: If there are fewer than two class folders, one of them holds no image, folders are called after a
+            part of a split or hold the same folders as another, so that they are no classes, one image lies in two of
+            them through a link, or a folder cannot be listed.
 
     >>> read_folders("my_cells").class_names
     ('blast', 'lymphocyte')
     """
-    root = existing_folder(Path(root))
-    images, ignored = _list_images(root)
+    root = Path(root)
+    walked = _walk(root)
+    images = _images(walked)
     in_folder = [path for path in images if len(path.relative_to(root).parts) > 1]
-    class_names = order_classes({path.relative_to(root).parts[0] for path in in_folder})
-    if len(class_names) < 2 and class_names != CNMC_CLASSES:
+    folders = [folder for folder in walked.folders if folder.parent == root]
+    class_names, spelt = class_names_of(folder.name for folder in folders)
+    if len(class_names) < 2:
         raise DataError(
             f"{root} must hold one folder of images for each class, at least two, but {len(class_names)} was found: "
             f"sort the images into class folders or give a CSV with the columns path,label[,subject]."
         )
-    notes = []
-    if ignored:
+    _refuse_other_layouts(root, folders, in_folder)
+    _refuse_empty(folders, walked)
+    notes = [system_note(walked.system, root)] if walked.system else []
+    if ignored := len(walked.hidden) + len(walked.files) - len(images):
         notes.append(f"{ignored:,} hidden files or files that are no images ignored.")
     if stray := len(images) - len(in_folder):
         notes.append(f"{stray:,} images outside the class folders left out.")
-    rows = [
-        _Row(path, cnmc_class_or(path.relative_to(root).parts[0]), subject_from_name(path), "") for path in in_folder
-    ]
+
+    first: dict[str, tuple[Path, str]] = {}
+    rows = []
+    for path in in_folder:
+        label = spelt[path.relative_to(root).parts[0]]
+        other, its_label = first.setdefault(os.path.realpath(path), (path, label))
+        if its_label != label:
+            raise DataError(
+                f"{other} ({its_label!r}) and {path} ({label!r}) are one file through a link, with two labels: remove "
+                "the wrong one."
+            )
+        if other == path:
+            rows.append(_Row(path, label, subject_from_name(path), ""))
+    if again := len(in_folder) - len(rows):
+        notes.append(f"{again:,} files that are there twice, through a link, counted once.")
     return _to_cells(rows, class_names, "folders", notes)
 
 
@@ -177,9 +201,9 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
     """Read a CSV with the columns `path`, `label` and, if known, `subject`; other columns are kept in `Cells.columns`.
 
     Relative paths start from `root`, by default the folder of the CSV. Labels are class names or numbers; they are
-    sorted as a person would, and `hem` and `all`, in any case, always come as `("hem", "all")`. Subjects stay as
-    written; C-NMC subjects that are one person are merged where the file name shows that they are C-NMC's. Without a
-    subject column, C-NMC names give the subject.
+    sorted as a person would, and `hem` and `all`, in any case, come as `("hem", "all")` where there are
+    no others. Subjects stay as written; C-NMC subjects that are one person are merged where the file name shows that
+    they are C-NMC's. Without a subject column, C-NMC names give the subject.
 
     Raises:
         DataError: For a missing column, file, label or subject, or a file listed twice, with its row in the CSV.
@@ -191,13 +215,17 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
     if not path.is_file():
         raise DataError(f"There is no CSV file {path}: check the path.")
     folder = Path(root) if root is not None else path.parent
-    records, has_subjects = _csv_records(path)
+    table = read_table(path, ("path", "label"))
+    has_subjects = any(record.get("subject") for _, record in table.rows)
+    class_names, spelt = class_names_of(record["label"] for _, record in table.rows)
 
     rows: list[_Row] = []
-    first_seen: dict[Path, int] = {}
-    for number, record in records:
+    first_seen: dict[str, int] = {}
+    for number, record in table.rows:
         image = folder / record["path"]
-        if not record["path"] or not image.is_file():
+        if not record["path"] or not _is_file(image):
+            if record["path"] and image.is_symlink():
+                raise DataError(f"Row {number} of {path}: {image} {link_fault(image)}")
             raise DataError(f"Row {number} of {path} names the image {image}, which does not exist: mend its path.")
         if not record["label"]:
             raise DataError(f"Row {number} of {path} has no label: give a class name or leave the row out.")
@@ -205,16 +233,12 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
             raise DataError(
                 f"Row {number} of {path} has no subject while others have: give every row its subject, or none."
             )
-        if image in first_seen:
-            raise DataError(f"Row {number} of {path} lists {image} again after row {first_seen[image]}: remove one.")
-        first_seen[image] = number
-        rows.append(_Row(image, cnmc_class_or(record["label"]), _csv_subject(image, record.get("subject")), ""))
-    class_names = order_classes({row.label for row in rows})
-    for one, other in pairwise(class_names):
-        if one.casefold() == other.casefold():
-            raise DataError(f"{path} writes one class both as {one!r} and as {other!r}: use one spelling.")
-    further = [name for name in records[0][1] if name and name not in ("path", "label", "subject")]
-    columns = {name: tuple(record[name] for _, record in records) for name in further}
+        before = first_seen.setdefault(os.path.realpath(image), number)
+        if before != number:
+            raise DataError(f"Row {number} of {path} lists {image} again after row {before}: remove one.")
+        rows.append(_Row(image, spelt[record["label"]], _csv_subject(image, record.get("subject")), ""))
+    further = [name for name in table.columns if name and name not in ("path", "label", "subject")]
+    columns = {name: tuple(record[name] for _, record in table.rows) for name in further}
     return replace(_to_cells(rows, class_names, "csv", []), columns=columns)
 
 
@@ -228,24 +252,41 @@ def existing_folder(root: Path) -> Path:
     return root
 
 
-def _list_images(root: Path) -> tuple[list[Path], int]:
-    """Return the images under `root`, sorted, and how many other files there are."""
-    files = list(files_under(root))
-    images = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
-    return images, len(files) - len(images)
+def _walk(root: Path) -> Walk:
+    """The walk below a folder of labelled cells, of which no part may be missing."""
+    try:
+        walked = walk(existing_folder(root))
+    except OSError as error:
+        raise DataError(f"{root} cannot be listed ({error.strerror or error}): check your right to read it.") from error
+    if walked.faults:
+        more = f" (and so it is with {len(walked.faults) - 1} more)" if len(walked.faults) > 1 else ""
+        raise DataError(f"{walked.faults[0].rstrip('.')}{more}; labelled cells are read whole or not at all.")
+    return walked
 
 
-def files_under(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
-    """Yield the files under a folder, sorted; links are followed, but no folder twice, and hidden folders skipped."""
-    seen = set() if seen is None else seen
-    if (target := folder.resolve()) in seen:
-        return
-    seen.add(target)
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir():
-            yield entry
-        elif entry.name[0] != ".":
-            yield from files_under(entry, seen)
+def _images(walked: Walk) -> list[Path]:
+    return sorted(path for path in walked.files if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a null byte
+        return False
+
+
+def _refuse_empty(folders: Iterable[Path], walked: Walk) -> None:
+    """Refuse class folders without an image, which would vanish from the classes without a word."""
+    with_images = {folder for path in _images(walked) for folder in path.parents}
+    for folder in folders:
+        if folder not in with_images:
+            others = [path for path in walked.files if folder in path.parents]
+            kinds = shortened(sorted({path.suffix.lower() or "no suffix" for path in others}))
+            what = f"{len(others):,} other files ({kinds}) and no image" if others else "no image"
+            raise DataError(
+                f"The class folder {folder} holds {what}: put images into it (BMP, PNG, JPEG, TIFF or WebP), or "
+                "remove it."
+            )
 
 
 # --- C-NMC -----------------------------------------------------------------------------------------------------------
@@ -253,7 +294,7 @@ def files_under(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
 
 def _looks_like_cnmc(root: Path, images: list[Path]) -> bool:
     numbered = next((path for path in images if _lies_in(path, root, PRELIMINARY_FOLDER)), None)
-    if numbered is not None and _preliminary_labels(numbered.parent, root):
+    if numbered is not None and preliminary_labels(numbered.parent, root):
         return True
     named = [path for path in images if parse_cnmc_name(path)]
     top_folders = {path.relative_to(root).parts[0] for path in images if path.parent != root}
@@ -292,24 +333,36 @@ def _fold(path: Path, root: Path) -> str:
     return "" if row is None else official_files().paths[row].split("/")[1]
 
 
-def _preliminary_labels(folder: Path, root: Path) -> Path | None:
+def preliminary_labels(folder: Path, root: Path) -> Path | None:
     """Find the label file: beside the folder of images as in the download, within it, or anywhere under `root`."""
-    candidates = [folder.parent / PRELIMINARY_LABELS, folder / PRELIMINARY_LABELS, *root.rglob(PRELIMINARY_LABELS)]
-    return next((path for path in candidates if path.is_file()), None)
+    beside = [folder.parent / PRELIMINARY_LABELS, folder / PRELIMINARY_LABELS]
+    elsewhere = (path for path in walk(root).files if path.name == PRELIMINARY_LABELS)
+    return next((path for path in itertools.chain(beside, elsewhere) if path.is_file()), None)
+
+
+def preliminary_names(label_file: Path) -> dict[str, CnmcName]:
+    """The original name of each numbered cell of the preliminary test set, by its number.
+
+    `Patient_ID` is the cell's original name, `new_names` the file, and 1 in `labels` means ALL.
+
+    Raises:
+        DataError: If the file is not the official label file.
+    """
+    table = read_table(label_file, ("patient_id", "new_names", "labels"))
+    names: dict[str, CnmcName] = {}
+    for number, record in table.rows:
+        name = parse_cnmc_name(record["patient_id"])
+        if name is None or record["labels"] != str(CNMC_CLASSES.index(name.label)):
+            raise DataError(
+                f"Row {number} of {label_file} lacks a C-NMC name in Patient_ID or gives it another class in "
+                f"labels (1 = all, 0 = hem): download the file again."
+            )
+        names[Path(record["new_names"]).stem] = name
+    return names
 
 
 def _preliminary_rows(images: list[Path], label_file: Path) -> list[_Row]:
-    """Read the preliminary test set: `Patient_ID` is the cell's original name, `new_names` the file, 1 means ALL."""
-    table: dict[str, CnmcName] = {}
-    with label_file.open(encoding="utf-8-sig", newline="") as file:
-        for number, record in enumerate(csv.DictReader(file), start=2):
-            name = parse_cnmc_name(record.get("Patient_ID") or "")
-            if name is None or record.get("labels") != str(CNMC_CLASSES.index(name.label)):
-                raise DataError(
-                    f"Row {number} of {label_file} lacks a C-NMC name in Patient_ID or gives it another class in "
-                    f"labels (1 = all, 0 = hem): download the file again."
-                )
-            table[Path(record.get("new_names") or "").stem] = name
+    table = preliminary_names(label_file)
     for path in images:
         if path.stem not in table:
             raise DataError(f"{path} has no row in {label_file}: remove the image or download the label file again.")
@@ -335,45 +388,52 @@ def _merged_names(rows: Iterable[_Row]) -> str:
 # --- folders and CSV -------------------------------------------------------------------------------------------------
 
 
-def cnmc_class_or(label: str) -> str:
-    """The label as it is written, but C-NMC's two in lower case."""
-    return label.lower() if label.lower() in CNMC_CLASSES else label
+def class_names_of(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The classes in their order, the same for folders, CSV and arrays, and the class of each label as it is written.
+
+    Where `hem` and `all`, in any case, are all there is, they are C-NMC's; beside other classes they are as written.
+    """
+    written = set(labels)
+    if written and {label.lower() for label in written} <= set(CNMC_CLASSES):
+        return CNMC_CLASSES, {label: label.lower() for label in written}
+    return tuple(sorted(written, key=natural)), {label: label for label in written}
 
 
-def order_classes(labels: set[str]) -> tuple[str, ...]:
-    """The classes in the order of the labels, the same for folders, CSV and arrays."""
-    if labels and {label.lower() for label in labels} <= set(CNMC_CLASSES):
-        return CNMC_CLASSES
-    return tuple(sorted(labels, key=_natural))
+_PART_OF_SPLIT = re.compile(
+    r"(?:\d+[ _-]*)?(?:train(?:ing)?|test(?:ing)?|val|valid|validation|dev|development|hold[ _-]?out|eval|evaluation)"
+    r"(?:[ _-]*(?:set|data|dataset|images?|cells|part|split|\d+))*|(?:cv|split|fold)[ _-]*\d+"
+)
+_VERSIONS_OF_IMAGES = re.compile(
+    r"(?:images?|masks?|labels?|annotations?|originals?|segment(?:ed|ation)s?|raw|processed|augmented|cropped)"
+    r"(?:[ _-]*\d+)?"
+)
 
 
-def _natural(text: str) -> tuple[list[tuple[bool, int, str]], str]:
-    """Sort key of people: numbers by value, case ignored."""
-    parts = re.findall(r"\d+|\D+", text.casefold())
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts], text
-
-
-def _csv_records(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
-    """Return the rows with their line numbers, columns in lower case, and whether any row gives a subject."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        # Spreadsheets set to a language with decimal commas write semicolons.
-        delimiter = ";" if ";" in header and "," not in header else ","
-        columns = [column.strip().lower() for column in next(csv.reader([header], delimiter=delimiter), [])]
-        if {"patient_id", "new_names"} <= set(columns):
-            raise DataError(f"{path} is C-NMC's own label file: give the folder that holds it and its images instead.")
-        if missing := [column for column in ("path", "label") if column not in columns]:
+def _refuse_other_layouts(root: Path, folders: Sequence[Path], images: Iterable[Path]) -> None:
+    """Refuse folders that are parts of a split, or versions of the same images, and would be learnt as classes."""
+    if parts := [folder for folder in folders if _PART_OF_SPLIT.fullmatch(folder.name.casefold())]:
+        raise DataError(
+            f"{parts[0]} is called after a part of a split, and the folders in {root} are the classes: give one part, "
+            f"such as {parts[0]}, and judge on another, or a CSV with the columns path,label[,subject]."
+        )
+    inner: dict[Path, set[str]] = defaultdict(set)
+    for image in images:
+        first, *deeper = image.relative_to(root).parts[:-1]
+        if deeper:
+            inner[root / first].add(deeper[0].casefold())
+    for one, other in itertools.combinations(folders, 2):
+        if len(shared := inner[one] & inner[other]) > 1:
             raise DataError(
-                f"{path} lacks the column {' and '.join(missing)}: its first line must name path,label and, if known, "
-                f"subject."
+                f"{one} and {other} hold the same folders ({shortened(sorted(shared))}), so that which are the classes "
+                f"cannot be told: give the folder that holds one folder a class, such as {one}, or a CSV with the "
+                "columns path,label[,subject]."
             )
-        reader = csv.DictReader(file, fieldnames=columns, restval="", delimiter=delimiter)
-        records = [
-            (reader.line_num + 1, {column: (record[column] or "").strip() for column in columns}) for record in reader
-        ]
-    if not records:
-        raise DataError(f"{path} has a header but no rows: list at least one image.")
-    return records, any(record.get("subject") for _, record in records)
+    if all(_VERSIONS_OF_IMAGES.fullmatch(folder.name.casefold()) for folder in folders):
+        raise DataError(
+            f"The folders in {root} ({shortened(folder.name for folder in folders)}) are called after versions of the "
+            "same images and not after classes: sort the images into one folder a class, or give a CSV with the "
+            "columns path,label[,subject]."
+        )
 
 
 def _csv_subject(image: Path, given: str | None) -> str | None:
@@ -382,7 +442,7 @@ def _csv_subject(image: Path, given: str | None) -> str | None:
     return named if not given or named == canonical_subject(given) else given
 
 
-def _to_cells(rows: list[_Row], class_names: tuple[str, ...], source: str, notes: list[str]) -> Cells:
+def _to_cells(rows: list[_Row], class_names: tuple[str, ...], source: str, notes: Sequence[str]) -> Cells:
     return Cells(
         paths=tuple(row.path for row in rows),
         labels=np.array([class_names.index(row.label) for row in rows], dtype=np.int64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -112,14 +113,16 @@ def distinct(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return once, again
 
 
-def natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
+@functools.lru_cache(maxsize=1 << 14)  # the folders of many files are the same
+def natural(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Sort key of people: digits count as numbers and case does not matter."""
     parts = re.split("([0-9]+)", text.casefold())  # text and digits in turn
     numbers = (part.lstrip("0") for part in parts)  # compared by length first: int() refuses very long ones
-    return [
+    keys = (
         (0, len(number), number) if index % 2 else (1, 0, part)
         for index, (part, number) in enumerate(zip(parts, numbers, strict=True))
-    ], text
+    )
+    return tuple(keys), text
 
 
 def _in_order(paths: list[Path]) -> tuple[Path, ...]:

@@ -116,7 +116,7 @@ def inspect_cells(
             "path,label[,subject], or a table of cells."
         )
     cells = data if isinstance(data, Cells) else read_data(data)
-    _check_spelling(cells.class_names, warn)
+    _warn_of_slips(cells.class_names, warn)
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(_look, cells.paths))
     cells, found = _without_unreadable(cells, seen, skip_unreadable, warn)
@@ -149,15 +149,7 @@ def _is_on_black(frame: RGBArray) -> bool:
     return all(corner.max() <= _BLACK for corner in (frame[:n, :n], frame[:n, -n:], frame[-n:, :n], frame[-n:, -n:]))
 
 
-def _check_spelling(names: Sequence[str], warn: Callable[[str], None]) -> None:
-    spelt: dict[str, str] = {}
-    for name in names:
-        other = spelt.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), name)
-        if other != name:
-            raise DataError(
-                f"The classes {other!r} and {name!r} differ in case, spaces or hyphens alone: give them one spelling "
-                "if they are one class, else names that a reader can tell apart."
-            )
+def _warn_of_slips(names: Sequence[str], warn: Callable[[str], None]) -> None:
     for one, other in itertools.combinations(names, 2):
         if re.findall(r"\d+", one) == re.findall(r"\d+", other) and _likeness(one, other) >= _LIKE:
             warn(f"The classes {one!r} and {other!r} are spelt nearly alike: if one is a slip, mend the label")

@@ -15,8 +15,8 @@ import numpy as np
 
 from leukaemia_zoo.baselines import AREA, features_of
 from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.cells import Cells, fingerprint
-from leukaemia_zoo.datasets import cnmc_class_or, order_classes, read_data
+from leukaemia_zoo.cells import Cells, class_key, fingerprint
+from leukaemia_zoo.datasets import class_names_of, read_data
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.images import RGBArray, as_image, read_image
 from leukaemia_zoo.splits import Split, save_manifest
@@ -194,11 +194,10 @@ def _from_arrays(
             f"{len(frames)} images."
         )
     if named:
-        texts = [cnmc_class_or(str(label)) for label in given]
-        names = class_names or order_classes(set(texts))
-        if unknown := sorted(set(texts) - set(names)):
-            raise DataError(f"The data has cells of the class '{unknown[0]}', but the models know {', '.join(names)}.")
-        numbers = np.array([names.index(label) for label in texts], np.int64)
+        written, spelt = class_names_of(str(label) for label in given)
+        names = class_names or written
+        numbers_of = _numbers_of(written, names)
+        numbers = np.array([numbers_of[spelt[str(label)]] for label in given], np.int64)
     else:
         numbers = given.astype(np.int64)
         names = class_names or tuple(f"class_{number}" for number in range(max(2, int(numbers.max(initial=0)) + 1)))
@@ -222,14 +221,21 @@ def _in_order(table: Cells, class_names: tuple[str, ...] | None) -> Cells:
     """The same cells with labels in the models' order of the classes."""
     if class_names is None or class_names == table.class_names:
         return table
-    present = {table.class_names[label] for label in np.unique(table.labels)}
-    if unknown := sorted(present - set(class_names)):
-        raise DataError(
-            f"The data has cells of the class '{unknown[0]}', but the models know {', '.join(class_names)}: take "
-            "models of these classes, or train one."
-        )
-    order = np.array([class_names.index(name) if name in class_names else -1 for name in table.class_names])
+    present = [table.class_names[label] for label in np.unique(table.labels)]
+    numbers = _numbers_of(present, class_names)
+    order = np.array([numbers.get(name, -1) for name in table.class_names])
     return dataclasses.replace(table, class_names=class_names, labels=order[table.labels])
+
+
+def _numbers_of(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    """The number of each class of the data among those of the models, however either is spelt."""
+    keys = [class_key(name) for name in known]
+    if unknown := sorted(name for name in names if class_key(name) not in keys):
+        raise DataError(
+            f"The data has cells of the class '{unknown[0]}', but the models know {', '.join(known)}: take models of "
+            "these classes, or train one."
+        )
+    return {name: keys.index(class_key(name)) for name in names}
 
 
 def _png(frame: RGBArray) -> str:

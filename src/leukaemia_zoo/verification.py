@@ -1,22 +1,27 @@
-"""Compare a C-NMC 2019 download with the official files, byte by byte."""
+"""Compare a C-NMC 2019 download with the official files, byte by byte, and its images with each other by pixels."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from leukaemia_zoo.cells import file_fingerprint
 from leukaemia_zoo.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
-    IMAGE_SUFFIXES,
     PRELIMINARY_FOLDER,
+    canonical_subject,
     official_duplicates,
     official_files,
     official_row,
+    parse_cnmc_name,
 )
-from leukaemia_zoo.datasets import existing_folder, files_under
+from leukaemia_zoo.datasets import existing_folder, preliminary_labels, preliminary_names
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.folders import walk
+from leukaemia_zoo.images import IMAGE_SUFFIXES
 
 _FOLDERS_OF_TEST_SETS = {PRELIMINARY_FOLDER: "preliminary", FINAL_FOLDER: "final"}
 
@@ -36,6 +41,11 @@ class VerifyReport:
             the parts of which at least one image is there.
         duplicates: Pairs of official paths that are both there and hold the same cell; the official set is so, and
             `read_cnmc` keeps one of each.
+        unreadable: What could not be looked into: folders that cannot be listed, files that cannot be opened (broken
+            links), and with `pixels` images that cannot be decoded, one sentence each.
+        same_pixels: With `pixels`, the groups of images, relative to `root`, that show the same pixels though they are
+            not copies that the official list tells; None where pixels were not compared.
+        new_pairs: One sentence for each of these groups whose subjects `MERGED_SUBJECTS` does not count as one person.
     """
 
     root: Path
@@ -46,12 +56,15 @@ class VerifyReport:
     unexpected: tuple[str, ...]
     missing: dict[str, tuple[str, ...]]
     duplicates: tuple[tuple[str, ...], ...]
+    unreadable: tuple[str, ...] = ()
+    same_pixels: tuple[tuple[str, ...], ...] | None = None
+    new_pairs: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether each part that is there is whole, and every file in it has its official bytes and place."""
-        faults = (self.changed, self.converted, self.misplaced, self.unexpected, *self.missing.values())
-        return not any(faults)
+        faults = (self.changed, self.converted, self.misplaced, self.unexpected, self.unreadable)
+        return not any((*faults, *self.missing.values()))
 
     def describe(self) -> str:
         """Return the report as a few lines of text, with the first names of each list."""
@@ -62,6 +75,7 @@ class VerifyReport:
             "converted (official name, another format: the bytes cannot be compared)": self.converted,
             "misplaced (in the folder of another fold or class)": self.misplaced,
             "unexpected (no official file, or a second copy)": self.unexpected,
+            "not looked into": self.unreadable,
             **{f"missing of {part}": paths for part, paths in self.missing.items()},
         }
         for title, names in lists.items():
@@ -73,10 +87,16 @@ class VerifyReport:
                 f"  {len(self.duplicates):,} cells there twice under two official names, such as "
                 f"{' = '.join(self.duplicates[0])}; read_cnmc keeps one of each"
             )
+        if self.same_pixels is not None:
+            example = f", such as {' = '.join(self.same_pixels[0])}" if self.same_pixels else ""
+            lines.append(f"  {len(self.same_pixels):,} cells there twice by pixels, under other bytes{example}")
+            lines += [f"  NEW: {told}" for told in self.new_pairs]
         return "\n".join(lines)
 
 
-def verify(root: str | Path, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify(
+    root: str | Path, progress: Callable[[int, int], None] | None = None, *, pixels: bool = False
+) -> VerifyReport:
     """Compare the C-NMC files under a folder with the official list of sizes and SHA-256 digests.
 
     Files are known by name, at any nesting: part of the download, such as one fold, is compared with that part.
@@ -84,6 +104,8 @@ def verify(root: str | Path, progress: Callable[[int, int], None] | None = None)
     Args:
         root: Folder of the download or a part of it.
         progress: Called after each file with the number of files done and in all.
+        pixels: Compare the images with each other by their pixels too, which takes some minutes for all of them: a cell
+            that lies in two parts under two headers tells that two subjects are one person.
 
     Raises:
         DataError: If the folder is not there or holds no file with an official name.
@@ -94,13 +116,24 @@ def verify(root: str | Path, progress: Callable[[int, int], None] | None = None)
     """
     root = existing_folder(Path(root))
     official = official_files()
-    files = [path for path in files_under(root) if path.name[0] != "."]
+    try:
+        walked = walk(root)
+    except OSError as error:
+        raise DataError(f"{root} cannot be listed ({error.strerror or error}): check your right to read it.") from error
+    files = list(walked.files)
+    unreadable = list(walked.faults)
 
     found: dict[int, str] = {}  # official row -> what became of it
     names: dict[str, list[str]] = defaultdict(list)  # outcome -> files, relative to root
     for done, path in enumerate(files, start=1):
         row = official_row(path.absolute())
-        outcome = _compare(path, root, row, found)
+        try:
+            outcome = _compare(path, root, row, found)
+        except OSError as error:
+            outcome = "unreadable"
+            what = "is a broken link" if path.is_symlink() else "cannot be opened"
+            unreadable.append(f"{path.relative_to(root).as_posix()} {what} ({error.strerror or error})")
+            row = None
         if row is not None and outcome != "unexpected":
             found[row] = outcome
         names[outcome].append(path.relative_to(root).as_posix())
@@ -110,6 +143,10 @@ def verify(root: str | Path, progress: Callable[[int, int], None] | None = None)
         raise DataError(f"No C-NMC file is under {root}: give the folder that the download was unpacked into.")
 
     here = {official.paths[row] for row in found}
+    groups: list[tuple[Path, ...]] = []
+    if pixels:
+        groups, faults = _alike([path for path in files if path.suffix.lower() in IMAGE_SUFFIXES])
+        unreadable += [fault for fault in faults if fault not in unreadable]
     return VerifyReport(
         root=root,
         intact=tuple(official.paths[row] for row in sorted(found) if found[row] == "intact"),
@@ -119,7 +156,65 @@ def verify(root: str | Path, progress: Callable[[int, int], None] | None = None)
         unexpected=tuple(names["unexpected"]),
         missing=_missing(here),
         duplicates=tuple(group for group in official_duplicates() if here.issuperset(group)),
+        unreadable=tuple(unreadable),
+        same_pixels=tuple(tuple(_relative(path, root) for path in group) for group in groups) if pixels else None,
+        new_pairs=_new_pairs(groups, root),
     )
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _alike(images: Sequence[Path]) -> tuple[list[tuple[Path, ...]], list[str]]:
+    """The groups of images with the same pixels that are no byte-identical official files, and what is not readable."""
+
+    def look(path: Path) -> int | DataError:
+        try:
+            return file_fingerprint(path)
+        except DataError as error:
+            return error
+
+    by_pixels: dict[int, list[Path]] = defaultdict(list)
+    faults = []
+    with ThreadPoolExecutor() as pool:
+        for path, seen in zip(images, pool.map(look, images), strict=True):
+            if isinstance(seen, DataError):
+                faults.append(str(seen))
+            else:
+                by_pixels[seen].append(path)
+    listed = {frozenset(group) for group in official_duplicates()}
+    groups = [tuple(group) for group in by_pixels.values() if len(group) > 1]
+    return [group for group in groups if frozenset(map(_official, group)) not in listed], faults
+
+
+def _official(path: Path) -> str | None:
+    row = official_row(path.absolute())
+    return None if row is None else official_files().paths[row]
+
+
+def _new_pairs(groups: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
+    """What the groups tell of people that is not known yet."""
+    numbers: dict[Path, dict[str, str]] = {}  # names of numbered cells, by their folder
+    told = []
+    for group in groups:
+        subjects: dict[str, str] = {}  # merged name -> as the file is called
+        for path in group:
+            if path.stem.isdecimal() and path.parent not in numbers:
+                file = preliminary_labels(path.parent, root) if path.parent.name == PRELIMINARY_FOLDER else None
+                table = {} if file is None else preliminary_names(file)
+                numbers[path.parent] = {number: name.subject for number, name in table.items()}
+            name = parse_cnmc_name(path)
+            subject = numbers.get(path.parent, {}).get(path.stem) if name is None else name.subject
+            if subject is not None:
+                subjects.setdefault(canonical_subject(subject), subject)
+        if len(subjects) > 1:
+            told.append(
+                f"{' and '.join(_relative(path, root) for path in group)} show one cell, so that the subjects "
+                f"{' and '.join(subjects.values())} are one person, which this library does not know yet: please "
+                "report it."
+            )
+    return tuple(told)
 
 
 def _compare(path: Path, root: Path, row: int | None, found: dict[int, str]) -> str:

@@ -1,0 +1,137 @@
+"""The one reader of tables that come from elsewhere: labels, subjects, the label file of C-NMC 2019."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from leukaemia_zoo.errors import DataError, reason, shortened, shown
+
+_MOST_BYTES = 200_000_000
+"""The largest table that is read: some two million cells."""
+
+_OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
+    (b"PK\x03\x04", "an Excel workbook or another ZIP archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    (b"PAR1", "a Parquet file"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"%PDF", "a PDF document"),
+    (b"SQLite", "a database"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        columns: Their names in lower case, without spaces around them.
+        rows: The line in the file at which each row begins, and its fields by column, without spaces around them.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Table:
+    """Read a CSV with a header: commas, semicolons or tabs; UTF-8, or UTF-16 with a byte order mark.
+
+    Args:
+        path: The file.
+        columns: Those that it must have, in lower case; the header may write them in any case. Their fields are one
+            line each.
+
+    Raises:
+        DataError: If the file cannot be read, is no such table, lacks a column, names one twice, has no rows, or a row
+            has more fields than the header or a quote that is not closed; the message names file and row.
+    """
+    text = _text(path)
+    lines = text.splitlines(keepends=True)
+    # Excel can say in a line of its own what divides the fields.
+    said = re.fullmatch(r"\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE) if lines else None
+    skipped = 1 if said else 0
+    header = lines[skipped] if len(lines) > skipped else ""
+    delimiter = said[1] if said else max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO("".join(lines[skipped:]), newline=""), delimiter=delimiter, strict=True)
+    names: list[str] = []
+    rows: list[tuple[int, dict[str, str]]] = []
+    start = 1 + skipped
+    try:
+        for fields in reader:
+            number, start = start, reader.line_num + skipped + 1
+            fields = [field.strip() for field in fields]
+            if number == 1 + skipped:
+                names = [field.lower() for field in fields]
+                _check_header(path, names, columns)
+            elif any(fields):
+                rows.append((number, _row(path, number, names, fields, columns)))
+    except csv.Error as error:
+        raise DataError(
+            f"Row {start} of {path} cannot be read as CSV ({reason(error)}): a quote in it may not be closed, so close "
+            "or remove it."
+        ) from error
+    if not names:
+        _check_header(path, names, columns)
+    if not rows:
+        raise DataError(f"{path} has a header but no rows: it needs one row a file.")
+    return Table(tuple(names), tuple(rows))
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} is larger than {_MOST_BYTES // 1_000_000} MB: divide the table.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened ({error.strerror or error}): check the path and your rights."
+        ) from error
+    what = next((what for start, what in _OTHER_KINDS if data.startswith(start)), None)
+    if what is None and data.lstrip()[:200].lower().startswith((b"<html", b"<!doctype", b"<table", b"<?xml")):
+        what = "a web page or XML"
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if what is None and not wide and b"\0" in data:
+        what = "no text, or UTF-16 without its byte order mark"
+    if what is not None:
+        raise DataError(f"{path} is {what}, whatever its name: save the table as CSV in UTF-8.")
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:  # which of the many older encodings it is, nothing tells
+        raise DataError(
+            f"{path} is no CSV in UTF-8 or UTF-16 ({reason(error)}): save it as UTF-8, which Excel calls CSV UTF-8."
+        ) from error
+
+
+def _check_header(path: Path, names: Sequence[str], columns: Sequence[str]) -> None:
+    if {"patient_id", "new_names"} <= set(names) and "new_names" not in columns:
+        raise DataError(f"{path} is C-NMC's own label file: give the folder that holds it and its images instead.")
+    if missing := [column for column in columns if column not in names]:
+        raise DataError(
+            f"{path} lacks the column {' and '.join(missing)}: its first line must name the columns "
+            f"{' and '.join(columns)}{' and, if known, subject' if 'label' in columns else ''}."
+        )
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        raise DataError(f"{path} has the column {shown(twice[0])} twice: remove or rename one.")
+
+
+def _row(
+    path: Path, number: int, names: Sequence[str], fields: Sequence[str], columns: Sequence[str]
+) -> dict[str, str]:
+    if further := [field for field in fields[len(names) :] if field]:
+        raise DataError(
+            f"Row {number} of {path} has more fields than the header ({shortened(map(shown, further))}): put quotes "
+            "around a field that holds the divider."
+        )
+    row = dict(zip(names, [*fields, *[""] * (len(names) - len(fields))], strict=False))
+    for column in dict.fromkeys((*columns, "path", "label", "subject")):
+        if "\n" in row.get(column, "") or "\r" in row.get(column, ""):
+            raise DataError(
+                f"Row {number} of {path} has a {column} of several lines: a quote in it is not closed, so close or "
+                "remove it."
+            )
+    return row
