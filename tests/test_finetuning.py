@@ -344,6 +344,36 @@ def test_frames_like_cnmc_keep_the_preprocessing_of_the_weight(tmp_path, draw_ce
     assert usual_preprocessing(bright, mine)[0] == mine
 
 
+@pytest.mark.parametrize("side", [256, 450])
+@pytest.mark.parametrize("radius", [0.6, 0.5, 0.4])
+def test_fields_through_an_eyepiece_take_no_crop_of_cnmc(tmp_path, side, radius):
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    for label, level in (("a", 200), ("b", 230)):
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            field = np.full((side, side, 3), level + number, np.uint8)
+            field[np.hypot(x, y - 20 * number) < 0.1 * side] = (90, 40, 120)
+            field[np.hypot(x, y) > radius * side] = 0
+            Image.fromarray(field).save(tmp_path / label / f"{number}.png")
+    inspected = inspect_cells(tmp_path)
+    assert not inspected.on_black.any()
+    assert usual_preprocessing(inspected, Preprocessing((32, 32)))[0] is None
+
+
+@pytest.mark.parametrize("highest", [0, 8])
+def test_a_black_image_is_no_cell_to_learn_from(tmp_path, draw_cell, highest):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(2):
+            Image.fromarray(draw_cell(number + 5 * (label == "a"))).save(tmp_path / label / f"{number}.png")
+    Image.new("RGB", (256, 256), (highest, 0, 0)).save(tmp_path / "a" / "night.png")
+    with pytest.raises(DataError, match=r"night.png is black where the cell should be .*--skip-unreadable"):
+        inspect_cells(tmp_path)
+    kept = inspect_cells(tmp_path, skip_unreadable=True)
+    assert len(kept.cells) == 4
+    assert "night.png" in kept.cells.notes[-1]
+
+
 def test_preprocessing_can_be_given_once(tiny_folder, folder):
     mine = Preprocessing((32, 32), 0.5, None)
     found = fine_tune(

@@ -18,7 +18,16 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from leukaemia_zoo import images
 from leukaemia_zoo.errors import ImageError, LeukaemiaZooError
-from leukaemia_zoo.images import MAX_PIXELS, MIN_SIDE, as_image, as_images, find_images, list_images, read_image
+from leukaemia_zoo.images import (
+    MAX_PIXELS,
+    MIN_SIDE,
+    as_image,
+    as_images,
+    find_images,
+    lies_on_black,
+    list_images,
+    read_image,
+)
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HEIGHT, WIDTH = 20, 24
@@ -621,6 +630,55 @@ class TestFindImages:
                                 "the folder.",)  # fmt: skip
         with pytest.raises(ImageError, match="cannot be listed"):
             list_images([tmp_path / locked])
+
+
+class TestOnBlack:
+    @staticmethod
+    def eyepiece(side, radius, level=225):
+        """A bright field with cells in it, as through an eyepiece."""
+        y, x = np.mgrid[:side, :side] - (side - 1) / 2
+        field = np.full((side, side, 3), (level + 10, level, level), np.uint8)
+        for row, column in ((0.3, 0.4), (0.6, 0.6), (0.5, 0.25)):
+            inside = np.hypot(y + side / 2 - row * side, x + side / 2 - column * side) < 0.07 * side
+            field[inside] = (90, 50, 130)
+        field[np.hypot(x, y) > radius * side] = 0
+        return field
+
+    @pytest.mark.parametrize("side", [256, 450])
+    @pytest.mark.parametrize("radius", [0.69, 0.6, 0.5, 0.45, 0.35])
+    def test_a_field_through_an_eyepiece_is_none(self, side, radius):
+        """Whether its circle reaches beyond the frame, so that the corners alone are dark, or lies within it."""
+        field = self.eyepiece(side, radius)
+        assert field[:8, :8].max() == 0
+        assert not lies_on_black(field)
+        assert not lies_on_black(self.eyepiece(side, radius, level=170))
+
+    @pytest.mark.parametrize("radius", [0.1, 0.25, 0.28, 0.45])
+    @pytest.mark.parametrize("level", [60, 120, 190])
+    def test_a_cell_is_one_whatever_its_size(self, draw_cell, radius, level):
+        if level < 150 or radius < 0.28:
+            assert lies_on_black(draw_cell(1, radius=radius, level=level))
+
+    def test_compression_leaves_it_one(self, tmp_path, draw_cell):
+        for quality in (60, 75, 95):
+            Image.fromarray(draw_cell(1)).save(tmp_path / "cell.jpg", quality=quality)
+            assert lies_on_black(read_image(tmp_path / "cell.jpg"))
+        assert not lies_on_black(np.full((64, 64, 3), 9, np.uint8))
+
+    def test_the_networks_and_the_augmentation_have_the_same_threshold(self):
+        from leukaemia_zoo import augmentation, layers, segmentation
+
+        assert layers.CellMask().threshold == images.BLACK == augmentation.BLACK == segmentation.BLACK
+
+    @pytest.mark.parametrize("folder", ["cnmc/training_data", "cnmc_original"])
+    def test_real_cells(self, shared_data, folder):
+        paths = find_images([shared_data / folder])[0]
+        assert all(lies_on_black(read_image(path)) for path in paths[:: max(1, len(paths) // 60)])
+
+    @pytest.mark.parametrize("folder", ["pbc", "bccd"])
+    def test_real_photographs(self, shared_data, folder):
+        paths = find_images([shared_data / folder])[0]
+        assert not any(lies_on_black(read_image(path)) for path in paths[:: max(1, len(paths) // 40)])
 
 
 class TestAsImage:

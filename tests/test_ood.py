@@ -151,7 +151,6 @@ def test_what_is_no_cell_is_unfamiliar(shipped):
     cell = read_image(sorted(EXAMPLES.glob("*.png"))[0])
     ramp = np.broadcast_to(np.linspace(0, 255, 256)[None, :, None], (256, 256, 3))
     shown = {
-        "black": np.zeros((256, 256, 3), np.uint8),
         "white": np.full((256, 256, 3), 255, np.uint8),
         "pink": np.broadcast_to(np.array([230, 200, 210], np.uint8), (256, 256, 3)),
         "noise": rng.integers(0, 256, (256, 256, 3)).astype(np.uint8),

@@ -1,5 +1,6 @@
 """From files and arrays to verdicts, one a cell and one a subject."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -15,6 +16,7 @@ from leukaemia_zoo import (
     Prediction,
     Predictions,
     Preprocessing,
+    embed,
     iter_predictions,
     load_model,
     predict,
@@ -90,6 +92,43 @@ def test_frames_of_many_sizes(tiny_model, draw_cell):
     found = predict(tiny_model, [draw_cell(1, size=size, level=190) for size in sizes])
     assert [item.label for item in found] == ["all"] * 4
     assert [item.path for item in found] == [f"images[{number}]" for number in range(4)]
+
+
+@pytest.mark.parametrize("size", [64, 450])
+@pytest.mark.parametrize("what", ["black", "dark", "beside the crop"])
+def test_a_frame_in_which_the_network_sees_nothing_is_refused(tiny_model, tmp_path, frames, size, what):
+    """As an array and as a file, and also where what is not black lies outside of what the network sees."""
+    frame = np.full((size, size, 3), 8 if what == "dark" else 0, np.uint8)
+    if what == "beside the crop":
+        frame[:6, :6] = 200
+    for look in (predict, embed):
+        with pytest.raises(
+            ImageError, match=rf"images\[1\] is black where .*\(highest value {frame[-1, -1, 0]} of 255"
+        ):
+            look(tiny_model, [frames[0], frame])
+    Image.fromarray(frame).save(tmp_path / "night.png")
+    Image.fromarray(frames[0]).save(tmp_path / "cell.png")
+    cell, night = predict(tiny_model, tmp_path)
+    assert cell.label is not None
+    assert night.label is None
+    assert night.error.startswith(f"{tmp_path / 'night.png'} is black where the cell should be")
+
+
+def test_one_file_counts_once_in_its_subject(tiny_model, tmp_path, draw_cell):
+    """Given twice, by another way and through a link; each row is there all the same."""
+    Image.fromarray(draw_cell(1, level=190)).save(tmp_path / "UID_7_1_1_all.png")
+    Image.fromarray(draw_cell(2, level=60)).save(tmp_path / "UID_7_1_2_all.png")
+    bright, dark = tmp_path / "UID_7_1_1_all.png", tmp_path / "UID_7_1_2_all.png"
+    (wanted,) = predict(tiny_model, [bright, dark]).by_subject()
+    further = [tmp_path / ".." / tmp_path.name / dark.name, dark]
+    with contextlib.suppress(OSError):
+        (tmp_path / "UID_7_9_9_all.png").symlink_to(dark)
+        further.append(tmp_path / "UID_7_9_9_all.png")
+    found = predict(tiny_model, [bright, dark, *further])
+    assert len(found) == 2 + len(further)
+    (summary,) = found.by_subject()
+    assert summary.cells == 2
+    np.testing.assert_allclose(summary.mean_probabilities, wanted.mean_probabilities, atol=1e-6)
 
 
 def test_nothing(tiny_model):

@@ -152,7 +152,7 @@ def drawn_sets(seed: int) -> dict[str, tuple[str, Frames]]:
     """Sets of images that a program draws."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE
-    colours = [np.array(colour) for colour in ((0, 0, 0), (255, 255, 255), (128, 128, 128), (230, 200, 210))]
+    colours = [np.array(colour) for colour in ((255, 255, 255), (128, 128, 128), (230, 200, 210))]
 
     def ramp() -> np.ndarray:
         angle = rng.uniform(0, 2 * np.pi)
@@ -171,7 +171,7 @@ def drawn_sets(seed: int) -> dict[str, tuple[str, Frames]]:
     noise = [rng.integers(0, 256, (SIZE, SIZE, 3)) for _ in range(10)]
     noise += [rng.normal(128, 20, (SIZE, SIZE, 3)) for _ in range(10)]
     sets = {
-        "uniform": ("frames of one colour, black and white among them", uniform),
+        "uniform": ("frames of one colour, white among them (black is refused)", uniform),
         "noise": ("noise", noise),
         "gradient": ("gradients from one colour to another", [gradient() for _ in range(20)]),
         "stripes": ("stripes of two colours", [stripes() for _ in range(20)]),

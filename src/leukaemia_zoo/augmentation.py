@@ -8,8 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-_BLACK = 8.0
-"""Grey level up to which a pixel is background; lossy formats leave a noise of a few levels on black."""
+from leukaemia_zoo.images import BLACK
 
 # Optical density of a pixel x: -log((x + 4) / 259). The offset keeps the density of black finite.
 _WHITE, _OFFSET = 259.0, 4.0
@@ -115,7 +114,7 @@ class CellAugmentation(keras.layers.Layer):
     def _cut_out(self, images: Any) -> tuple[Any, Any]:
         """Cut a random blob out of frames that are not segmented; say which frames (batch, 1, 1, 1) were cut."""
         count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
-        covered = ops.mean(ops.cast(ops.max(images, axis=-1) > _BLACK, "float32"), axis=(1, 2))
+        covered = ops.mean(ops.cast(ops.max(images, axis=-1) > BLACK, "float32"), axis=(1, 2))
         chosen = self._uniform((count,), 0.0, 1.0) < self.cut_out
         # A turned frame has black corners, so that one without a black background is still covered by a half.
         cut = ops.reshape(ops.cast(ops.logical_and(covered > 0.5, chosen), "float32"), (-1, 1, 1, 1))
@@ -134,7 +133,7 @@ class CellAugmentation(keras.layers.Layer):
         """Change the optical densities of the cell as another stain, scanner and focus would."""
         count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
         strength = self.colour
-        cell = ops.cast(ops.max(images, axis=-1, keepdims=True) > _BLACK, "float32")
+        cell = ops.cast(ops.max(images, axis=-1, keepdims=True) > BLACK, "float32")
         density = -ops.log((images + _OFFSET) / _WHITE)
         mixing = ops.eye(3)[None] + self._normal((count, 3, 3), 0.05 * strength)
         density = ops.reshape(

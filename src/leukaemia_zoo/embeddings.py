@@ -23,7 +23,7 @@ import numpy.typing as npt
 from leukaemia_zoo.architectures import EMBEDDING_LAYER
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.files import replacing
-from leukaemia_zoo.images import as_image, image_items, read_image
+from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
 from leukaemia_zoo.loading import config_of
 from leukaemia_zoo.views import symmetric_views
 from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
@@ -51,7 +51,7 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArra
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> lz.embed(lz.load_model("cnn_attention"), np.zeros((2, 450, 450, 3), "uint8")).shape
+        >>> lz.embed(lz.load_model("cnn_attention"), np.full((2, 450, 450, 3), 90, "uint8")).shape
         (2, 512)
     """
     items, _ = image_items(images)
@@ -61,7 +61,10 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArra
     def prepare(row: tuple[int, Any]) -> np.ndarray:
         number, item = row
         is_file = isinstance(item, str | os.PathLike)
-        return config.preprocessing(read_image(item) if is_file else as_image(item, name=f"images[{number}]"))
+        name = os.fspath(item) if is_file else f"images[{number}]"
+        pixels = config.preprocessing(read_image(item) if is_file else as_image(item, name=name))
+        check_visible(pixels, name)
+        return pixels
 
     found = [np.zeros((0, int(network.output_shape[-1])), np.float32)]
     rows = enumerate(items)

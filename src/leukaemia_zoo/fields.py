@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.images import RGBArray, as_image, as_images
+from leukaemia_zoo.images import RGBArray, as_image, as_images, lies_on_black
 from leukaemia_zoo.segmentation import (
     WORKING_SCALE,
     BoolArray,
@@ -25,7 +25,6 @@ from leukaemia_zoo.segmentation import (
     differs,
     group_nuclei,
     grow_cells,
-    lies_on_black,
     nuclear_threshold,
     off_black,
     on_black,

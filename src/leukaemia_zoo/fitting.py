@@ -23,7 +23,7 @@ from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.devices import on_devices
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import cell_area, metrics
-from leukaemia_zoo.images import read_image
+from leukaemia_zoo.images import check_visible, read_image
 from leukaemia_zoo.ood import distance, limit_of
 from leukaemia_zoo.precision import compiles_steps, precision
 from leukaemia_zoo.preprocessing import Preprocessing
@@ -112,6 +112,7 @@ def read_arrays(cells: Cells, recipe: Recipe, seed: int, preprocessing: Preproce
         # The file's name, not its row, so that a cell has the same views in every table.
         name_seed = int.from_bytes(cells.paths[row].stem.encode()[-8:], "little")
         pixels[:, row] = turned_views(frame, preprocessing, recipe.turned_views, seed + name_seed)
+        check_visible(pixels[0, row], str(cells.paths[row]))
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(read, range(len(cells))))

@@ -39,6 +39,17 @@ MIN_SIDE = 16
 MAX_PIXELS = 50_000_000
 """The most pixels that are decoded (150 MB as RGB): a slide or a decompression bomb lies above it."""
 
+BLACK = 8
+"""A pixel with no channel above this is background, for the networks and for all that looks at a cell on black: exactly
+black in C-NMC 2019, a few levels above it after lossy compression."""
+
+_MOST_OF_A_CELL = 0.25
+"""Largest share of the frame that a cell of C-NMC 2019 covers, of 2,621 cells looked at."""
+
+_SLIDE = 150
+"""Median of each pixel's darkest channel from which there is mostly empty slide: 159 to 192 in 40 fields of BCCD, 17 to
+53 within the cells of C-NMC 2019."""
+
 RGBArray = npt.NDArray[np.uint8]
 
 _FORMATS = "BMP, PNG, JPEG, TIFF and WebP"
@@ -431,6 +442,35 @@ def _float_to_8_bit(values: npt.NDArray[np.floating], path: Path) -> RGBArray:
             f"{path} holds floating-point values from {low:.6g} to {high:.6g}: save it as 8-bit or scale it to 0 to 1."
         )
     return np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A cell on black
+
+
+def lies_on_black(pixels: RGBArray) -> bool:
+    """Whether an image shows a cell on black: nine tenths of its outermost pixels are background, as in C-NMC 2019.
+
+    The round field of an eyepiece is no cell, though black lies around it: it fills more of the frame than a cell does,
+    mostly with empty slide.
+    """
+    above = pixels.max(axis=-1) > BLACK
+    if np.concatenate([above[0], above[-1], above[1:-1, 0], above[1:-1, -1]]).mean() > 0.1:
+        return False
+    return not (above.mean() > _MOST_OF_A_CELL and np.median(pixels[above].min(axis=-1)) >= _SLIDE)
+
+
+def check_visible(pixels: RGBArray, name: str) -> None:
+    """Refuse a frame in which the networks would see nothing: every pixel of it is background.
+
+    Raises:
+        ImageError: With the name and the highest value.
+    """
+    if (highest := int(pixels.max())) <= BLACK:
+        raise ImageError(
+            f"{name} is black where the cell should be (highest value {highest} of 255, background up to {BLACK}): "
+            "give an image of a cell, scaled to 0..255."
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------------

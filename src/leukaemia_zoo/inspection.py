@@ -23,7 +23,7 @@ from leukaemia_zoo.calibration import IntArray
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.datasets import read_data
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
-from leukaemia_zoo.images import RGBArray, read_image
+from leukaemia_zoo.images import check_visible, lies_on_black, read_image
 from leukaemia_zoo.preprocessing import Preprocessing
 
 SPLITS_BY = ("auto", "subject", "image")
@@ -43,8 +43,6 @@ _LIKE = 0.87
 """Likeness of two class names (difflib's ratio) from which one may be a slip: lymphocyt and lymphocyte have 0.95,
 monocite and monocyte 0.88, promyelocyte and myelocyte 0.86."""
 
-_BLACK = 16  # JPEG leaves up to so much on black
-_CORNER = 8
 _MOST_NAMED = 5
 
 
@@ -137,16 +135,11 @@ def inspect_cells(
 def _look(path: Path) -> _Seen | ImageError:
     try:
         frame = read_image(path)
+        check_visible(frame, str(path))
     except ImageError as error:
         return error
     digest = hashlib.sha256(str(frame.shape).encode() + frame.tobytes()).hexdigest()
-    return _Seen(digest, min(frame.shape[:2]), _is_on_black(frame))
-
-
-def _is_on_black(frame: RGBArray) -> bool:
-    """Whether the four corners are black, as of a segmented cell."""
-    n = min(_CORNER, *frame.shape[:2])
-    return all(corner.max() <= _BLACK for corner in (frame[:n, :n], frame[:n, -n:], frame[-n:, :n], frame[-n:, -n:]))
+    return _Seen(digest, min(frame.shape[:2]), lies_on_black(frame))
 
 
 def _warn_of_slips(names: Sequence[str], warn: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from leukaemia_zoo.calibration import FloatArray, IntArray
 from leukaemia_zoo.cells import Cells, class_key, fingerprint
 from leukaemia_zoo.datasets import class_names_of, read_data
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.images import RGBArray, as_image, read_image
+from leukaemia_zoo.images import RGBArray, as_image, check_visible, read_image
 from leukaemia_zoo.splits import Split, save_manifest
 
 _PICTURE_SIDE = 96
@@ -174,6 +174,7 @@ def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedC
 
     def measure(row: int) -> tuple[int, dict[str, FloatArray]]:
         frame = read_image(table.paths[row]) if frames is None else frames[row]
+        check_visible(frame, str(table.paths[row]))
         return fingerprint(frame), features_of(frame)
 
     with ThreadPoolExecutor() as pool:

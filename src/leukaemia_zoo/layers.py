@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from leukaemia_zoo.images import BLACK
+
 _MASK_FLOOR = 0.3
 """A position of a feature map counts from this share of cell pixels on: below it, it mostly describes the border."""
 
@@ -35,7 +37,7 @@ class CellMask(keras.layers.Layer):
         4.0
     """
 
-    def __init__(self, threshold: float = 8.0, **kwargs: Any) -> None:
+    def __init__(self, threshold: float = float(BLACK), **kwargs: Any) -> None:
         # float32 whatever the policy: bfloat16 cannot tell neighbouring grey levels apart.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.threshold = threshold

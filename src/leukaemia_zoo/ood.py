@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from leukaemia_zoo.architectures import STATISTICS_NORM
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.images import as_image, image_items, read_image
+from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
 from leukaemia_zoo.loading import config_of
+from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.views import symmetric_views
 
 FAMILIAR_SHARE = 0.99
@@ -64,15 +65,19 @@ def ood_scores(model: keras.Model, images: Any, *, batch_size: int = 32) -> npt.
     rows = enumerate(image_items(images)[0])
     scores = [np.zeros(0)]
     while batch := list(itertools.islice(rows, batch_size)):
-        pixels = np.stack([config.preprocessing(_read(item, f"images[{number}]")) for number, item in batch])
+        pixels = np.stack([_prepared(item, number, config.preprocessing) for number, item in batch])
         views = symmetric_views(pixels.astype(np.float32), config.views)
         outputs = [np.asarray(network.predict_on_batch(view)) for view in views]
         scores.append(distance(np.mean(outputs, axis=0, dtype=np.float64)))
     return np.concatenate(scores)
 
 
-def _read(item: Any, name: str) -> np.ndarray:
-    return read_image(item) if isinstance(item, str | os.PathLike) else as_image(item, name=name)
+def _prepared(item: Any, number: int, preprocessing: Preprocessing) -> np.ndarray:
+    is_file = isinstance(item, str | os.PathLike)
+    name = os.fspath(item) if is_file else f"images[{number}]"
+    pixels = preprocessing(read_image(item) if is_file else as_image(item, name=name))
+    check_visible(pixels, name)
+    return pixels
 
 
 def distance(standardised: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
 from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.images import as_image, image_items, read_image
+from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
 from leukaemia_zoo.loading import config_of
 from leukaemia_zoo.ood import distance, with_statistics
 from leukaemia_zoo.registry import ModelConfig
@@ -147,7 +147,7 @@ class Predictions(Sequence[Prediction]):
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> predictions = lz.predict(lz.load_model("cnn_attention"), np.zeros((2, 450, 450, 3), "uint8"))
+        >>> predictions = lz.predict(lz.load_model("cnn_attention"), np.full((2, 450, 450, 3), 90, "uint8"))
         >>> len(predictions), predictions.probabilities.shape
         (2, (2, 2))
     """
@@ -174,10 +174,16 @@ class Predictions(Sequence[Prediction]):
         return [item for item in self._items if item.error is not None]
 
     def by_subject(self) -> list[SubjectSummary]:
-        """One summary a subject, sorted by subject; empty where no subject is known."""
+        """One summary a subject, sorted by subject; empty where no subject is known.
+
+        A file that was given twice, by another name or through a link, counts once.
+        """
         tally = SubjectTally()
+        files: set[str] = set()
         for item in self._items:
-            tally.add(item)
+            if (file := os.path.realpath(item.path)) not in files:
+                tally.add(item)
+            files.add(file)
         return tally.summaries()
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -262,7 +268,9 @@ def iter_predictions(
             subject = subject_from_name(Path(item))
         try:
             frame = read_image(item) if is_file else as_image(item, name=name)
-            return name, subject, config.preprocessing(frame)
+            pixels = config.preprocessing(frame)
+            check_visible(pixels, name)
+            return name, subject, pixels
         except ImageError as error:
             if raise_errors:
                 raise

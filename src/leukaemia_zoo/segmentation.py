@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
-from leukaemia_zoo.images import RGBArray, as_image
+from leukaemia_zoo.images import BLACK, RGBArray, as_image, lies_on_black
 
 CNMC_MICROMETRES_PER_PIXEL = 0.06
 """Scale at which C-NMC 2019 shows cells. Its authors published none that we know of: this is the scale at which its
@@ -29,9 +29,6 @@ may be wrong by a sixth or more."""
 
 FRAME = 450
 """Side in pixels of the official frames of C-NMC 2019."""
-
-BLACK = 16
-"""A pixel with no channel above this is background: exactly black in C-NMC 2019, nearly after JPEG compression."""
 
 WORKING_SCALE = 6.0
 """Pixels per micrometre at which cells are looked for; finer images are reduced, which saves time."""
@@ -184,12 +181,6 @@ def on_black(pixels: RGBArray, mask: BoolArray, micrometres_per_pixel: float) ->
     inside = np.asarray(Image.fromarray(cell).resize((FRAME, FRAME), kind, box=box)) >= 128
     # A pixel of a cell is never exactly black: that is how the networks tell the background.
     return np.where(inside[..., None], np.maximum(colours, 1), 0).astype(np.uint8)
-
-
-def lies_on_black(pixels: RGBArray) -> bool:
-    """Whether nine tenths of the outermost pixels of an image are black, as around the cells of C-NMC 2019."""
-    dark = pixels.max(axis=-1) <= BLACK
-    return bool(np.concatenate([dark[0], dark[-1], dark[1:-1, 0], dark[1:-1, -1]]).mean() >= 0.9)
 
 
 def off_black(pixels: RGBArray) -> BoolArray:
