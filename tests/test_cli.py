@@ -301,6 +301,58 @@ def test_file_names_that_a_terminal_cannot_show(run, tiny_folder, mixed_folder, 
     assert {os.fsencode(Path(record["path"]).name) for record in records} >= set(names)
 
 
+# --- what is passed over, linked or locked ---
+
+
+def test_what_is_met_beside_the_cells_is_told(run, two_wards, tiny_folder):
+    """Thumbnails of a NAS are no cells; one file through a link counts once."""
+    (two_wards / "a" / "@eaDir").mkdir()
+    shutil.copy(two_wards / "a" / "1.bmp", two_wards / "a" / "@eaDir" / "thumb.bmp")
+    call = ("predict", two_wards / "a", two_wards / "b", "--model", tiny_folder, "--csv", two_wards / "o.csv")
+    status, _, err = run(*call)
+    assert (status, err) == (0, f"note: 1 folder of the system passed over: {two_wards / 'a' / '@eaDir'}.\n")
+    status, _, err = run(*call, two_wards / "b" / "1.bmp")
+    assert status == 0
+    assert "1 file was named twice or through a link and counted once" in err
+    assert len(read_rows(two_wards / "o.csv")) == 3
+
+
+def test_a_broken_link_has_a_row_and_a_status(run, two_wards, tiny_folder):
+    try:
+        (two_wards / "a" / "annexed.bmp").symlink_to(".git/annex/objects/SHA256E-s1--0.bmp")
+        (two_wards / "b" / "patient 7").symlink_to(two_wards / "gone")
+    except OSError:
+        pytest.skip("this system makes no links")
+    out = two_wards / "o.csv"
+    for given in (two_wards / "a", two_wards / "a" / "annexed.bmp"):
+        status, _, err = run("predict", given, "--model", tiny_folder, "--csv", out)
+        assert status == 1
+        assert "annexed.bmp is a link to '.git/annex/objects/SHA256E-s1--0.bmp', which is not there" in err
+        assert [bool(row["error"]) for row in read_rows(out) if "annexed" in row["path"]] == [True]
+    status, _, err = run("predict", two_wards / "b", "--model", tiny_folder, "--csv", out)
+    assert status == 1
+    assert "patient 7 is a link to" in err
+    assert len(read_rows(out)) == 2
+
+
+def test_a_locked_subfolder_is_told_and_the_rest_is_classified(run, two_wards, tiny_folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if Path(path) == two_wards / "a":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    status, _, err = run("predict", two_wards, "--model", tiny_folder, "--csv", two_wards / "o.csv")
+    assert status == 1
+    assert f"note: {two_wards / 'a'} cannot be listed (Permission denied): check your right to read the folder." in err
+    assert {"1.bmp", "2.png"} <= {Path(row["path"]).name for row in read_rows(two_wards / "o.csv")}
+    status, _, err = run("predict", two_wards / "a", "--model", tiny_folder)
+    assert status == 2
+    assert err.count("cannot be listed") == 1
+
+
 # --- subjects from a CSV ---
 
 
@@ -332,6 +384,15 @@ def test_subjects_by_path_and_by_name(run, two_wards, tiny_folder):
     assert subjects_of(run, two_wards, *options) == {"a/1.bmp": "Ada", "b/1.bmp": "Bob", "b/2.png": "Bob"}
     out = run("predict", two_wards / "a", two_wards / "b", *options)[1]
     assert re.search(r"^Ada +1 .*\nBob +2 ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_subjects_as_spreadsheets_write_them(run, two_wards, tiny_folder, encoding):
+    content = f" Subject ;PATH\r\nAda ; {two_wards / 'a' / '1.bmp'}\r\nBob; 2.png \r\n;\r\n"
+    (two_wards / "s.csv").write_bytes(content.encode(encoding))
+    found = subjects_of(run, two_wards, "--model", tiny_folder, "--subjects", two_wards / "s.csv")
+    assert found["b/2.png"] == "Bob"
+    assert found["a/1.bmp"] == "Ada"
 
 
 def test_a_name_that_two_subjects_share_tells_nothing(run, two_wards, tiny_folder):

@@ -645,19 +645,17 @@ class TestOnBlack:
         return field
 
     @pytest.mark.parametrize("side", [256, 450])
-    @pytest.mark.parametrize("radius", [0.69, 0.6, 0.5, 0.45, 0.35])
+    @pytest.mark.parametrize("radius", [0.67, 0.6, 0.5, 0.45, 0.35])
     def test_a_field_through_an_eyepiece_is_none(self, side, radius):
         """Whether its circle reaches beyond the frame, so that the corners alone are dark, or lies within it."""
         field = self.eyepiece(side, radius)
-        assert field[:8, :8].max() == 0
+        assert field[:4, :4].max() == 0
         assert not lies_on_black(field)
         assert not lies_on_black(self.eyepiece(side, radius, level=170))
 
-    @pytest.mark.parametrize("radius", [0.1, 0.25, 0.28, 0.45])
-    @pytest.mark.parametrize("level", [60, 120, 190])
+    @pytest.mark.parametrize(("radius", "level"), [(0.1, 190), (0.25, 190), (0.28, 120), (0.45, 60), (0.49, 120)])
     def test_a_cell_is_one_whatever_its_size(self, draw_cell, radius, level):
-        if level < 150 or radius < 0.28:
-            assert lies_on_black(draw_cell(1, radius=radius, level=level))
+        assert lies_on_black(draw_cell(1, radius=radius, level=level))
 
     def test_compression_leaves_it_one(self, tmp_path, draw_cell):
         for quality in (60, 75, 95):

@@ -1,5 +1,6 @@
 import doctest
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,112 @@ def test_a_whole_download_is_ok_and_its_duplicates_are_named(download: Path) -> 
         )
         assert ": as published" in report.describe()
         assert "1 cells there twice" in report.describe()
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The small set as images: the one cell in two folds is the same file, all others differ."""
+    root = tmp_path / "images"
+    for path, value in OFFICIAL.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith(".csv"):
+            (root / path).write_text(
+                "Patient_ID,new_names,labels\nUID_66_1_1_all.bmp,1.bmp,1\nUID_H9_1_1_hem.bmp,2.bmp,0\n"
+            )
+        else:
+            Image.fromarray(np.full((20, 20, 3), 10 * value, np.uint8)).save(root / path)
+    digests = [np.frombuffer(hashlib.sha256((root / path).read_bytes()).digest(), np.uint8) for path in OFFICIAL]
+    sizes = np.array([(root / path).stat().st_size for path in OFFICIAL], np.uint32)
+    listed = OfficialFiles(tuple(OFFICIAL), np.stack(digests), sizes)
+    for module in (cnmc, verification):
+        monkeypatch.setattr(module, "official_files", lambda: listed)
+    cached = (cnmc.official_duplicates, cnmc._official_rows, cnmc._first_copies)
+    for function in cached:
+        function.cache_clear()
+    yield root
+    for function in cached:
+        function.cache_clear()
+
+
+def other_header(source: Path, target: Path) -> None:
+    """The pixels of one BMP under a header that is longer by 84 bytes, as the preliminary set has them."""
+    data = bytearray(source.read_bytes())
+    start = int.from_bytes(data[10:14], "little")
+    pixels = data[start:]
+    header = data[:start] + bytes(84)
+    header[2:6] = (len(header) + len(pixels)).to_bytes(4, "little")
+    header[10:14] = len(header).to_bytes(4, "little")
+    target.write_bytes(header + pixels)
+
+
+def test_pixels_under_another_header_join_two_subjects(images: Path) -> None:
+    training = images / "training_data/fold_0/all/UID_20_1_1_all.bmp"
+    preliminary = images / "validation_data/C-NMC_test_prelim_phase_data/1.bmp"
+    report = verify(images, pixels=True)
+    assert report.ok
+    assert report.same_pixels == report.new_pairs == ()
+    assert "0 cells there twice by pixels" in report.describe()
+    other_header(training, preliminary)
+    assert training.read_bytes() != preliminary.read_bytes()
+    assert verify(images).same_pixels is None
+    report = verify(images, pixels=True)
+    assert report.same_pixels is not None
+    (group,) = report.same_pixels
+    assert {training.relative_to(images).as_posix(), preliminary.relative_to(images).as_posix()} <= set(group)
+    (told,) = report.new_pairs
+    assert "the subjects 20 and 66 are one person" in told
+    assert f"NEW: {told}" in report.describe()
+
+
+def test_pixels_are_compared_across_formats_and_known_people_are_nothing_new(images: Path) -> None:
+    """A converted copy of the one cell, and one of subject 51 beside one of subject 55."""
+    source = images / "training_data/fold_1/hem/UID_h3_1_1_hem.bmp"
+    Image.open(source).save(source.with_name("UID_h77_5_5_hem.png"))
+    labels = images / "validation_data/C-NMC_test_prelim_phase_data_labels.csv"
+    labels.write_text(labels.read_text().replace("UID_66_", "UID_55_"))
+    other_header(labels.parent / "C-NMC_test_prelim_phase_data" / "1.bmp", images / "UID_51_9_9_all.bmp")
+    report = verify(images, pixels=True)
+    assert report.same_pixels is not None
+    assert len(report.same_pixels) == 2
+    (told,) = report.new_pairs
+    assert "the subjects H3 and H77 are one person" in told
+
+
+def test_what_cannot_be_looked_into_is_told(download: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken link, a locked folder, and with pixels an image that is none."""
+    cell = download / "training_data/fold_1/all/UID_21_1_1_all.bmp"
+    cell.unlink()
+    try:
+        cell.symlink_to("gone.bmp")
+    except OSError:
+        pytest.skip("this system makes no links")
+    report = verify(download)
+    assert not report.ok
+    assert any("UID_21_1_1_all.bmp is a broken link" in told for told in report.unreadable)
+    assert report.missing["fold_1"] == ("training_data/fold_1/all/UID_21_1_1_all.bmp",)
+    assert "1 not looked into" in report.describe()
+    assert len(verify(download, pixels=True).unreadable) > 1
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path) == download / "testing_data":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    cell.unlink()
+    write(cell, OFFICIAL["training_data/fold_1/all/UID_21_1_1_all.bmp"])
+    assert verify(download).ok
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = verify(download)
+    assert not report.ok
+    assert len(report.intact) == len(OFFICIAL) - 1
+    assert "testing_data cannot be listed" in report.unreadable[0]
+
+
+@pytest.mark.parametrize("folder", ["@eaDir", "$RECYCLE.BIN", "found.000"])
+def test_folders_of_the_system_are_no_part_of_a_download(download: Path, folder: str) -> None:
+    write(download / "training_data" / "fold_0" / "all" / folder / "UID_20_1_1_all.bmp", 9)
+    assert verify(download).ok
 
 
 @pytest.mark.parametrize(
