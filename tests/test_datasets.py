@@ -495,7 +495,7 @@ def test_what_is_not_there_behind_a_link_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Row 2 .*annexed.png is a link to .*git annex get"):
         read_csv(write_csv(tmp_path / "t.csv", "path,label", "blast/annexed.png,a", "lymphocyte/1.png,b"))
     (tmp_path / "lymphocyte" / "patient 7").symlink_to(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"patient 7 is a link to .*read whole or not at all"):
+    with pytest.raises(DataError, match=r"patient 7 is a link to .*labelled cells are read whole"):
         read_data(tmp_path)
 
 
@@ -512,6 +512,12 @@ def test_labelled_cells_are_not_read_in_part(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"cannot be listed .Permission denied.: check your right"):
         read_data(tmp_path)
+    layout(tmp_path, "blast", "lymphocyte/deep", "monocyte", "monocyte/other")
+    if locked == "lymphocyte/deep":
+        layout(tmp_path, "lymphocyte")
+        cells = read_data(tmp_path, skip_unreadable=True)
+        assert cells.class_names == ("blast", "lymphocyte", "monocyte")
+        assert any("deep cannot be listed" in note for note in cells.notes)
 
 
 def test_cnmc_names_in_other_class_folders_tell_the_subject(tmp_path: Path) -> None:

@@ -711,6 +711,8 @@ class TestAsImage:
             (np.full((20, 20, 3), -1), ["below 0", "standardised"]),
             (np.full((20, 20, 3), 255.1), ["above 255"]),
             (np.full((20, 20, 3), 60000, np.uint16), ["above 255", "257"]),
+            (np.full((20, 20, 3), 4000, np.uint16), ["above 255", "12 bits by dividing by 16.0588"]),
+            (np.full((20, 20, 3), 700.0), ["above 255", "10 bits by dividing by 4.01176"]),
             (np.full((20, 20, 3), np.nan), ["not finite"]),
             (np.full((20, 20, 3), np.inf), ["not finite"]),
             (np.ones((20, 20, 3), bool), ["dtype bool"]),

@@ -56,11 +56,15 @@ class _Row(NamedTuple):
     group: str
 
 
-def read_data(path: str | Path) -> Cells:
+def read_data(path: str | Path, *, skip_unreadable: bool = False) -> Cells:
     """Read labelled cells with the reader that fits: a CSV file, the C-NMC layout, or one folder a class.
 
     A folder is read as C-NMC when a file in it has a C-NMC name and lies in a folder `hem` or `all` or in no class
     folder at all, or when it holds the preliminary test set with its label file.
+
+    Args:
+        path: The file or folder.
+        skip_unreadable: Pass over folders that cannot be listed, with a note, instead of refusing.
 
     Raises:
         DataError: If nothing readable is there; the message says what was looked for.
@@ -75,18 +79,19 @@ def read_data(path: str | Path) -> Cells:
                 f"{path} is a file but no CSV: give a CSV with the columns path,label[,subject] or a folder."
             )
         return read_csv(path)
-    images = _images(_walk(path))
+    walked = _walk(path, skip_unreadable)
+    images = _images(walked)
     if _looks_like_cnmc(path, images):
-        return read_cnmc(path)
+        return read_cnmc(path, skip_unreadable=skip_unreadable)
     if any(len(image.relative_to(path).parts) > 1 for image in images):
-        return read_folders(path)
+        return read_folders(path, skip_unreadable=skip_unreadable)
     raise DataError(
         f"No labelled cells under {path}: looked for C-NMC names (UID_<subject>_<image>_<cell>_<all|hem>.bmp) and "
         f"for one folder of images for each class; a CSV with the columns path,label[,subject] will do too."
     )
 
 
-def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
+def read_cnmc(root: str | Path, keep_duplicates: bool = False, *, skip_unreadable: bool = False) -> Cells:
     """Read C-NMC 2019 cells as downloaded, at any nesting and in any common image format.
 
     `root` may be the Kaggle or TCIA folder, `training_data`, one fold, or a folder with `hem` and `all`. The
@@ -97,6 +102,7 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
         root: Folder to look in.
         keep_duplicates: Keep every copy of a cell. By default one copy of each is kept: the official set holds 104
             training cells twice under two names (`leukaemia_zoo.cnmc.official_duplicates`).
+        skip_unreadable: Pass over folders that cannot be listed, with a note, instead of refusing.
 
     Returns:
         Cells with the classes `("hem", "all")` and merged subjects, sorted by fold, class and file name.
@@ -109,7 +115,7 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
     (('20', 'H3'), [1, 0], ('fold_0', 'fold_2'))
     """
     root = Path(root)
-    walked = _walk(root)
+    walked = _walk(root, skip_unreadable)
     images = _images(walked)
     _refuse_empty([folder for folder in walked.folders if folder.name.lower() in CNMC_CLASSES], walked)
     numbered = [path for path in images if _lies_in(path, root, PRELIMINARY_FOLDER)]
@@ -118,7 +124,7 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
     training = [path for path in images if path not in apart]
 
     rows = [_training_row(path, root, name) for path in training if (name := parse_cnmc_name(path))]
-    notes = [system_note(walked.system, root)] if walked.system else []
+    notes = _notes(walked, root)
     if others := [path for path in training if parse_cnmc_name(path) is None]:
         notes.append(f"{len(others):,} images without a C-NMC name left out, such as {others[0].relative_to(root)}.")
     if unlabelled:
@@ -146,12 +152,16 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
     return _to_cells(rows, CNMC_CLASSES, "c-nmc", notes)
 
 
-def read_folders(root: str | Path) -> Cells:
+def read_folders(root: str | Path, *, skip_unreadable: bool = False) -> Cells:
     """Read one folder a class: the folders in `root` are the classes, their images may be nested deeper.
 
     Classes are sorted as a person would (`stage2` before `stage10`, case ignored); `hem` and `all`, in any case, come
     as `("hem", "all")` where there are no others. Subjects are None except for C-NMC names, which tell them. A file
     that is there twice, through a link, is read once.
+
+    Args:
+        root: Folder with one folder a class.
+        skip_unreadable: Pass over folders that cannot be listed, with a note, instead of refusing.
 
     Raises:
         DataError: If there are fewer than two class folders, one of them holds no image, folders are called after a
@@ -162,7 +172,7 @@ def read_folders(root: str | Path) -> Cells:
     ('blast', 'lymphocyte')
     """
     root = Path(root)
-    walked = _walk(root)
+    walked = _walk(root, skip_unreadable)
     images = _images(walked)
     in_folder = [path for path in images if len(path.relative_to(root).parts) > 1]
     folders = [folder for folder in walked.folders if folder.parent == root]
@@ -174,7 +184,7 @@ def read_folders(root: str | Path) -> Cells:
         )
     _refuse_other_layouts(root, folders, in_folder)
     _refuse_empty(folders, walked)
-    notes = [system_note(walked.system, root)] if walked.system else []
+    notes = _notes(walked, root)
     if ignored := len(walked.hidden) + len(walked.files) - len(images):
         notes.append(f"{ignored:,} hidden files or files that are no images ignored.")
     if stray := len(images) - len(in_folder):
@@ -252,16 +262,23 @@ def existing_folder(root: Path) -> Path:
     return root
 
 
-def _walk(root: Path) -> Walk:
-    """The walk below a folder of labelled cells, of which no part may be missing."""
+def _walk(root: Path, skip_unreadable: bool) -> Walk:
+    """The walk below a folder of labelled cells, of which no part may be missing unless that was asked for."""
     try:
         walked = walk(existing_folder(root))
     except OSError as error:
         raise DataError(f"{root} cannot be listed ({error.strerror or error}): check your right to read it.") from error
-    if walked.faults:
+    if walked.faults and not skip_unreadable:
         more = f" (and so it is with {len(walked.faults) - 1} more)" if len(walked.faults) > 1 else ""
-        raise DataError(f"{walked.faults[0].rstrip('.')}{more}; labelled cells are read whole or not at all.")
+        raise DataError(
+            f"{walked.faults[0].rstrip('.')}{more}; labelled cells are read whole, unless "
+            "skip_unreadable (--skip-unreadable) leaves such folders out."
+        )
     return walked
+
+
+def _notes(walked: Walk, root: Path) -> list[str]:
+    return [*([system_note(walked.system, root)] if walked.system else []), *walked.faults]
 
 
 def _images(walked: Walk) -> list[Path]:

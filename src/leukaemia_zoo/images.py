@@ -518,8 +518,10 @@ def as_image(array: npt.ArrayLike, *, name: str = "image") -> RGBArray:
             "the pixels from before that step, 0 to 255."
         )
     if high > 255:
+        bits = max(10, int(min(high, 2**32)).bit_length())
         raise ImageError(
-            f"{name} has values above 255 (highest {high:.6g}): scale it to 0..255, 16-bit images by dividing by 257."
+            f"{name} has values above 255 (highest {high:.6g}, so perhaps {bits} bits): scale it to 0..255, images of "
+            f"{bits} bits by dividing by {((1 << bits) - 1) / 255:.6g}."
         )
     if pixels.dtype.kind == "f" and 0 < high <= 1:
         raise ImageError(

@@ -85,7 +85,8 @@ def inspect_cells(
         data: A folder, a CSV, or a `Cells` table; see `read_data`.
         split_by: ``"auto"`` keeps the cells of a subject together where subjects are known, and copies of an image
             always; ``"subject"`` refuses data without subjects; ``"image"`` keeps nothing but copies together.
-        skip_unreadable: Leave out images that cannot be read, with a note, instead of refusing.
+        skip_unreadable: Leave out images that cannot be read and folders that cannot be listed, with a note, instead of
+            refusing.
         warn: Called with each sentence that the user should know and that is no reason to stop.
 
     Returns:
@@ -113,7 +114,12 @@ def inspect_cells(
             f"The data is a {type(data).__name__}: give a folder with one folder a class, a CSV with the columns "
             "path,label[,subject], or a table of cells."
         )
-    cells = data if isinstance(data, Cells) else read_data(data)
+    if isinstance(data, Cells):
+        cells = data
+    else:
+        cells = read_data(data, skip_unreadable=skip_unreadable)
+        for note in cells.notes:
+            warn(note)
     _warn_of_slips(cells.class_names, warn)
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(_look, cells.paths))
