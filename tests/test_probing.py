@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -140,6 +141,15 @@ def test_chance_is_told_as_chance(tiny_folder, folder, tmp_path):
     assert found.by == "subject"
     assert found.accuracy.low <= 0.5
     assert not found.notes
+
+
+def test_the_probe_tells_what_was_passed_over(tiny_folder, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "mine")
+    shutil.copytree(next((tmp_path / "mine").iterdir()), tmp_path / "mine" / "#recycle")
+    found = linear_probe(tiny_folder, tmp_path / "mine", folds=4, cache=False, resamples=200)
+    assert found.confusion.shape == (2, 2)
+    assert found.confusion.sum() == 24
+    assert "note: 1 folder of the system passed over: #recycle." in str(found)
 
 
 def test_the_command_prints_the_probe(tiny_folder, folder, capsys):

@@ -114,12 +114,7 @@ def inspect_cells(
             f"The data is a {type(data).__name__}: give a folder with one folder a class, a CSV with the columns "
             "path,label[,subject], or a table of cells."
         )
-    if isinstance(data, Cells):
-        cells = data
-    else:
-        cells = read_data(data, skip_unreadable=skip_unreadable)
-        for note in cells.notes:
-            warn(note)
+    cells = data if isinstance(data, Cells) else read_data(data, skip_unreadable=skip_unreadable)
     _warn_of_slips(cells.class_names, warn)
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(_look, cells.paths))

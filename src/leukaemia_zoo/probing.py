@@ -172,7 +172,7 @@ def linear_probe(
         folds=fold_of,
         by=inspected.by,
         preprocessing=preprocessing,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys([*cells.notes, *notes])),
         seconds=time.perf_counter() - begun,
     )
 
