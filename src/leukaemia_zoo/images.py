@@ -379,19 +379,20 @@ def _refuse_stack(image: TiffImageFile, path: Path) -> None:
         "OME": re.search(r"""\bSize[CZT]=["']0*([2-9]|[1-9]\d+)["']""", text) if "<OME" in text else None,
     }
     maker = next((name for name, found in described.items() if found), None)
-    pages = getattr(image, "n_frames", 1)
     alike = False
-    if maker is None and pages > 1:
+    if maker is None:
         size = image.size
-        image.seek(1)
-        # Reduced copies (1) and masks of transparency (4) are pages too, and no channels.
-        alike = image.size == size and not int(image.tag_v2.get(254, 0)) & 5
+        try:
+            image.seek(1)  # and no further: counting the pages of a damaged file could take for ever
+            # Reduced copies (1) and masks of transparency (4) are pages too, and no channels.
+            alike = image.size == size and not int(image.tag_v2.get(254, 0)) & 5
+        except Exception:  # there is no second page, or none that can be read
+            alike = False
         image.seek(0)
     if maker or alike:
-        count = f"of {pages} grey pages" if pages > 1 else "of grey pages"
         raise ImageError(
-            f"{path} is a stack {count}{f' ({maker})' if maker else ''}, such as channels, slices or times: save it as "
-            "one RGB image (in ImageJ: Image > Type > RGB Color)."
+            f"{path} is a stack of grey pages{f' ({maker})' if maker else ''}, such as channels, slices or times: save "
+            "it as one RGB image (in ImageJ: Image > Type > RGB Color)."
         )
 
 
@@ -410,7 +411,7 @@ def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
     if image.mode == "F":
         return _grey(_float_to_8_bit(np.asarray(image), path))
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(
                 f"{path} holds whole numbers from {values.min()} to {values.max()}: save it as 8-bit or 16-bit."
@@ -421,7 +422,9 @@ def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
                 f"{path} has {bits} bits a sample, but its values reach from {values.min()} to {high} only, "
                 f"{high.bit_length()} of the 16 bits: scale it so that white is 65535 (or 255 in 8 bits)."
             )
-        return _grey(np.rint(values * (255 / (4095 if bits == 12 else 65535))).astype(np.uint8))
+        scaled = values.astype(np.float32)  # exact enough: no value lies within 0.001 of a half
+        scaled *= 255 / (4095 if bits == 12 else 65535)
+        return _grey(np.rint(scaled, out=scaled).astype(np.uint8))
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
         alpha = rgba[..., 3:].astype(np.uint16)
