@@ -1,6 +1,7 @@
 """`benchmark` from images to a report: what it refuses, what is chosen on whom, and how it goes on where it stopped."""
 
 import csv
+import dataclasses
 import doctest
 import json
 
@@ -112,6 +113,20 @@ def test_the_classes_of_the_model_decide_the_order(drawn, tiny_folder):
     assert found["data"]["class_names"] == ["hem", "all"]
     with pytest.raises(DataError, match="cells of the class 'blast', but the models know hem, all"):
         benchmark({"tiny": tiny_folder}, (frames, ["blast"] * 48, subjects), **QUICK)
+
+
+@pytest.mark.parametrize("spelt", [("Hem", "ALL"), ("ALL", "HEM")])
+def test_models_and_data_may_spell_the_classes_otherwise(drawn, tiny_folder, spelt):
+    """The second model gives the same columns under other spellings, in the second case in the other order."""
+    frames, labels, subjects = drawn
+    other = load_model(tiny_folder)
+    other.zoo = dataclasses.replace(other.zoo, class_names=spelt)
+    data = (frames, ["All" if label else "hem" for label in labels], subjects)
+    found = benchmark({"one": load_model(tiny_folder), "other": other}, data, **QUICK).to_dict()
+    assert found["data"]["class_names"] == ["hem", "all"]
+    one, two = (found["models"][name]["metrics"]["auroc"]["value"] for name in ("one", "other"))
+    assert one != pytest.approx(0.5)
+    assert two == pytest.approx(one if spelt[0] == "Hem" else 1 - one)
 
 
 def test_names_of_classes_in_arrays_have_the_order_of_folders_and_csv(drawn, folder):
