@@ -49,7 +49,7 @@ class Child:
     def __init__(self, command: Sequence[str], hang: float = HANG) -> None:
         self._command, self._hang = command, hang
         self._process: subprocess.Popen[str] | None = None
-        self._noise = tempfile.TemporaryFile("w+")  # what it writes to stderr
+        self._noise = tempfile.TemporaryFile("w+")  # noqa: SIM115 - what it writes to stderr, until the end
 
     def ask(self, seed: int) -> dict[str, Any]:
         """The outcome of a seed: what the child says, or that it hung or died."""
@@ -131,7 +131,9 @@ def run(targets: Sequence[str], seeds: Iterator[int], seconds: float, keep: Path
                 outcome = children[target].ask(seed)
                 spent[target] += time.monotonic() - begin
                 counts[target][outcome["kind"]] += 1
-                worst[target] = [max(pair) for pair in zip(worst[target], (outcome["seconds"], outcome["memory"]), strict=True)]
+                worst[target] = [
+                    max(pair) for pair in zip(worst[target], (outcome["seconds"], outcome["memory"]), strict=True)
+                ]
                 if outcome["kind"] == "finding":
                     kind = (target, kind_of(outcome["detail"]))
                     kinds[kind] += 1
@@ -146,18 +148,23 @@ def run(targets: Sequence[str], seeds: Iterator[int], seconds: float, keep: Path
             for child in children.values():
                 child.close()
         noise = {target: len(child.noise()) for target, child in children.items()}
-    print(f"{'target':12} {'inputs':>8} {'errors':>8} {'answers':>8} {'findings':>9} {'slowest':>8} {'memory':>8} {'stderr':>7}")
+    print(_row("target", "inputs", "errors", "answers", "findings", "slowest", "memory", "stderr"))
     for target, found in counts.items():
         slowest, memory = worst[target]
-        print(
-            f"{target:12} {found.total():8,} {found['error']:8,} {found['answer']:8,} {found['finding']:9,} "
-            f"{slowest:6.1f} s {memory / 2**20:5,.0f} MB {noise[target]:7,}"
-        )
-    total = sum(counts.values(), collections.Counter())
-    print(f"{'all':12} {total.total():8,} {total['error']:8,} {total['answer']:8,} {total['finding']:9,}")
+        print(_row(target, *_numbers(found), f"{slowest:.1f} s", f"{memory / 2**20:,.0f} MB", noise[target]))
+    total = sum(counts.values(), collections.Counter[str]())
+    print(_row("all", *_numbers(total)))
     for (target, kind), number in kinds.most_common():
         print(f"{number:6,} x {target}: {kind}")
     return total["finding"]
+
+
+def _numbers(found: collections.Counter[str]) -> list[str]:
+    return [f"{number:,}" for number in (found.total(), found["error"], found["answer"], found["finding"])]
+
+
+def _row(name: str, *cells: object) -> str:
+    return f"{name:12}" + "".join(f"{cell!s:>10}" for cell in cells)
 
 
 def main() -> None:

@@ -346,7 +346,9 @@ def _lie_of_png(rng: random.Random, data: bytes) -> bytes:
         case "moved":
             rng.shuffle(chunks)
         case _:
-            kind = rng.choice((b"PLTE", b"tRNS", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"eXIf", b"zTXt", b"acTL", b"fcTL"))
+            kind = rng.choice(
+                (b"PLTE", b"tRNS", b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"eXIf", b"zTXt", b"acTL", b"fcTL")
+            )
             chunks.insert(rng.randrange(1, len(chunks)), (kind, rng.randbytes(rng.choice((0, 1, 2, 8, 26, 300, 900)))))
     return _png(chunks)
 
@@ -370,7 +372,9 @@ def _lie(rng: random.Random, data: bytes) -> bytes:
     if data[:2] in (b"II", b"MM"):
         return _lie_of_tiff(rng, data)
     if data.startswith(b"BM"):
-        place, width = rng.choice(((2, 4), (10, 4), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2), (30, 4), (34, 4), (46, 4)))
+        place, width = rng.choice(
+            ((2, 4), (10, 4), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2), (30, 4), (34, 4), (46, 4))
+        )
         return _overwrite(rng, data, place, width)
     if data.startswith(b"RIFF"):
         return _overwrite(rng, data, rng.choice((4, 16, 20, 24, 27, 30)), rng.choice((1, 2, 3, 4)))
@@ -443,7 +447,16 @@ def _no_originals() -> list[Files]:
     return [{}]
 
 
-_PNG_KINDS = {"1": (1, 0), "L": (8, 0), "I;16": (16, 0), "RGB": (8, 2), "RGB;16": (16, 2), "P": (8, 3), "LA": (8, 4), "RGBA": (8, 6)}
+_PNG_KINDS = {
+    "1": (1, 0),
+    "L": (8, 0),
+    "I;16": (16, 0),
+    "RGB": (8, 2),
+    "RGB;16": (16, 2),
+    "P": (8, 3),
+    "LA": (8, 4),
+    "RGBA": (8, 6),
+}
 
 
 def _large_png(mode: str, width: int, height: int, fill: int) -> bytes:
@@ -467,12 +480,18 @@ def _change_large(rng: random.Random, originals: list[Files]) -> Input:
         data, what = _large_png(mode, *shape, fill), f"PNG {mode}"
     elif kind == "text":
         packed = zlib.compress(b"\0" * rng.choice((1_000_000, 400_000_000)), 1)
-        chunk = rng.choice(((b"zTXt", b"a\0\0" + packed), (b"iCCP", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed)))
+        chunk = rng.choice(
+            ((b"zTXt", b"a\0\0" + packed), (b"iCCP", b"a\0\0" + packed), (b"iTXt", b"a\0\1\0\0\0" + packed))
+        )
         chunks = list(_png_chunks(_images()[5]["RGB.png"]))
         data, what = _png([chunks[0], *[chunk] * rng.choice((1, 20)), *chunks[1:]]), f"PNG with a large {chunk[0]!r}"
     else:
         shape = (min(shape[0], 16_000), min(shape[1], 16_000))
-        mode = rng.choice({"TIFF": ("F", "I;16", "RGBA", "CMYK", "RGB", "1"), "BMP": ("RGB", "1"), "JPEG": ("L", "CMYK")}.get(kind, ("RGB",)))
+        mode = rng.choice(
+            {"TIFF": ("F", "I;16", "RGBA", "CMYK", "RGB", "1"), "BMP": ("RGB", "1"), "JPEG": ("L", "CMYK")}.get(
+                kind, ("RGB",)
+            )
+        )
         file = io.BytesIO()
         options = {"compression": rng.choice(("tiff_adobe_deflate", "tiff_lzw", None))} if kind == "TIFF" else {}
         Image.new(mode, shape, 1).save(file, kind, **options)
@@ -533,13 +552,38 @@ def _change_table(rng: random.Random, originals: list[Files]) -> Input:
             changed = rng.choice((b"", b"\xef\xbb\xbf")) + text.encode() + rng.choice((b"", b"\n", b"\r\n\r\n"))
         case "field":
             rows[rng.randrange(5)][rng.randrange(4)] = rng.choice(
-                ("", " ", "\0", "a\0b", "/", ".", "..", "~", "x" * 5000, "x" * 200_000, "\ud800", '"', "=1+1", "nan", "²", "①2")
+                (
+                    "",
+                    " ",
+                    "\0",
+                    "a\0b",
+                    "/",
+                    ".",
+                    "..",
+                    "~",
+                    "x" * 5000,
+                    "x" * 200_000,
+                    "\ud800",
+                    '"',
+                    "=1+1",
+                    "nan",
+                    "²",
+                    "①2",
+                )
             )
             changed = _as_csv(rows, rng.choice(",;\t|")).encode("utf-8", "surrogatepass")
         case "row":
             at = rng.randrange(5)
             rows = rng.choice(
-                (rows[:at] + rows[at + 1 :], [*rows, rows[at]], [*rows[:at], rows[at] * 3, *rows[at:]], [*rows[:at], [], *rows[at:]], rows[:1], rows[1:], [])
+                (
+                    rows[:at] + rows[at + 1 :],
+                    [*rows, rows[at]],
+                    [*rows[:at], rows[at] * 3, *rows[at:]],
+                    [*rows[:at], [], *rows[at:]],
+                    rows[:1],
+                    rows[1:],
+                    [],
+                )
             )
             changed = _as_csv(rows).encode()
         case "damage":
@@ -551,7 +595,11 @@ def _change_table(rng: random.Random, originals: list[Files]) -> Input:
             how, changed = encoding, data.decode().encode(encoding)
         case _:
             odd = (b"", b"\n", b"\r", b",", b'"', b"\0" * 1000, b"path,label\n", b"path,path,label,label\na,b,c,d\n")
-            odd += (b'path,label\n"' + b"x" * 500_000, b"path,label," + b"a," * 100_000 + b"\n1,2\n", rng.randbytes(500))
+            odd += (
+                b'path,label\n"' + b"x" * 500_000,
+                b"path,label," + b"a," * 100_000 + b"\n1,2\n",
+                rng.randbytes(500),
+            )
             odd += (b"path,label\r1,2\r", b"PK\x03\x04" + rng.randbytes(300), b"Patient_ID,new_names,labels\n1,2,3\n")
             changed = rng.choice(odd)
     return Input(0, {"cells.csv": changed}, how, must)
@@ -572,11 +620,15 @@ def _subject_originals() -> list[Files]:
 def _read_subjects(folder: Path) -> Any:
     from leukaemia_zoo.cli_predict import _subject_of_path
 
-    return {name: subject for name, subject in _subject_of_path(folder / "cells.csv").items()}
+    return _subject_of_path(folder / "cells.csv")
 
 
 def _preliminary() -> Files:
-    rows = [["Patient_ID", "new_names", "labels"], ["UID_7_1_1_all.bmp", "1.bmp", "1"], ["UID_H3_1_1_hem.bmp", "2.bmp", "0"]]
+    rows = [
+        ["Patient_ID", "new_names", "labels"],
+        ["UID_7_1_1_all.bmp", "1.bmp", "1"],
+        ["UID_H3_1_1_hem.bmp", "2.bmp", "0"],
+    ]
     return {"C-NMC_test_prelim_phase_data_labels.csv": _as_csv(rows).encode()}
 
 
@@ -588,7 +640,10 @@ def _read_preliminary(folder: Path) -> Any:
     from leukaemia_zoo.datasets import read_cnmc
 
     cells = read_cnmc(folder)
-    return [(path.name, label, subject) for path, label, subject in zip(cells.paths, cells.labels.tolist(), cells.subjects, strict=True)]
+    return [
+        (path.name, label, subject)
+        for path, label, subject in zip(cells.paths, cells.labels.tolist(), cells.subjects, strict=True)
+    ]
 
 
 def _change_bytes(rng: random.Random, originals: list[Files]) -> Input:
@@ -606,8 +661,36 @@ def _change_bytes(rng: random.Random, originals: list[Files]) -> Input:
 # --------------------------------------------------------------------------------------------------------------------
 # JSON
 
-_ODD_VALUES: tuple[Any, ...] = (None, True, False, 0, -1, 1.5, 1e308, 10**30, 10**400, float("nan"), float("inf"), "", "x")
-_ODD_VALUES += ("x" * 10_000, "\ud800", "\x1b[2J", "a/b", "../..", [], {}, [[]], [None], {"": None}, [1, 2], ["a", "a"], {"source": []})
+_ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1.5,
+    1e308,
+    10**30,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+)
+_ODD_VALUES += (
+    "x" * 10_000,
+    "\ud800",
+    "\x1b[2J",
+    "a/b",
+    "../..",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": None},
+    [1, 2],
+    ["a", "a"],
+    {"source": []},
+)
 
 
 def _nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -663,7 +746,18 @@ def _change_json(name: str) -> Callable[[random.Random, list[Files]], Input]:
                 how = rng.choice(("utf-16", "utf-8-sig", "utf-32", "cp1252"))
                 changed = data.decode().replace("e", "é", 3).encode(how)
             case _:
-                odd = (b"", b"null", b"[]", b"{}", b"1", b'"x"', b"[" * 100_000, b'{"a":' * 50_000, b"1" * 5000, b"\0" * 100)
+                odd = (
+                    b"",
+                    b"null",
+                    b"[]",
+                    b"{}",
+                    b"1",
+                    b'"x"',
+                    b"[" * 100_000,
+                    b'{"a":' * 50_000,
+                    b"1" * 5000,
+                    b"\0" * 100,
+                )
                 odd += (b"[[]]", b"[{}]", b"NaN", b"{" + b'"a":1,' * 9 + data.lstrip(b" {"))
                 changed = rng.choice(odd)
         return Input(original, originals[original] | {name: changed}, how, must)
@@ -696,7 +790,9 @@ def _model_files(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> File
     data = save(tensors, metadata={"leukaemia_zoo": json.dumps(config)})
     row = weights()["cnn_attention.cnmc"].to_dict() | {"config": config, "file": "model.safetensors"}
     row |= {"name": "mine", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    row["training"] = dict(row["training"]) | {"init": {"source": "cnn.cnmc", "sha256": "0" * 64, "init": {"source": "x"}}}
+    row["training"] = dict(row["training"]) | {
+        "init": {"source": "cnn.cnmc", "sha256": "0" * 64, "init": {"source": "x"}}
+    }
     return {"config.json": json.dumps(row).encode(), "model.safetensors": data}
 
 
@@ -721,14 +817,18 @@ def _change_safetensors(rng: random.Random, originals: list[Files]) -> Input:
     data, must = files["model.safetensors"], ANY
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
-    how = rng.choice(("header", "header", "header", "configuration", "configuration", "layout", "damage", "cut", "length"))
+    how = rng.choice(
+        ("header", "header", "header", "configuration", "configuration", "layout", "damage", "cut", "length")
+    )
     match how:
         case "header":
             how = _change_value(rng, header)
         case "configuration":
             config = json.loads(header["__metadata__"]["leukaemia_zoo"])
             how = _change_value(rng, config)
-            header["__metadata__"]["leukaemia_zoo"] = rng.choice((json.dumps(config), json.dumps([config]), "[" * 99_999, ""))
+            header["__metadata__"]["leukaemia_zoo"] = rng.choice(
+                (json.dumps(config), json.dumps([config]), "[" * 99_999, "")
+            )
         case "layout":
             must = SAME
         case "damage":
@@ -797,7 +897,7 @@ def _fault_of_network(values: Any) -> str | None:
     return None if finite else "numbers that are not finite in a network"
 
 
-# --- splits, recipes, reports, runs
+# --- splits, recipes, reports, trainings
 
 
 def _manifest_originals() -> list[Files]:
@@ -832,7 +932,10 @@ def _recipe_originals() -> list[Files]:
     from leukaemia_zoo.recipes import recipe_for
 
     whole = recipe_for("cnn_attention").to_dict()
-    return [{"recipe.json": json.dumps(whole).encode()}, {"recipe.json": b'{"distillation": {"epochs": 4}, "patience": 5}'}]
+    return [
+        {"recipe.json": json.dumps(whole).encode()},
+        {"recipe.json": b'{"distillation": {"epochs": 4}, "patience": 5}'},
+    ]
 
 
 def _read_recipe(folder: Path) -> Any:
@@ -846,7 +949,7 @@ def _read_recipe(folder: Path) -> Any:
 def _report_originals() -> list[Files]:
     """A report of two models with each block that the renderers know."""
     measured = {"value": 0.9, "low": 0.8, "high": 0.95}
-    metrics = {name: measured for name in ("auroc", "accuracy", "sensitivity", "specificity", "log_loss")}
+    metrics = dict.fromkeys(("auroc", "accuracy", "sensitivity", "specificity", "log_loss"), measured)
     model = {
         "kind": "zoo",
         "metrics": metrics,
@@ -899,28 +1002,6 @@ def _page_of_report(folder: Path) -> Any:
     return (folder / "again" / "report.html").read_bytes()
 
 
-def _run_originals() -> list[Files]:
-    file = io.BytesIO()
-    np.savez(file, probabilities=np.eye(3), chosen=np.array('{"a": 1}'))
-    progress = {"fingerprint": "0", "epoch": 2, "waited": 1, "best": 0.5, "chosen": None, "seconds": 3.0}
-    progress["curves"] = [{"epoch": 1, "loss": 0.6}, {"epoch": 2, "loss": 0.5}]
-    return [{"state/progress.json": json.dumps(progress).encode(), "state/result.npz": file.getvalue()}]
-
-
-def _change_run(rng: random.Random, originals: list[Files]) -> Input:
-    return rng.choice((_change_bytes, _change_json("state/progress.json")))(rng, originals)
-
-
-def _read_run(folder: Path) -> Any:
-    from leukaemia_zoo.run_state import RunState
-
-    state = RunState(folder / "state", "0", restart=False)
-    state.seconds()
-    arrays = state.load_arrays() or {}
-    progress = {key: value for key, value in state.progress.items() if key != "seconds"}
-    return progress, {name: array.tolist() for name, array in arrays.items()}
-
-
 def _training_originals() -> list[Files]:
     import tempfile
 
@@ -952,7 +1033,6 @@ TARGETS: dict[str, Target] = {
     "recipes": Target(_recipe_originals, _change_json("recipe.json"), _read_recipe),
     "reports": Target(_report_originals, _change_json("report.json"), _read_report),
     "pages": Target(_report_originals, _change_json("report.json"), _page_of_report),
-    "runs": Target(_run_originals, _change_run, _read_run),
     "trainings": Target(_training_originals, _change_bytes, _read_trainings),
 }
 """By name, in the order of the work: cells, models, training, results."""

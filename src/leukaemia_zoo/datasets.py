@@ -29,7 +29,7 @@ from leukaemia_zoo.cnmc import (
     parse_cnmc_name,
     subject_from_name,
 )
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.errors import DataError, reason
 from leukaemia_zoo.images import IMAGE_SUFFIXES
 
 __all__ = [
@@ -301,15 +301,19 @@ def _preliminary_labels(folder: Path, root: Path) -> Path | None:
 def _preliminary_rows(images: list[Path], label_file: Path) -> list[_Row]:
     """Read the preliminary test set: `Patient_ID` is the cell's original name, `new_names` the file, 1 means ALL."""
     table: dict[str, CnmcName] = {}
-    with label_file.open(encoding="utf-8-sig", newline="") as file:
-        for number, record in enumerate(csv.DictReader(file), start=2):
-            name = parse_cnmc_name(record.get("Patient_ID") or "")
-            if name is None or record.get("labels") != str(CNMC_CLASSES.index(name.label)):
-                raise DataError(
-                    f"Row {number} of {label_file} lacks a C-NMC name in Patient_ID or gives it another class in "
-                    f"labels (1 = all, 0 = hem): download the file again."
-                )
-            table[Path(record.get("new_names") or "").stem] = name
+    try:
+        with label_file.open(encoding="utf-8-sig", newline="") as file:
+            records = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{label_file} is damaged ({reason(error)}): download it again.") from error
+    for number, record in enumerate(records, start=2):
+        name = parse_cnmc_name(record.get("Patient_ID") or "")
+        if name is None or record.get("labels") != str(CNMC_CLASSES.index(name.label)):
+            raise DataError(
+                f"Row {number} of {label_file} lacks a C-NMC name in Patient_ID or gives it another class in "
+                f"labels (1 = all, 0 = hem): download the file again."
+            )
+        table[Path(record.get("new_names") or "").stem] = name
     for path in images:
         if path.stem not in table:
             raise DataError(f"{path} has no row in {label_file}: remove the image or download the label file again.")
@@ -355,6 +359,13 @@ def _natural(text: str) -> tuple[list[tuple[bool, int, str]], str]:
 
 def _csv_records(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
     """Return the rows with their line numbers, columns in lower case, and whether any row gives a subject."""
+    try:
+        return _read_csv_records(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV in UTF-8 ({reason(error)}): save it as one.") from error
+
+
+def _read_csv_records(path: Path) -> tuple[list[tuple[int, dict[str, str]]], bool]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         # Spreadsheets set to a language with decimal commas write semicolons.

@@ -7,6 +7,7 @@ terminal; each renderer escapes them for its own format.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -98,7 +99,8 @@ def items(value: Any) -> list[Any]:
 def number(value: Any) -> float:
     """The value if it is a number, else NaN."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else math.nan
+    # Not math.isfinite, which fails on whole numbers that no float can hold.
+    return float(value) if is_number and abs(value) <= sys.float_info.max else math.nan
 
 
 def text(value: Any) -> str:

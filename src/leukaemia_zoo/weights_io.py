@@ -17,6 +17,7 @@ import numpy as np
 
 from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError, reason, shortened, shown
 from leukaemia_zoo.files import replacing
+from leukaemia_zoo.reading import parse_json
 
 HEAD_LAYER = "logits"
 """The layer that is made anew when the classes change."""
@@ -96,8 +97,8 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(text)
+    except ValueError as error:
         raise WeightsError(f"The header of {path} is not what this package writes ({reason(error)}).") from None
     if not isinstance(config, dict):
         raise WeightsError(f"The header of {path} is not what this package writes (no object).")
