@@ -65,6 +65,9 @@ class Child:
         line = process.stdout.readline() if answers else ""
         if line:
             return dict(json.loads(line))
+        if answers:  # its pipe is closed: it ends by itself
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self._hang)
         self.close()
         detail = f"the process ended with status {process.returncode}" if answers else f"no answer in {self._hang:g} s"
         return {"kind": "finding", "change": "", "detail": detail, "seconds": 0.0, "memory": 0}
@@ -139,7 +142,8 @@ def run(targets: Sequence[str], seeds: Iterator[int], seconds: float, keep: Path
                     kinds[kind] += 1
                     if kinds[kind] <= _KEPT:
                         kept = keep / f"{target}-{seed}"
-                        shutil.copytree(Path(place) / target, kept, dirs_exist_ok=True)
+                        if (Path(place) / target).is_dir():
+                            shutil.copytree(Path(place) / target, kept, dirs_exist_ok=True)
                         print(f"{target} {seed}: {outcome['change']}: {outcome['detail']}\n  {kept}", flush=True)
                         print(f"  again: python tools/fuzz.py --target {target} --only {seed}", flush=True)
                 if sum(spent.values()) > seconds:

@@ -7,6 +7,7 @@ one of the promised form. `tools/fuzz.py` tries inputs by the thousand, `tests/t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import io
@@ -711,13 +712,13 @@ def _change_value(rng: random.Random, data: Any) -> str:
             del holder[key]
             return f"without {path}"
         case "further" if isinstance(holder, dict):
-            holder[rng.choice(("", "x", "\ud800", "é"))] = rng.choice(_ODD_VALUES)
+            holder[rng.choice(("", "x", "\ud800", "é"))] = copy.deepcopy(rng.choice(_ODD_VALUES))
             return f"more beside {path}"
         case "renamed" if isinstance(holder, dict):
             holder[f"{key}s"] = holder.pop(key)
             return f"{path} renamed"
         case _:
-            value = rng.choice(_ODD_VALUES)
+            value = copy.deepcopy(rng.choice(_ODD_VALUES))
             holder[key] = value
             return f"{path} = {str(value)[:20]!a}"
 

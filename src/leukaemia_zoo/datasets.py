@@ -197,8 +197,9 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
     first_seen: dict[Path, int] = {}
     for number, record in records:
         image = folder / record["path"]
-        if not record["path"] or not image.is_file():
-            raise DataError(f"Row {number} of {path} names the image {image}, which does not exist: mend its path.")
+        if not record["path"] or not _is_file(image):
+            told = reason(image, 500)
+            raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: mend its path.")
         if not record["label"]:
             raise DataError(f"Row {number} of {path} has no label: give a class name or leave the row out.")
         if has_subjects and not record["subject"]:
@@ -385,6 +386,13 @@ def _read_csv_records(path: Path) -> tuple[list[tuple[int, dict[str, str]]], boo
     if not records:
         raise DataError(f"{path} has a header but no rows: list at least one image.")
     return records, any(record.get("subject") for _, record in records)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _csv_subject(image: Path, given: str | None) -> str | None:

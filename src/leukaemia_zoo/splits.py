@@ -238,7 +238,7 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
     manifest = _read_manifest(path)
     if tuple(manifest["class_names"]) != cells.class_names:
         raise DataError(
-            f"{path} was made for the classes {shortened(reason(name, 100) for name in manifest['class_names'])}, but the table has "
+            f"{path} was made for the classes {_quoted(manifest['class_names'])}, but the table has "
             f"{', '.join(cells.class_names)}: read the data as it was read then."
         )
     find = _finder(cells)
@@ -256,17 +256,13 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
                 indices.append(index)
         parts[name] = tuple(sorted(indices))
     if missing or changed:
-        problems = [f"{len(missing):,} missing ({shortened(map(shown, missing))})"] if missing else []
-        problems += (
-            [f"{len(changed):,} changed in bytes, label or subject ({shortened(map(shown, changed))})"]
-            if changed
-            else []
-        )
+        found = (("missing", missing), ("changed in bytes, label or subject", changed))
+        problems = [f"{len(names):,} {what} ({_quoted(names)})" for what, names in found if names]
         raise DataError(
             f"The data is not what {path} was made for, with {' and '.join(problems)}: restore the files or make a new "
             f"split."
         )
-    return Split(parts, manifest["seed"], manifest["method"])
+    return Split(parts, manifest.get("seed"), manifest["method"])
 
 
 def manifest_sha256(path: str | Path) -> str:
@@ -409,6 +405,11 @@ def _manifest_file(cells: Cells, name: str, index: int) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     label = cells.class_names[cells.labels[index]]
     return {"path": name, "sha256": digest, "subject": cells.subjects[index], "label": label}
+
+
+def _quoted(names: Sequence[str]) -> str:
+    """Some names out of a manifest, harmless for a terminal and short."""
+    return shortened(reason(name, 100) for name in names)
 
 
 def _without_fingerprint(file: Mapping[str, Any]) -> dict[str, Any]:
