@@ -41,16 +41,17 @@ def fuzz():
 INPUTS = {
     "images": range(120),
     "large": (84,),
-    "tables": range(60),
+    "tables": range(40),
     "subjects": range(40),
-    "preliminary": range(30),
+    "preliminary": range(20),
     "config": range(60),
     "weights": range(60),
+    "trunks": range(60),
     "network": range(15),
     "manifests": range(60),
     "recipes": range(60),
     "reports": range(12),
-    "pages": range(2),
+    "pages": range(1),
     "trainings": range(30),
 }
 

@@ -633,6 +633,14 @@ def _preliminary() -> Files:
     return {"C-NMC_test_prelim_phase_data_labels.csv": _as_csv(rows).encode()}
 
 
+def _change_preliminary(rng: random.Random, originals: list[Files]) -> Input:
+    if rng.random() < 0.8:
+        return _change_bytes(rng, originals)
+    [(name, data)] = originals[0].items()
+    changed = rng.choice((b"", b"\xef\xbb\xbf")) + data.replace(b"\n", rng.choice((b"\n", b"\r\n")))
+    return Input(0, {name: changed}, "layout", SAME)
+
+
 def _preliminary_images() -> Files:
     return {f"C-NMC_test_prelim_phase_data/{place}.bmp": _images()[0]["RGB.bmp"] for place in (1, 2)}
 
@@ -849,6 +857,24 @@ def _change_safetensors(rng: random.Random, originals: list[Files]) -> Input:
     return Input(0, files | {"model.safetensors": changed, "config.json": json.dumps(row).encode()}, how, must)
 
 
+def _trunk_originals() -> list[Files]:
+    """A distilled trunk, whose header tells what it has seen and began with."""
+    beginning = {"source": "cnn.cnmc", "sha256": "0" * 64, "data": [{"name": "A", "source": "B", "licence": "C"}]}
+    seen = {"people": [[True, "20"], [False, "A"]], "fingerprints": ["0" * 15 + "7"], "files": ["0" * 64]}
+    about = {"recipe": {"epochs": 4}, "seed": 0, "run": "0", "seen": seen, "init": beginning}
+    return [_model_files(_tensors(), {"distillation": about, "init": beginning})]
+
+
+def _read_trunk(folder: Path) -> Any:
+    from leukaemia_zoo.seen import seen_by_trunk
+    from leukaemia_zoo.weights_io import read_config
+
+    config, seen = read_config(folder / "model.safetensors"), seen_by_trunk(folder / "model.safetensors")
+    for block in (config or {}, (config or {}).get("distillation") or {}):  # as a training reads them
+        [row.get("name") for row in (block.get("init") or {}).get("data", [])]
+    return config, None if seen is None else (sorted(seen.people), seen.fingerprints.tolist(), sorted(seen.files))
+
+
 def _read_weights(folder: Path) -> Any:
     """What is read of a weight file without a network, as it is and as a description promises it."""
     from leukaemia_zoo.sources import read_whole
@@ -1026,9 +1052,10 @@ TARGETS: dict[str, Target] = {
     "large": Target(_no_originals, _change_large, _read_image, _fault_of_image),
     "tables": Target(_table_originals, _change_table, _read_table, common=_cells_on_disk),
     "subjects": Target(_subject_originals, _change_bytes, _read_subjects),
-    "preliminary": Target(lambda: [_preliminary()], _change_bytes, _read_preliminary, common=_preliminary_images),
+    "preliminary": Target(lambda: [_preliminary()], _change_preliminary, _read_preliminary, common=_preliminary_images),
     "config": Target(_model_originals, _change_json("config.json"), _read_model),
     "weights": Target(_model_originals, _change_safetensors, _read_weights),
+    "trunks": Target(_trunk_originals, _change_safetensors, _read_trunk),
     "network": Target(_network_originals, _change_safetensors, _read_into_network, _fault_of_network),
     "manifests": Target(_manifest_originals, _change_json("split.json"), _read_manifest, common=_manifest_data),
     "recipes": Target(_recipe_originals, _change_json("recipe.json"), _read_recipe),

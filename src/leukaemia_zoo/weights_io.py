@@ -102,7 +102,20 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
         raise WeightsError(f"The header of {path} is not what this package writes ({reason(error)}).") from None
     if not isinstance(config, dict):
         raise WeightsError(f"The header of {path} is not what this package writes (no object).")
+    if not _tells_beginnings(config):
+        raise WeightsError(f"The header of {path} is not what this package writes of a training: make the file again.")
     return config
+
+
+def _tells_beginnings(config: dict[str, Any]) -> bool:
+    """Whether what a header says of a distillation, and of the weights that it began with, is of its kind."""
+    distillation = config.get("distillation")
+    for block in (config, {} if distillation is None else distillation):
+        initial = block.get("init") if isinstance(block, dict) else ""
+        data = initial.get("data", []) if isinstance(initial, dict) else initial
+        if data is not None and not (isinstance(data, list) and all(isinstance(row, dict) for row in data)):
+            return False
+    return True
 
 
 def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> None:
