@@ -110,10 +110,13 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
 def _tells_beginnings(config: dict[str, Any]) -> bool:
     """Whether what a header says of a distillation, and of the weights that it began with, is of its kind."""
     distillation = config.get("distillation")
-    for block in (config, {} if distillation is None else distillation):
-        initial = block.get("init") if isinstance(block, dict) else ""
-        data = initial.get("data", []) if isinstance(initial, dict) else initial
-        if data is not None and not (isinstance(data, list) and all(isinstance(row, dict) for row in data)):
+    if not isinstance(distillation, dict | None):
+        return False
+    for initial in (config.get("init"), (distillation or {}).get("init")):
+        if initial is None:
+            continue
+        data = initial.get("data", []) if isinstance(initial, dict) else None
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
             return False
     return True
 
