@@ -191,7 +191,7 @@ def test_a_header_that_tells_no_beginning_of_ours_is_refused(tmp_path, header):
 def test_a_trunk_that_does_not_tell_what_it_has_seen_is_refused(tmp_path, seen):
     told = {"leukaemia_zoo": json.dumps({"distillation": {"seen": seen}})}
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "trunk.safetensors", metadata=told)
-    with pytest.raises(WeightsError, match="of what it has seen"):
+    with pytest.raises(WeightsError, match="does not tell what it has seen"):
         seen_by_trunk(tmp_path / "trunk.safetensors")
 
 
