@@ -1,5 +1,6 @@
 """Files to arrays, and the checks of arrays that come from elsewhere."""
 
+import contextlib
 import doctest
 import gc
 import importlib.util
@@ -7,6 +8,7 @@ import os
 import struct
 import sys
 import threading
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -113,6 +115,37 @@ class TestReadImage:
     def test_suffix_does_not_matter(self, tmp_path, rgb):
         path = save(tmp_path / "cell.dat", rgb, format="PNG")
         np.testing.assert_array_equal(read_image(str(path)), rgb)
+
+    def test_a_chunk_that_claims_gigabytes_sets_nothing_aside(self, tmp_path, rgb):
+        path = save(tmp_path / "cell.png", rgb)
+        data = path.read_bytes()
+        at = data.index(b"IDAT") - 4
+        path.write_bytes(data[:at] + struct.pack(">I", 2**31 - 1) + data[at + 4 :])
+        tracemalloc.start()
+        with contextlib.suppress(ImageError):  # the pixels are whole, so that either may come
+            read_image(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 50_000_000
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "L", "CMYK", "I;16", "F"])
+    def test_rows_that_are_converted_apart_give_the_same_pixels(self, tmp_path, rgb, mode, monkeypatch):
+        image = Image.fromarray(rgb)
+        if mode in ("RGBA", "LA"):
+            image = image.convert(mode)
+            alpha = np.zeros(rgb.shape[:2], np.uint8)
+            alpha[-1] = 100  # nothing can be seen above the last row
+            image.putalpha(Image.fromarray(alpha))
+        elif mode in ("I;16", "F"):
+            grey = np.asarray(image.convert("L"))
+            image = Image.fromarray(grey.astype(np.uint16) * 257 if mode == "I;16" else grey / np.float32(255))
+        else:
+            image = image.convert(mode)
+        image.save(tmp_path / "cell.tif")
+        whole = read_image(tmp_path / "cell.tif")
+        assert whole.any()
+        monkeypatch.setattr(images, "_PIXELS_AT_ONCE", 3 * rgb.shape[1])
+        np.testing.assert_array_equal(read_image(tmp_path / "cell.tif"), whole)
 
     def test_result_can_be_written_to(self, tmp_path, rgb):
         pixels = read_image(save(tmp_path / "cell.png", rgb))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from leukaemia_zoo import Cells, ModelConfig, Preprocessing, Split, read_cnmc, read_image, save_manifest
 from leukaemia_zoo.cells import fingerprint
-from leukaemia_zoo.errors import LeakError
+from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.overlap import (
     TrainedOn,
     find_overlap,
@@ -234,3 +234,34 @@ def test_official_files_are_found_among_the_training_images(shared_data):
     nameless = dataclasses.replace(cells, paths=tuple(Path(f"{row}.bmp") for row in range(len(cells))))
     known = training_of_weight(weights()["cnn.cnmc"].training["manifest_sha256"])
     assert find_overlap(nameless, prints, known, "cnn").images == len(cells)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:100], lambda data: data[:60] + b"x" + data[61:], lambda data: b""]
+)
+def test_damage_of_what_is_packed_is_told(tmp_path, change):
+    pack(tmp_path / "trainings.npz", [trained_on("1", prints=[5, 3])])
+    (tmp_path / "trainings.npz").write_bytes(change((tmp_path / "trainings.npz").read_bytes()))
+    with pytest.raises(DataError, match=r"trainings\.npz is damaged .*install leukaemia-zoo again"):
+        unpack(tmp_path / "trainings.npz")
+
+
+def _chain(length):
+    return {"source": "somebody", **({"init": _chain(length - 1)} if length else {})}
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"manifest_sha256": {}}, "manifest_sha256 of the training cannot be {}"),
+        ({"init": ["cnn.cnmc"]}, r"init of the training cannot be \['cnn.cnmc'\]"),
+        ({"init": {"manifest_sha256": []}}, r"manifest_sha256 of the training cannot be \[\]"),
+        ({"recipe": "mine"}, "recipe of the training cannot be 'mine'"),
+        ({"init": _chain(120)}, "more than 100 weights"),
+    ],
+)
+def test_a_damaged_record_of_a_training_is_refused(training, message):
+    row = weights()["cnn_attention.cnmc"].to_dict()
+    with pytest.raises(WeightsError, match=message):
+        WeightSpec.from_dict(row | {"training": training})
+    assert WeightSpec.from_dict(row | {"training": {"init": _chain(5)}})

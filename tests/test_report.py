@@ -319,6 +319,15 @@ def test_files_that_are_no_report(tmp_path):
         Report.load(tmp_path)
 
 
+def test_numbers_that_nobody_measured_are_gaps(tmp_path, data):
+    (tmp_path / "report.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is not JSON"):
+        Report.load(tmp_path)
+    for absurd in (10**400, 1e308):
+        report = Report({"schema": 1, "models": {"a": {"metrics": {"auroc": {"value": absurd, "low": -absurd}}}}})
+        assert "not defined" in report.table()
+
+
 def test_numbers_that_are_not_finite_become_none():
     report = Report({"schema": 1, "models": {"a": {"metrics": {"auroc": {"value": float("nan"), "low": 1.0}}}}})
     assert report.to_dict()["models"]["a"]["metrics"]["auroc"]["value"] is None

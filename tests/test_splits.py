@@ -283,12 +283,37 @@ def test_manifest_refuses_other_subjects_or_classes(painted: Cells, tmp_path: Pa
         ("{", "cannot be read"),
         ("[]", "is no split manifest"),
         ('{"format": "leukaemia-zoo split", "version": 99}', "version 99"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_other_files_are_no_manifests(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "split.json").write_text(text)
     with pytest.raises(DataError, match=message):
         manifest_sha256(tmp_path / "split.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.pop("parts"), "the parts are None"),
+        (lambda manifest: manifest.update(class_names=3), "the class_names are 3"),
+        (lambda manifest: manifest.update(seed=1.5), "the seed is 1.5"),
+        (lambda manifest: manifest.update(method=None), "the method is None"),
+        (lambda manifest: manifest["parts"]["train"].pop("files"), "the part 'train' lists no files"),
+        (lambda manifest: manifest["parts"]["test"]["files"].append([]), r"the part 'test' lists \[\]"),
+        (lambda manifest: manifest["parts"]["test"]["files"][0].update(subject=["P1"]), "the part 'test' lists {"),
+        (lambda manifest: manifest["parts"]["test"]["files"][0].update(fingerprint=""), "the part 'test' lists {"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(painted: Cells, tmp_path: Path, change, message: str) -> None:
+    file = tmp_path / "split.json"
+    save_manifest(file, painted, split_by_subject(painted, HALVES))
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    for read in (lambda: load_manifest(file, painted), lambda: manifest_sha256(file)):
+        with pytest.raises(DataError, match=message):
+            read()
 
 
 def test_manifest_hash_ignores_the_layout_of_the_text(painted: Cells, tmp_path: Path) -> None:

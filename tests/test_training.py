@@ -522,6 +522,9 @@ def test_restaining_takes_layers_of_the_teacher(teacher):
 def test_the_teacher_is_checked(teacher, tmp_path):
     with pytest.raises(WeightsError, match="cannot be read"):
         load_teacher(tmp_path / "none.npz", (40, 40), ["conv_pw_3_relu"])
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(WeightsError, match=r"cut\.npz cannot be read as an \.npz file"):
+        load_teacher(tmp_path / "cut.npz", (40, 40), ["conv_pw_3_relu"])
     np.savez(tmp_path / "half.npz", **{"conv1/kernel": np.zeros((3, 3, 3, 32))})
     with pytest.raises(WeightsError, match="lack 'conv1_bn/"):
         load_teacher(tmp_path / "half.npz", (40, 40), ["conv_pw_3_relu"])

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from leukaemia_zoo import build_model
 from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError
 from leukaemia_zoo.registry import ARCHITECTURES
+from leukaemia_zoo.seen import seen_by_trunk
 from leukaemia_zoo.weights_io import (
     check_integrity,
     head_tensors,
@@ -165,6 +166,33 @@ def test_configuration_in_the_header(tmp_path, saved):
         save_file({"a": np.zeros(1, np.float32)}, tmp_path / "odd.safetensors", metadata={"leukaemia_zoo": text})
         with pytest.raises(WeightsError, match="not what this package writes"):
             read_config(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"distillation": 4},
+        {"distillation": {"init": []}},
+        {"init": "random"},
+        {"init": {"data": None}},
+        {"init": {"data": ["ImageNet"]}},
+    ],
+)
+def test_a_header_that_tells_no_beginning_of_ours_is_refused(tmp_path, header):
+    told = {"leukaemia_zoo": json.dumps(header)}
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "trunk.safetensors", metadata=told)
+    with pytest.raises(WeightsError, match="not what this package writes of a training"):
+        read_config(tmp_path / "trunk.safetensors")
+
+
+@pytest.mark.parametrize(
+    "seen", [{}, {"people": [["A"]]}, {"people": [], "fingerprints": ["x"], "files": []}, {"people": 1}]
+)
+def test_a_trunk_that_does_not_tell_what_it_has_seen_is_refused(tmp_path, seen):
+    told = {"leukaemia_zoo": json.dumps({"distillation": {"seen": seen}})}
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "trunk.safetensors", metadata=told)
+    with pytest.raises(WeightsError, match="does not tell what it has seen"):
+        seen_by_trunk(tmp_path / "trunk.safetensors")
 
 
 def test_the_head_can_be_left_out(saved):

@@ -30,7 +30,7 @@ from leukaemia_zoo.cnmc import (
     parse_cnmc_name,
     subject_from_name,
 )
-from leukaemia_zoo.errors import DataError, shortened
+from leukaemia_zoo.errors import DataError, reason, shortened
 from leukaemia_zoo.folders import Walk, link_fault, natural, system_note, walk
 from leukaemia_zoo.images import IMAGE_SUFFIXES
 from leukaemia_zoo.tables import read_table
@@ -236,7 +236,8 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         if not record["path"] or not _is_file(image):
             if record["path"] and image.is_symlink():
                 raise DataError(f"Row {number} of {path}: {image} {link_fault(image)}")
-            raise DataError(f"Row {number} of {path} names the image {image}, which does not exist: mend its path.")
+            told = reason(image, 500)
+            raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: mend its path.")
         if not record["label"]:
             raise DataError(f"Row {number} of {path} has no label: give a class name or leave the row out.")
         if has_subjects and not record["subject"]:

@@ -22,6 +22,7 @@ from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.layers import CellMask
 from leukaemia_zoo.precision import compiles_steps, precision
+from leukaemia_zoo.reading import read_arrays
 from leukaemia_zoo.recipes import DistillationRecipe
 from leukaemia_zoo.seeds import reseed
 from leukaemia_zoo.timing import TimeLeft
@@ -69,9 +70,8 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
 
 def _assign_arrays(teacher: keras.Model, path: Path) -> None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            # Older releases of Keras call the kernel of a depthwise convolution by its full name.
-            found = {name.replace("/depthwise_kernel", "/kernel"): arrays[name] for name in arrays.files}
+        # Older releases of Keras call the kernel of a depthwise convolution by its full name.
+        found = {name.replace("/depthwise_kernel", "/kernel"): array for name, array in read_arrays(path).items()}
     except (OSError, ValueError) as error:
         raise WeightsError(f"The teacher's weights {path} cannot be read as an .npz file ({error}).") from None
     for layer in teacher.layers:

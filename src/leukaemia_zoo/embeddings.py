@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.files import replacing
 from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
 from leukaemia_zoo.loading import config_of
+from leukaemia_zoo.reading import read_arrays
 from leukaemia_zoo.views import symmetric_views
 from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
 
@@ -150,7 +150,7 @@ def _digest(path: Path) -> str:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(zip(arrays["digests"].tolist(), arrays["features"], strict=True))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # none yet, or cut off: it is made anew
+        arrays = read_arrays(file)
+        return dict(zip(arrays["digests"].tolist(), arrays["features"], strict=True))
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or cut off: it is made anew
         return {}

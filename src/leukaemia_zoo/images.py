@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,6 +50,8 @@ _MOST_OF_A_CELL = 0.25
 _SLIDE = 150
 """Median of each pixel's darkest channel from which there is mostly empty slide: 159 to 192 in 40 fields of BCCD, 17 to
 53 within the cells of C-NMC 2019."""
+_PIXELS_AT_ONCE = 1_000_000
+"""So many are converted at a time: with a whole image of `MAX_PIXELS` the steps between would take up to 1.2 GB."""
 
 RGBArray = npt.NDArray[np.uint8]
 
@@ -137,7 +140,7 @@ def read_image(path: str | os.PathLike[str]) -> RGBArray:
             raise ImageError(f"{path} is a folder: name an image file in it, or list its images with find_images().")
         if not stat.S_ISREG(mode):  # reading a pipe or a device could wait for ever
             raise ImageError(f"{path} is not a regular file: give the path of an image file.")
-        with path.open("rb") as stream:
+        with _BoundedReader(path) as stream:
             return _decode(stream, path)
     except FileNotFoundError as error:
         if path.is_symlink():
@@ -266,6 +269,18 @@ def image_items(images: Any) -> tuple[Sequence[Any], bool]:
     if not items or not all(isinstance(item, str | os.PathLike) for item in items):
         return items, False
     return [found for item in items for found in (find_images([item])[0] if Path(item).is_dir() else [item])], True
+
+
+class _BoundedReader(io.BufferedReader):
+    """A file of which no reader gets, or sets memory aside for, more than is left, whatever a header promises."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def _decode(stream: BinaryIO, path: Path) -> RGBArray:
@@ -409,7 +424,9 @@ def _check_range(pixels: RGBArray, path: Path) -> None:
 def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
     """Loaded Pillow image of any mode -> uint8 RGB."""
     if image.mode == "F":
-        return _grey(_float_to_8_bit(np.asarray(image), path))
+        values = np.asarray(image)
+        scale = _float_scale(values, path)
+        return _by_rows(image, lambda rows: np.rint(values[rows, :, None] * scale))
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -422,29 +439,47 @@ def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
                 f"{path} has {bits} bits a sample, but its values reach from {values.min()} to {high} only, "
                 f"{high.bit_length()} of the 16 bits: scale it so that white is 65535 (or 255 in 8 bits)."
             )
-        scaled = values.astype(np.float32)  # exact enough: no value lies within 0.001 of a half
-        scaled *= 255 / (4095 if bits == 12 else 65535)
-        return _grey(np.rint(scaled, out=scaled).astype(np.uint8))
+        scale = 255 / (4095 if bits == 12 else 65535)
+        return _by_rows(image, lambda rows: np.rint(values[rows, :, None] * scale))
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
-        rgba = np.asarray(image.convert("RGBA"))
-        alpha = rgba[..., 3:].astype(np.uint16)
-        if not alpha.any():  # would come out black; often an alpha channel that was never filled
+        visible = False
+
+        def on_black(rows: slice) -> npt.NDArray[np.uint16]:
+            nonlocal visible
+            rgba = np.asarray(_rows_of(image, rows).convert("RGBA"))
+            alpha = rgba[..., 3:].astype(np.uint16)
+            visible |= bool(alpha.any())
+            return (rgba[..., :3] * alpha + 127) // 255
+
+        pixels = _by_rows(image, on_black)
+        if not visible:  # would come out black; often an alpha channel that was never filled
             raise ImageError(f"{path} is transparent everywhere: save it again without its alpha channel.")
-        return ((rgba[..., :3] * alpha + 127) // 255).astype(np.uint8)
-    return np.array(image.convert("RGB"))
+        return pixels
+    return _by_rows(image, lambda rows: np.asarray(_rows_of(image, rows).convert("RGB")))
 
 
-def _grey(values: RGBArray) -> RGBArray:
-    return np.repeat(values[..., None], 3, axis=2)
+def _by_rows(image: Image.Image, pixels_of: Callable[[slice], npt.NDArray[Any]]) -> RGBArray:
+    """The pixels of an image, some rows at a time: what is made on the way needs little memory then."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    step = max(1, _PIXELS_AT_ONCE // width)
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        pixels[rows] = pixels_of(rows)
+    return pixels
 
 
-def _float_to_8_bit(values: npt.NDArray[np.floating], path: Path) -> RGBArray:
+def _rows_of(image: Image.Image, rows: slice) -> Image.Image:
+    return image.crop((0, rows.start, image.width, rows.stop))
+
+
+def _float_scale(values: npt.NDArray[np.floating], path: Path) -> float:
     low, high = values.min(), values.max()  # NaN if any value is
     if not (low >= 0 and high <= 255):
         raise ImageError(
             f"{path} holds floating-point values from {low:.6g} to {high:.6g}: save it as 8-bit or scale it to 0 to 1."
         )
-    return np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
+    return 255.0 if high <= 1 else 1.0
 
 
 # --------------------------------------------------------------------------------------------------------------------

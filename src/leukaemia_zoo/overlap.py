@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,8 +19,9 @@ import numpy.typing as npt
 
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.cnmc import canonical_subject, official_row, subject_from_name
-from leukaemia_zoo.errors import LeakError
+from leukaemia_zoo.errors import DataError, LeakError, reason
 from leukaemia_zoo.files import replacing
+from leukaemia_zoo.reading import read_arrays, read_json
 from leukaemia_zoo.registry import WeightSpec, weights
 from leukaemia_zoo.weights_io import sha256_of
 
@@ -163,7 +163,7 @@ def training_of_folder(folder: str | Path) -> TrainedOn | None:
     if not path.is_file():
         return None
     digest = manifest_sha256(path)  # which also checks that it is a manifest
-    parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
+    parts = read_json(path)["parts"]
     files = [file for name, part in parts.items() if name != "test" for file in part["files"]]
     people = [person_of(file["path"], file.get("subject")) for file in files]
     prints = [file.get("fingerprint") for file in files]
@@ -267,13 +267,16 @@ def unpack(path: Path) -> dict[str, TrainedOn]:
     if not path.is_file():
         return {}
     found = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for digest in {name.split("/", 1)[0] for name in arrays.files}:
+    try:
+        arrays = read_arrays(path)
+        for digest in {name.split("/", 1)[0] for name in arrays}:
             names = arrays[f"{digest}/subjects"]
             # One flag for all people is what was written at first.
             is_cnmc = np.broadcast_to(arrays[f"{digest}/is_cnmc"], names.shape)
             people = frozenset(zip(is_cnmc.tolist(), names.tolist(), strict=True))
             found[digest] = TrainedOn(digest, people, arrays[f"{digest}/fingerprints"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged ({reason(error)}): install leukaemia-zoo again.") from error
     return found
 
 

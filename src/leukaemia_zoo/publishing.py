@@ -23,6 +23,7 @@ from leukaemia_zoo import registry as zoo_registry
 from leukaemia_zoo.cards import LIBRARY, model_card
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
 from leukaemia_zoo.files import replacing, write_json
+from leukaemia_zoo.reading import read_json
 from leukaemia_zoo.registry import WeightSpec, checkout_file, close_matches, packaged_file
 from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved, read_whole
 from leukaemia_zoo.weights_io import check_integrity
@@ -376,8 +377,8 @@ def _uploads(table: Path, large: Path | None, namespace: str, names: Sequence[st
 
 def _rows(table: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(table.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        rows = read_json(table)
+    except (OSError, ValueError) as error:
         raise WeightsError(f"The registry {table} cannot be read ({error}): name a weights.json.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise WeightsError(f"{table} is no registry, a list with an object a weight: name a weights.json.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from leukaemia_zoo.errors import DataError, UnknownNameError
+from leukaemia_zoo.errors import DataError, UnknownNameError, reason, shown
+from leukaemia_zoo.reading import read_json
 from leukaemia_zoo.registry import ARCHITECTURES, close_matches
 
 
@@ -142,9 +144,22 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     settings |= changes
     distillation = settings["distillation"]
     if distillation is not None:
-        pairs = tuple((str(own), str(other)) for own, other in distillation["pairs"])
-        settings["distillation"] = _checked(DistillationRecipe, {**distillation, "pairs": pairs})
+        settings["distillation"] = _distillation(distillation)
     return _checked(Recipe, settings)
+
+
+def _distillation(settings: Any) -> DistillationRecipe:
+    pairs = settings.get("pairs") if isinstance(settings, Mapping) else None
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        raise DataError(
+            f"The recipe's setting 'distillation' is {shown(settings)}: give an object of settings in which 'pairs' "
+            "holds pairs of names of layers, or null."
+        )
+    return _checked(DistillationRecipe, {**settings, "pairs": tuple((own, other) for own, other in pairs)})
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(name, str) for name in value)
 
 
 def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> Recipe:
@@ -175,9 +190,9 @@ def read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str,
     if changes is None or isinstance(changes, Mapping):
         return changes or {}
     try:
-        data = json.loads(Path(changes).read_text(encoding="utf-8"))
+        data = read_json(changes)
     except (OSError, ValueError) as error:
-        raise DataError(f"The recipe {changes} cannot be read as JSON ({error}).") from None
+        raise DataError(f"The recipe {changes} cannot be read as JSON ({reason(error)}).") from None
     if not isinstance(data, dict):
         raise DataError(f"The recipe {changes} is not a JSON object of settings.")
     return data
@@ -198,18 +213,18 @@ def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name, value in settings.items():
         if name not in fields:
-            raise UnknownNameError(f"A recipe has no setting '{name}'; {close_matches(name, fields)}")
+            raise UnknownNameError(f"A recipe has no setting {shown(name)}; {close_matches(str(name)[:100], fields)}")
         wanted = str(fields[name].type)
         allowed = _KINDS.get(wanted)
         if allowed and (not isinstance(value, allowed) or (isinstance(value, bool) and wanted != "bool")):
-            raise DataError(f"The recipe's setting '{name}' must be of the kind {wanted}, not {value!r}.")
+            raise DataError(f"The recipe's setting '{name}' must be of the kind {wanted}, not {shown(value)}.")
         if wanted == "float" and not (0 <= value < float("inf")):
-            raise DataError(f"The recipe's setting '{name}' is {value!r}: give a number from 0 on.")
+            raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number from 0 on.")
         if name in _LEAST and value < _LEAST[name]:
-            raise DataError(f"The recipe's setting '{name}' is {value!r}: give a number from {_LEAST[name]} on.")
+            raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number from {_LEAST[name]} on.")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise DataError(
-                f"The recipe's setting '{name}' is {value!r}: give one of {', '.join(map(str, _CHOICES[name]))}."
+                f"The recipe's setting '{name}' is {shown(value)}: give one of {', '.join(map(str, _CHOICES[name]))}."
             )
     if "inverse_penalties" in settings:
         settings = {**settings, "inverse_penalties": _penalties(settings["inverse_penalties"])}
@@ -218,8 +233,12 @@ def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
 
 def _penalties(values: Any) -> tuple[float, ...]:
     given = values if isinstance(values, list | tuple) else ()
-    if not given or any(isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 for value in given):
+    if not given or any(
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max
+        for value in given
+    ):
         raise DataError(
-            f"The recipe's setting 'inverse_penalties' is {values!r}: give a list of numbers above 0, such as [0.1, 1]."
+            f"The recipe's setting 'inverse_penalties' is {shown(values)}: give a list of numbers above 0, such as "
+            "[0.1, 1]."
         )
     return tuple(float(value) for value in given)

@@ -256,9 +256,28 @@ class WeightSpec:
             raise WeightsError(
                 f"A weight is pinned by repo and commit, org/name and 40 digits, not {shown(repo)}, {shown(revision)}."
             )
+        _check_training(data.get("training", {}))
         if not all(isinstance(source, Mapping) for source in data.get("data", ())):
             raise WeightsError(f"In a row about a weight data is a list of objects, not {shown(data['data'])}.")
         return cls(**{**data, "config": ModelConfig.from_dict(data["config"]), "data": tuple(data.get("data", ()))})
+
+
+_MOST_BEGINNINGS = 100
+"""Weights that began with weights that began with others: a longer chain is a file that wants to do harm."""
+
+
+def _check_training(training: Mapping[str, Any]) -> None:
+    """Raise unless what the package itself reads of a training is of its kind; further keys are free."""
+    kinds: dict[str, Any] = {"manifest_sha256": str, "recipe": Mapping, "distillation": Mapping, "init": str | Mapping}
+    block: Any = training
+    for _ in range(_MOST_BEGINNINGS):
+        for key, kind in kinds.items():
+            if not (block.get(key) is None or isinstance(block[key], kind)):
+                raise WeightsError(f"In a row about a weight {key} of the training cannot be {shown(block[key])}.")
+        block = block.get("init")
+        if not isinstance(block, Mapping):
+            return
+    raise WeightsError(f"A row about a weight names more than {_MOST_BEGINNINGS} weights that it began with.")
 
 
 @dataclasses.dataclass(frozen=True)

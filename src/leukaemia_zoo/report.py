@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from leukaemia_zoo.errors import DataError, LeukaemiaZooError
 from leukaemia_zoo.files import replacing
+from leukaemia_zoo.reading import read_json
 from leukaemia_zoo.report_data import (
     SCHEMA,
     Contents,
@@ -162,10 +163,10 @@ class Report:
         path = Path(path)
         path = path / FILES[0] if path.is_dir() else path
         try:
-            return cls(json.loads(path.read_text(encoding="utf-8")))
+            return cls(read_json(path))
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror or error}): give a report.json.") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if isinstance(error, DataError):
                 raise DataError(f"{path}: {error}") from error
             raise DataError(f"{path} is not JSON: give the report.json that a benchmark wrote.") from error

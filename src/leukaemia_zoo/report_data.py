@@ -17,6 +17,9 @@ from leukaemia_zoo.printing import printable
 SCHEMA = 1
 """The layout of the data that this version reads and writes."""
 
+_LARGEST = 1e100
+"""What is larger was never measured, and its squares and sums overflow; whole numbers may be larger than any float."""
+
 TITLES = {
     "auroc": "AUROC",
     "weighted_f1": "Weighted F1",
@@ -96,9 +99,9 @@ def items(value: Any) -> list[Any]:
 
 
 def number(value: Any) -> float:
-    """The value if it is a number, else NaN."""
+    """The value if it is a number that can have been measured, else NaN."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else math.nan
+    return float(value) if is_number and abs(value) <= _LARGEST else math.nan
 
 
 def text(value: Any) -> str:

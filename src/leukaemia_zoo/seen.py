@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.cells import Cells, file_fingerprint
+from leukaemia_zoo.errors import WeightsError
 from leukaemia_zoo.overlap import Overlap, Person, TrainedOn, find_overlap, people_of, person_of
 from leukaemia_zoo.weights_io import read_config
 
@@ -51,12 +52,17 @@ def seen_by_trunk(file: str | Path) -> TrainedOn | None:
     about = ((read_config(file) or {}).get("distillation") or {}).get("seen")
     if not isinstance(about, Mapping):
         return None
-    return TrainedOn(
-        "",
-        frozenset((bool(is_cnmc), str(name)) for is_cnmc, name in about["people"]),
-        np.array([int(value, 16) for value in about["fingerprints"]], np.uint64),
-        frozenset(about["files"]),
-    )
+    try:
+        return TrainedOn(
+            "",
+            frozenset((bool(is_cnmc), str(name)) for is_cnmc, name in about["people"]),
+            np.array([int(value, 16) for value in about["fingerprints"]], np.uint64),
+            frozenset(map(str, about["files"])),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise WeightsError(
+            f"The header of {file} does not tell what it has seen in our form: distil it again."
+        ) from None
 
 
 def cells_among(seen: TrainedOn, cells: Cells) -> Overlap:

@@ -28,6 +28,7 @@ from leukaemia_zoo.errors import (
     shown,
 )
 from leukaemia_zoo.files import replacing, write_json
+from leukaemia_zoo.reading import read_json
 from leukaemia_zoo.registry import (
     ARCHITECTURES,
     WeightSpec,
@@ -310,10 +311,10 @@ def _from_hub(spec: WeightSpec, repo: str, commit: str, name: str) -> Found:
 
 def _read_config(path: Path) -> WeightSpec:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise WeightsError(f"The folder {path.parent} holds no saved model: there is no {path.name} in it.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read ({reason(error)}); save the model again.") from None
     if not isinstance(data, dict):
         raise WeightsError(f"{path} is not the description of a model; save the model again.")

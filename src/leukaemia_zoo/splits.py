@@ -7,8 +7,9 @@ Everything that trains here calls `check_split` first.
 import hashlib
 import json
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.cells import Cells, file_fingerprint, pixel_sha256
-from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
+from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError, reason, shortened, shown
 from leukaemia_zoo.files import write_json
+from leukaemia_zoo.reading import read_json
 
 MANIFEST_FORMAT = "leukaemia-zoo split"
 MANIFEST_VERSION = 1
@@ -236,7 +238,7 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
     manifest = _read_manifest(path)
     if tuple(manifest["class_names"]) != cells.class_names:
         raise DataError(
-            f"{path} was made for the classes {', '.join(manifest['class_names'])}, but the table has "
+            f"{path} was made for the classes {_quoted(manifest['class_names'])}, but the table has "
             f"{', '.join(cells.class_names)}: read the data as it was read then."
         )
     find = _finder(cells)
@@ -254,13 +256,13 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
                 indices.append(index)
         parts[name] = tuple(sorted(indices))
     if missing or changed:
-        problems = [f"{len(missing):,} missing ({_some(missing)})"] if missing else []
-        problems += [f"{len(changed):,} changed in bytes, label or subject ({_some(changed)})"] if changed else []
+        found = (("missing", missing), ("changed in bytes, label or subject", changed))
+        problems = [f"{len(names):,} {what} ({_quoted(names)})" for what, names in found if names]
         raise DataError(
             f"The data is not what {path} was made for, with {' and '.join(problems)}: restore the files or make a new "
             f"split."
         )
-    return Split(parts, manifest["seed"], manifest["method"])
+    return Split(parts, manifest.get("seed"), manifest["method"])
 
 
 def manifest_sha256(path: str | Path) -> str:
@@ -405,6 +407,11 @@ def _manifest_file(cells: Cells, name: str, index: int) -> dict[str, Any]:
     return {"path": name, "sha256": digest, "subject": cells.subjects[index], "label": label}
 
 
+def _quoted(names: Sequence[str]) -> str:
+    """Some names out of a manifest, harmless for a terminal and short."""
+    return shortened(reason(name, 100) for name in names)
+
+
 def _without_fingerprint(file: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in file.items() if key != "fingerprint"}
 
@@ -429,14 +436,45 @@ def _finder(cells: Cells) -> Callable[[str], int | None]:
 
 def _read_manifest(path: str | Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a split manifest ({error}): save it again.") from error
+        raise DataError(f"{path} cannot be read as a split manifest ({reason(error)}): save it again.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
         raise DataError(f"{path} is no split manifest: give a file written by save_manifest.")
     if manifest.get("version") != MANIFEST_VERSION:
         raise DataError(
-            f"{path} is a split manifest of version {manifest.get('version')}, but this release reads version "
+            f"{path} is a split manifest of version {shown(manifest.get('version'))}, but this release reads version "
             f"{MANIFEST_VERSION}: save it again with this release."
         )
+    if (fault := next(_faults(manifest), None)) is not None:
+        raise DataError(f"{path} is not what save_manifest writes ({fault}): save it again, or restore it.")
     return manifest
+
+
+def _faults(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What in a manifest is not of its kind."""
+    seed, method, classes, parts = (manifest.get(key) for key in ("seed", "method", "class_names", "parts"))
+    if isinstance(seed, bool) or not (seed is None or isinstance(seed, int)):
+        yield f"the seed is {shown(seed)}"
+    if not isinstance(method, str):
+        yield f"the method is {shown(method)}"
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        yield f"the class_names are {shown(classes)}"
+    if not isinstance(parts, dict):
+        yield f"the parts are {shown(parts)}"
+        return
+    for name, part in parts.items():
+        files = part.get("files") if isinstance(part, dict) else None
+        if not isinstance(files, list):
+            yield f"the part {shown(name)} lists no files"
+            continue
+        yield from (f"the part {shown(name)} lists {shown(file)}" for file in files if not _is_manifest_file(file))
+
+
+def _is_manifest_file(file: Any) -> bool:
+    return (
+        isinstance(file, dict)
+        and all(isinstance(file.get(key), str) for key in ("path", "sha256", "label"))
+        and isinstance(file.get("subject"), str | None)
+        and re.fullmatch(r"[0-9a-f]{16}", str(file.get("fingerprint", "0" * 16))) is not None
+    )

@@ -17,6 +17,7 @@ import numpy as np
 
 from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError, reason, shortened, shown
 from leukaemia_zoo.files import replacing
+from leukaemia_zoo.reading import parse_json
 
 HEAD_LAYER = "logits"
 """The layer that is made anew when the classes change."""
@@ -96,12 +97,28 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(text)
+    except ValueError as error:
         raise WeightsError(f"The header of {path} is not what this package writes ({reason(error)}).") from None
     if not isinstance(config, dict):
         raise WeightsError(f"The header of {path} is not what this package writes (no object).")
+    if not _tells_beginnings(config):
+        raise WeightsError(f"The header of {path} is not what this package writes of a training: make the file again.")
     return config
+
+
+def _tells_beginnings(config: dict[str, Any]) -> bool:
+    """Whether what a header says of a distillation, and of the weights that it began with, is of its kind."""
+    distillation = config.get("distillation")
+    if not isinstance(distillation, dict | None):
+        return False
+    for initial in (config.get("init"), (distillation or {}).get("init")):
+        if initial is None:
+            continue
+        data = initial.get("data", []) if isinstance(initial, dict) else None
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+            return False
+    return True
 
 
 def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> None:
