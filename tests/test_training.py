@@ -23,6 +23,7 @@ from leukaemia_zoo.evaluation import metrics
 from leukaemia_zoo.fitting import drawing_weights, embed, fit_network, new_network, read_arrays
 from leukaemia_zoo.ood import ood_scores
 from leukaemia_zoo.recipes import recipe_for
+from leukaemia_zoo.run_folder import RUN
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, load_manifest, split_by_subject
 from leukaemia_zoo.training import train
@@ -156,7 +157,7 @@ def test_the_record_tells_what_produced_the_weight(trained, cells, recipe):
     assert len(record["manifest_sha256"]) == 64
     assert 0 < record["distillation"]["seconds"] <= record["seconds"] < 600
     assert record["machine"]["devices"] == ["cpu"]
-    assert not (out / "state").exists()
+    assert not (out / RUN).exists()
 
 
 def test_the_temperature_is_inside_the_last_layer(trained, cells):
@@ -455,7 +456,7 @@ def test_initial_weights_that_cannot_be_had_do_not_block_the_folder(cells, recip
     monkeypatch.setattr(training, "write_initial_weights", fails)
     with pytest.raises(WeightsError, match="no network"):
         train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, init=trained[0], report=str.strip)
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / RUN).exists()
 
 
 def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
@@ -591,7 +592,7 @@ def test_a_classifier_is_fitted_on_initial_weights(begun, trained, cells):
     assert f"weights: whole, sha256 {row['sha256']}" in lines
     assert any("of 12 people" in line and "too favourable" in line for line in lines)
     assert {line["stage"] for line in _rows(out / "curves.csv")} == {"classifier"}
-    assert not (out / "state").exists()
+    assert not (out / RUN).exists()
 
 
 def test_the_default_beginning_is_told_and_written_down(trained):
@@ -667,7 +668,7 @@ def test_cross_validation_begins_with_initial_weights(cells, recipe, tmp_path):
     assert found["distillation"] is None
     # Nothing but a classifier is fitted, so that three folds choose in turn, beside the test part.
     assert len(json.loads((out / "fold_0.json").read_text())["parts"]) == 4
-    assert not (out / "state").exists()
+    assert not (out / RUN).exists()
 
 
 def test_an_unfinished_run_with_another_beginning_is_refused(trained, cells, recipe, tmp_path):
