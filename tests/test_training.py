@@ -26,7 +26,7 @@ from leukaemia_zoo.recipes import recipe_for
 from leukaemia_zoo.run_folder import RUN
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, load_manifest, split_by_subject
-from leukaemia_zoo.training import train
+from leukaemia_zoo.training import TRUNK_FILE, forget_trunk, train
 from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
 
 SMALL = {
@@ -471,6 +471,43 @@ def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
     train("cnn_attention", cells, tmp_path, report=lines.append, restart=True, **settings)
     assert any(line.startswith("distillation 1/2") for line in lines)
     assert not any("taken from" in line for line in lines)
+
+
+def test_a_restart_removes_the_trunk_of_its_own_run_alone(trained, tmp_path):
+    trunk = shutil.copy(trained[0] / TRUNK_FILE, tmp_path / TRUNK_FILE)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_text("mine")
+    forget_trunk(trunk, RunState(tmp_path / RUN, "another run"))
+    forget_trunk(broken, RunState(tmp_path / RUN, "another run"))
+    forget_trunk(tmp_path / "none", RunState(tmp_path / RUN, "another run"))
+    assert trunk.is_file()
+    assert broken.read_text() == "mine"
+    own = read_config(trunk)["distillation"]["run"]
+    forget_trunk(trunk, RunState(tmp_path / RUN, own, restart=True))
+    assert not trunk.exists()
+
+
+def test_progress_and_weights_are_of_one_epoch_whenever_a_run_is_killed(tmp_path, monkeypatch):
+    """Killed between the two, an epoch would be trained twice."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="dense")])
+    model.compile("sgd", "mse")
+    state = RunState(tmp_path / RUN, "x")
+
+    def epoch(number):
+        model.get_layer("dense").set_weights([np.full((1, 1), float(number)), np.zeros(1)])
+        state.progress["epoch"] = number
+        state.save(model)
+
+    epoch(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "save_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            epoch(2)
+    again = RunState(tmp_path / RUN, "x")
+    again.restore(model)
+    assert again.progress["epoch"] == float(model.get_layer("dense").get_weights()[0][0, 0]) == 1
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path):

@@ -349,14 +349,16 @@ def torture(case: Case, place: Path, times: int, draw: random.Random) -> dict[st
     lasts = time.monotonic() - started
     check_whole(whole)
     found: dict[str, Any] = {"seconds": lasts, "killed": 0, "ended": 0, "same": 0, "largest": 0.0, "wrong": []}
-    for number in range(times):
+    for number in range(3 * times):
+        if found["killed"] == times:
+            break
         out, process = begin(f"{number}")
         moment = draw.uniform(0, lasts)
         if process.wait(moment):
-            found["ended"] += 1  # before the moment: there was nothing to kill
-        else:
-            process.kill()
-            found["killed"] += 1
+            found["ended"] += 1  # there was nothing to kill any more
+            continue
+        process.kill()
+        found["killed"] += 1
         try:
             check_whole(out)
             case.check(out)

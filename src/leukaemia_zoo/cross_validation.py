@@ -37,6 +37,7 @@ from leukaemia_zoo.training import (
     check_beginning,
     development_split,
     distilled,
+    forget_trunk,
     inputs_of,
     prepared,
     training_rows,
@@ -102,7 +103,7 @@ def out_of_fold(
     if trunk is None:
         sources = begun(sources, recipe, seed, shared, report)
         if restart:
-            (out / TRUNK_FILE).unlink(missing_ok=True)
+            forget_trunk(out / TRUNK_FILE, shared)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     features = embeddings = None

@@ -65,7 +65,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=_start_beside(target), suffix=_suffix(path), dir=target.parent)
     beside = Path(name)
     try:
-        with _locked(handle):
+        with _locked(handle, path):
             yield beside
             beside.chmod(mode)
             beside.replace(target)
@@ -225,9 +225,9 @@ def _suffix(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(handle: int) -> Iterator[None]:
+def _locked(handle: int, path: Path) -> Iterator[None]:
     """Keep others from taking an open file for one that was left behind."""
-    if fcntl is None:
+    if fcntl is None or path.suffix == ".h5":  # HDF5 locks its files itself, in the same way
         os.close(handle)
         yield
         return

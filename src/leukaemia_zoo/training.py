@@ -6,6 +6,7 @@ penalty and epoch and the temperature look at validation subjects only; test sub
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.curves import write_curves
 from leukaemia_zoo.devices import number_of_devices, on_devices
 from leukaemia_zoo.distillation import distil, teacher_for
-from leukaemia_zoo.errors import DataError, LeukaemiaZooError
+from leukaemia_zoo.errors import DataError, LeukaemiaZooError, WeightsError
 from leukaemia_zoo.evaluation import metrics, per_subject
 from leukaemia_zoo.files import replacing, write_json
 from leukaemia_zoo.fitting import (
@@ -140,7 +141,7 @@ def train(
         if overlap is not None and len(overlap.rows):
             report(f"{overlap.told}: the figures below are too favourable")
         if restart:
-            (out / TRUNK_FILE).unlink(missing_ok=True)
+            forget_trunk(out / TRUNK_FILE, state)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     taught = training_rows(split)
@@ -274,6 +275,13 @@ def development_split(cells: Cells, recipe: Recipe, distilled: bool, seed: int, 
         return Split(parts, seed, f"kfold_by_subject, {recipe.validation_folds} folds")
     share = recipe.validation_share
     return split_by_subject(cells, {"train": 1 - share, "validation": share}, seed)
+
+
+def forget_trunk(file: Path, state: RunState) -> None:
+    """Remove the trunk that this very run has left before, so that it is made anew; another file is not ours."""
+    with contextlib.suppress(WeightsError):
+        if ((read_config(file) or {}).get("distillation") or {}).get("run") == state.fingerprint:
+            file.unlink()
 
 
 def training_rows(split: Split) -> np.ndarray:
