@@ -198,7 +198,7 @@ def test_models_are_saved_where_it_can_be_told(tiny_model, tmp_path):
 # --- standard output, pipes, links ---
 
 
-def test_data_on_the_standard_output_stand_alone(run, cells, capfdbinary, tiny_folder):
+def test_data_on_the_standard_output_stand_alone(cells, capfdbinary, tiny_folder):
     assert main(["predict", str(cells), "--model", str(tiny_folder), "--csv", "-"]) == 0
     out, err = capfdbinary.readouterr()
     found = rows(out.decode())
@@ -317,9 +317,11 @@ def test_patterns_in_quotes_and_the_home_folder(run, cells, tmp_path, monkeypatc
 def test_other_commands_take_such_paths_too(run, cells, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert run("verify", "~/cel*")[0] == 1
-    (tmp_path / "cells2").mkdir()
-    status, _, err = run("verify", "~/cel*")
+    (tmp_path / "c-nmc").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "c-nmc" / "UID_1_1_1_all.bmp")
+    assert run("verify", "~/c-n*")[0] == 1  # read, and not the official file
+    (tmp_path / "c-nmc2").mkdir()
+    status, _, err = run("verify", "~/c-n*")
     assert status == 2
     assert "stands for 2 files and folders" in err
     assert str(tmp_path / "gone") in run("verify", "~/gone")[2]
