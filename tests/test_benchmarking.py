@@ -16,7 +16,9 @@ from leukaemia_zoo.candidates import Candidate, as_candidates
 from leukaemia_zoo.cli import main
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.evaluation import metrics
-from leukaemia_zoo.judged_cells import read_judged_cells
+from leukaemia_zoo.judged_cells import MANIFEST_FILE, read_judged_cells
+from leukaemia_zoo.report import FILES
+from leukaemia_zoo.run_folder import BENCHMARK, RunFolder
 
 QUICK = {"resamples": 200, "cost": False}
 SHIPPED = sorted(registry.weights())
@@ -421,7 +423,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tiny_folder, tmp_path, 
     assert seen[0] == 21  # two whole chunks were kept
     whole = benchmark(**{**arguments, "out": None}).to_dict()
     assert resumed["models"]["tiny"]["metrics"] == whole["models"]["tiny"]["metrics"]
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / BENCHMARK).exists()
 
 
 def test_a_run_goes_on_only_with_the_same_order_of_the_classes(drawn, tiny_folder, tmp_path, monkeypatch):
@@ -441,12 +443,14 @@ def test_a_run_goes_on_only_with_the_same_order_of_the_classes(drawn, tiny_folde
 
 
 def test_restart_begins_anew(folder, tiny_folder, tmp_path):
-    (tmp_path / "state" / "old").mkdir(parents=True)
+    kept = RunFolder(tmp_path / BENCHMARK)
+    kept.save_json("old.json", 1)
+    kept.inside("old").save_json("old.json", 1)
     arguments = ["benchmark", tiny_folder, "--data", folder / "cells.csv", "--out", tmp_path, "--no-cost", "--restart"]
     seen = []
 
     def look(self, *rest):
-        seen.append((tmp_path / "state" / "old").exists())
+        seen.append((tmp_path / BENCHMARK).exists())
         return predict(self, *rest)
 
     predict = Candidate.predict
@@ -459,10 +463,11 @@ def test_restart_begins_anew(folder, tiny_folder, tmp_path):
 def test_what_another_model_left_is_not_taken(drawn, tiny_folder, tmp_path):
     cells = read_judged_cells(drawn, ("hem", "all"))
     model = load_model(tiny_folder)
-    first = Candidate("tiny", "keras", model=model).predict(cells, 32, tmp_path, None)
+    state = RunFolder(tmp_path / BENCHMARK)
+    first = Candidate("tiny", "keras", model=model).predict(cells, 32, state, "tiny", None)
     kernel = model.get_layer("logits").get_weights()
     model.get_layer("logits").set_weights([2 * kernel[0], kernel[1]])
-    second = Candidate("tiny", "keras", model=model).predict(cells, 32, tmp_path, None)
+    second = Candidate("tiny", "keras", model=model).predict(cells, 32, state, "tiny", None)
     assert np.abs(first - second).max() > 1e-3
 
 
@@ -477,6 +482,7 @@ def test_a_recipe_is_judged_on_unseen_people(folder, tmp_path):
     for fold in model["about"]["folds"]:
         assert fold["subjects"]["test"] == 2
     assert "cell area alone" in found["models"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((MANIFEST_FILE, *FILES))
 
 
 # --- the command line ---

@@ -21,6 +21,7 @@ from leukaemia_zoo.finetuning import fine_tune, fine_tuning_recipe
 from leukaemia_zoo.fitting import frozen_layers
 from leukaemia_zoo.inspection import CROPS, inspect_cells, usual_preprocessing
 from leukaemia_zoo.report import Report
+from leukaemia_zoo.run_folder import RUN
 from leukaemia_zoo.small_splits import folds_by_people, split_for_fine_tuning
 from leukaemia_zoo.splits import Split, load_manifest
 from leukaemia_zoo.weights_io import named_variables
@@ -96,7 +97,7 @@ def test_the_folder_is_a_model_with_its_record(tuned, folder):
         assert (out / name).is_file(), name
     for kind in ("json", "md", "html", "csv"):
         assert (out / f"report.{kind}").is_file()
-    assert not (out / "unfinished").exists()
+    assert not (out / RUN).exists()
     model = load_model(out)
     assert model.zoo.class_names == tuple(CLASSES)
     paths = sorted(folder.rglob("*.png"))

@@ -509,7 +509,7 @@ def test_a_save_that_fails_leaves_the_old_model(tiny_folder, folder, monkeypatch
         raise OSError("the disk is full")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", fail)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(WeightsError, match="disk is full"):
         save_model(model, folder)
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -23,9 +23,10 @@ from leukaemia_zoo.evaluation import metrics
 from leukaemia_zoo.fitting import drawing_weights, embed, fit_network, new_network, read_arrays
 from leukaemia_zoo.ood import ood_scores
 from leukaemia_zoo.recipes import recipe_for
+from leukaemia_zoo.run_folder import RUN
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.splits import Split, load_manifest, split_by_subject
-from leukaemia_zoo.training import train
+from leukaemia_zoo.training import TRUNK_FILE, forget_trunk, train
 from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
 
 SMALL = {
@@ -156,7 +157,7 @@ def test_the_record_tells_what_produced_the_weight(trained, cells, recipe):
     assert len(record["manifest_sha256"]) == 64
     assert 0 < record["distillation"]["seconds"] <= record["seconds"] < 600
     assert record["machine"]["devices"] == ["cpu"]
-    assert not (out / "state").exists()
+    assert not (out / RUN).exists()
 
 
 def test_the_temperature_is_inside_the_last_layer(trained, cells):
@@ -455,7 +456,7 @@ def test_initial_weights_that_cannot_be_had_do_not_block_the_folder(cells, recip
     monkeypatch.setattr(training, "write_initial_weights", fails)
     with pytest.raises(WeightsError, match="no network"):
         train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, init=trained[0], report=str.strip)
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / RUN).exists()
 
 
 def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
@@ -470,6 +471,43 @@ def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
     train("cnn_attention", cells, tmp_path, report=lines.append, restart=True, **settings)
     assert any(line.startswith("distillation 1/2") for line in lines)
     assert not any("taken from" in line for line in lines)
+
+
+def test_a_restart_removes_the_trunk_of_its_own_run_alone(trained, tmp_path):
+    trunk = shutil.copy(trained[0] / TRUNK_FILE, tmp_path / TRUNK_FILE)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_text("mine")
+    forget_trunk(trunk, RunState(tmp_path / RUN, "another run"))
+    forget_trunk(broken, RunState(tmp_path / RUN, "another run"))
+    forget_trunk(tmp_path / "none", RunState(tmp_path / RUN, "another run"))
+    assert trunk.is_file()
+    assert broken.read_text() == "mine"
+    own = read_config(trunk)["distillation"]["run"]
+    forget_trunk(trunk, RunState(tmp_path / RUN, own, restart=True))
+    assert not trunk.exists()
+
+
+def test_progress_and_weights_are_of_one_epoch_whenever_a_run_is_killed(tmp_path, monkeypatch):
+    """Killed between the two, an epoch would be trained twice."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="dense")])
+    model.compile("sgd", "mse")
+    state = RunState(tmp_path / RUN, "x")
+
+    def epoch(number):
+        model.get_layer("dense").set_weights([np.full((1, 1), float(number)), np.zeros(1)])
+        state.progress["epoch"] = number
+        state.save(model)
+
+    epoch(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "save_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            epoch(2)
+    again = RunState(tmp_path / RUN, "x")
+    again.restore(model)
+    assert again.progress["epoch"] == float(model.get_layer("dense").get_weights()[0][0, 0]) == 1
+    again.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path):
@@ -594,7 +632,7 @@ def test_a_classifier_is_fitted_on_initial_weights(begun, trained, cells):
     assert f"weights: whole, sha256 {row['sha256']}" in lines
     assert any("of 12 people" in line and "too favourable" in line for line in lines)
     assert {line["stage"] for line in _rows(out / "curves.csv")} == {"classifier"}
-    assert not (out / "state").exists()
+    assert not (out / RUN).exists()
 
 
 def test_the_default_beginning_is_told_and_written_down(trained):
@@ -670,7 +708,7 @@ def test_cross_validation_begins_with_initial_weights(cells, recipe, tmp_path):
     assert found["distillation"] is None
     # Nothing but a classifier is fitted, so that three folds choose in turn, beside the test part.
     assert len(json.loads((out / "fold_0.json").read_text())["parts"]) == 4
-    assert not (out / "state").exists()
+    assert not (out / RUN).exists()
 
 
 def test_an_unfinished_run_with_another_beginning_is_refused(trained, cells, recipe, tmp_path):

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,20 +28,19 @@ from leukaemia_zoo.cells import class_key
 from leukaemia_zoo.cost import measure_costs
 from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError
 from leukaemia_zoo.evaluation import subject_codes
-from leukaemia_zoo.judged_cells import JudgedCells, read_judged_cells
+from leukaemia_zoo.judged_cells import MANIFEST_FILE, JudgedCells, read_judged_cells
 from leukaemia_zoo.machine import environment
 from leukaemia_zoo.overlap import Overlap, find_overlap, people_of, refuse
 from leukaemia_zoo.records import plain
-from leukaemia_zoo.report import Report
+from leukaemia_zoo.report import FILES, Report
+from leukaemia_zoo.run_folder import BENCHMARK, RunFolder, refuse_to_replace
+from leukaemia_zoo.sources import local_files
 from leukaemia_zoo.splits import kfold_by_subject
 
 MAIN_METRICS = ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity")
 """Of these the report gives paired differences."""
 
 _MAIN_METRICS_OF_MORE_CLASSES = ("auroc", "macro_f1", "weighted_f1", "balanced_accuracy")
-
-STATE = "state"
-"""Folder of what an interrupted run goes on from."""
 
 _COST_FRAMES = 32
 """Different frames that a callable is timed on."""
@@ -152,6 +150,10 @@ def benchmark(
     if cross_validate is not None:
         _check_whole("cross_validate", cross_validate, 2)
     candidates = as_candidates(models)
+    if out is not None:
+        named = [("the data", data), ("the validation cells", validation)]
+        named += [(candidate.name, file) for candidate in candidates for file in local_files(candidate.given or "")]
+        refuse_to_replace(Path(out), (MANIFEST_FILE, *FILES), {FILES[0]: "leukaemia_zoo"}, named, restart)
     if baselines and (taken := [candidate.name for candidate in candidates if candidate.name in BASELINES]):
         raise DataError(
             f"A model is called '{taken[0]}', like a baseline: give a dict with another name for it, or leave out the "
@@ -166,14 +168,13 @@ def benchmark(
     chosen_on = None if validation is None else _other_people(validation, candidates, cells)
     report(cells.table.describe())
     with _folder(out) as folder:
-        if restart:
-            shutil.rmtree(folder / STATE, ignore_errors=True)
+        state = RunFolder(folder / BENCHMARK, restart=restart)
         if cross_validate is None:
-            judged = _as_they_are(candidates, cells, exclude_overlap, settings, batch_size, folder, report, progress)
+            judged = _as_they_are(candidates, cells, exclude_overlap, settings, batch_size, state, report, progress)
         else:
-            judged = _refitted(candidates, cells, cross_validate, seed, folder, report)
+            judged = _refitted(candidates, cells, cross_validate, seed, state, report)
         cells = judged.cells
-        chosen = {} if chosen_on is None else _predicted(candidates, chosen_on, batch_size, folder, progress)
+        chosen = {} if chosen_on is None else _predicted(candidates, chosen_on, batch_size, state, progress)
         if baselines and judged.folds is not None:
             for name, features in cells.baseline_features.items():
                 judged.probabilities[name] = cross_fitted(features, cells.labels, judged.folds, len(cells.class_names))
@@ -207,6 +208,8 @@ def benchmark(
             block["overlap"] = judged.overlap[name]
             block["cost"] = costs.get(name)
             block["worst_cells"] = cells.pictures(block.pop("most_wrong"))
+        if out is not None:
+            state.begin()
         described = cells.describe(folder)
         described["notes"] += [*judged.notes, *not_measured]
         found = Report(
@@ -237,7 +240,7 @@ def benchmark(
         )
         if out is not None:
             found.save(folder)
-            shutil.rmtree(folder / STATE, ignore_errors=True)
+            state.remove()
     return found
 
 
@@ -276,7 +279,7 @@ def _as_they_are(
     exclude_overlap: bool,
     settings: _Settings,
     batch_size: int,
-    folder: Path,
+    state: RunFolder,
     report: Callable[[str], None],
     progress: Progress | None,
 ) -> _Judged:
@@ -297,7 +300,7 @@ def _as_they_are(
     for candidate in candidates:
         started = time.perf_counter()
         report(f"{candidate.name}: judging {len(cells):,} cells")
-        output = candidate.predict(cells, batch_size, folder / STATE / candidate.slug, progress)
+        output = candidate.predict(cells, batch_size, state, candidate.slug, progress)
         judged.probabilities[candidate.name] = judging.check_probabilities(
             candidate.name, output, len(cells), len(cells.class_names)
         )
@@ -319,7 +322,7 @@ def _refitted(
     cells: JudgedCells,
     folds: int,
     seed: int,
-    folder: Path,
+    state: RunFolder,
     report: Callable[[str], None],
 ) -> _Judged:
     """Every recipe on the people that its networks had not seen, all in the same folds."""
@@ -327,7 +330,7 @@ def _refitted(
     for candidate in candidates:
         started = time.perf_counter()
         report(f"{candidate.name}: fitted again in {folds} folds by subject")
-        found = refit_on_folds(candidate, cells, folds, seed, folder / STATE / candidate.slug, report)
+        found = refit_on_folds(candidate, cells, folds, seed, state.inside(candidate.slug), report)
         judged.folds = found.folds
         judged.probabilities[candidate.name] = found.probabilities
         judged.seconds[candidate.name] = time.perf_counter() - started
@@ -391,12 +394,12 @@ def _other_people(data: Any, candidates: list[Candidate], cells: JudgedCells) ->
 
 
 def _predicted(
-    candidates: list[Candidate], cells: JudgedCells, batch_size: int, folder: Path, progress: Progress | None
+    candidates: list[Candidate], cells: JudgedCells, batch_size: int, state: RunFolder, progress: Progress | None
 ) -> dict[str, tuple[IntArray, FloatArray]]:
     """Labels and each model's probabilities of the cells to choose on."""
     found = {}
     for candidate in candidates:
-        output = candidate.predict(cells, batch_size, folder / STATE / f"{candidate.slug}-validation", progress)
+        output = candidate.predict(cells, batch_size, state, f"{candidate.slug}-validation", progress)
         table = judging.check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
         found[candidate.name] = (cells.labels, table)
     return found

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -27,6 +26,7 @@ from leukaemia_zoo.overlap import TRAINED_FURTHER, TrainedOn, training_of
 from leukaemia_zoo.prediction import iter_predictions
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
+from leukaemia_zoo.run_folder import RUN, RunFolder
 from leukaemia_zoo.sources import Found, find
 from leukaemia_zoo.training import TRUNK_FILE
 from leukaemia_zoo.weights_io import named_variables, save_tensors
@@ -118,7 +118,12 @@ class Candidate:
         return told
 
     def predict(
-        self, cells: JudgedCells, batch_size: int, folder: Path, progress: Callable[[int, int], None] | None
+        self,
+        cells: JudgedCells,
+        batch_size: int,
+        state: RunFolder,
+        name: str,
+        progress: Callable[[int, int], None] | None,
     ) -> FloatArray:
         """Probabilities of all cells, (cells, classes) in the order of the data's classes.
 
@@ -130,9 +135,9 @@ class Candidate:
         model = self.loaded()
         config = config_of(model)
         order = [[*map(class_key, config.class_names)].index(class_key(name)) for name in cells.class_names]
-        file = folder / "predictions.npz"
+        file = f"{name}.npz"
         identity = self._identity(model, cells)
-        output = _unfinished(file, identity, (len(cells), len(order)))
+        output = _unfinished(state.load_arrays(file), identity, (len(cells), len(order)))
         done = int(np.isfinite(output).all(axis=1).cumprod().sum())
         for start in range(done, len(cells), _CHUNK):
             rows = range(start, min(start + _CHUNK, len(cells)))
@@ -143,10 +148,7 @@ class Candidate:
                 output[row] = np.array(prediction.probabilities)[order]
                 if progress is not None:
                     progress(row + 1, len(cells))
-            folder.mkdir(parents=True, exist_ok=True)
-            beside = folder / "next.npz"
-            np.savez(beside, identity=np.array(identity), output=output)
-            beside.replace(file)
+            state.save_arrays(file, {"identity": np.array(identity), "output": output})
         return output
 
     def _identity(self, model: keras.Model, cells: JudgedCells) -> str:
@@ -248,7 +250,7 @@ def _candidate(name: str | None, model: Any) -> Candidate:
 
 
 def refit_on_folds(
-    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, folder: Path, report: Callable[[str], None]
+    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, report: Callable[[str], None]
 ) -> Refitted:
     """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in.
 
@@ -267,19 +269,22 @@ def refit_on_folds(
             f"'{candidate.name}' cannot be cross-validated from its weight, because its features were learnt on "
             f"labelled cells: run `leukaemia-zoo train {spec.config.architecture} --cross-validate {folds}` instead."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     distillation = spec.training["distillation"]
     settings = json.loads(json.dumps(dataclasses.asdict(recipe)))["distillation"]
     about = {"recipe": settings, "taken_from": spec.name, "sha256": spec.sha256}
-    save_tensors(candidate.loaded(), folder / TRUNK_FILE, config={"distillation": about})
+    trunk = state.file(TRUNK_FILE)
+    save_tensors(candidate.loaded(), trunk, config={"distillation": about})
+    state.own_folder(RUN)
+    for number in range(folds):
+        state.file(f"fold_{number}.json")
     found = out_of_fold(
         spec.config.architecture,
         cells.table,
-        folder,
+        state.folder,
         folds=folds,
         recipe=recipe,
         teacher="of the weight",
-        trunk=folder / TRUNK_FILE,
+        trunk=trunk,
         seed=seed,
         report=report,
     )
@@ -314,10 +319,8 @@ def _batches(cells: JudgedCells, size: int) -> Iterator[np.ndarray]:
     yield np.stack(batch)
 
 
-def _unfinished(file: Path, identity: str, shape: tuple[int, int]) -> FloatArray:
+def _unfinished(arrays: Mapping[str, np.ndarray] | None, identity: str, shape: tuple[int, int]) -> FloatArray:
     """What an interrupted run left, NaN for the rest."""
-    if file.is_file():
-        with np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["identity"]) == identity and arrays["output"].shape == shape:
-                return np.array(arrays["output"])
+    if arrays is not None and str(arrays["identity"]) == identity and arrays["output"].shape == shape:
+        return np.array(arrays["output"])
     return np.full(shape, np.nan)

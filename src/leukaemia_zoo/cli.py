@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from leukaemia_zoo import __version__, cli_commands, cli_finetune, cli_predict
+from leukaemia_zoo import __version__, cli_commands, cli_finetune, cli_paths, cli_predict
 from leukaemia_zoo.errors import LeukaemiaZooError
 from leukaemia_zoo.printing import printable
 
@@ -18,6 +18,7 @@ DEFAULT_MODEL = "cnn_attention"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``leukaemia-zoo`` and return its exit status: 0, 1 if some inputs failed, 2 for a mistake in the call."""
+    _open_standard_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         # Whoever read the output, such as head, has had enough; Python must not try to flush the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):  # without a file of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
@@ -45,6 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("leukaemia-zoo: stopped.", file=sys.stderr)
         return 130
+
+
+def _open_standard_streams() -> None:
+    """Give a process that was started without standard streams, as by ``2>&-`` or pythonw, ones that lead nowhere.
+
+    Otherwise the first file that it opens takes the number of a stream, and what libraries print ends up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # which takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = io.StringIO()  # without bytes below it, by which `--csv -` is told that there is no output
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,19 +75,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     predict = commands.add_parser("predict", help="classify the cells in files and folders")
-    predict.add_argument("paths", nargs="+", metavar="PATH", help="image file or folder of images")
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="image file, folder of images, or pattern")
     predict.add_argument(
         "--model",
+        type=cli_paths.home,
         default=DEFAULT_MODEL,
         help="name in the zoo, folder of a saved model, or hf://org/name@revision (default: %(default)s)",
     )
     predict.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write one row a file: path, subject, label, p_<class>, error"
+        "--csv",
+        type=cli_paths.output,
+        metavar="FILE",
+        help="write one row a file: path, subject, label, p_<class>, error; '-' for the standard output",
     )
-    predict.add_argument("--json", type=Path, metavar="FILE", help="write the same as a list of records")
+    predict.add_argument("--json", type=cli_paths.output, metavar="FILE", help="write the same as a list of records")
     predict.add_argument(
         "--subjects",
-        type=Path,
+        type=cli_paths.path,
         metavar="FILE",
         help="CSV with the columns path and subject, for files not named as in C-NMC",
     )
@@ -82,34 +104,45 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a network on single-cell images, by subject")
     train.add_argument("name", help="architecture, such as cnn or cnn_attention")
     train.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
+        "--data", type=cli_paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
     )
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the model and its record")
+    train.add_argument(
+        "--out", type=cli_paths.output_folder, required=True, metavar="DIR", help="folder for the model and its record"
+    )
     train.add_argument(
         "--teacher",
+        type=cli_paths.home,
         metavar="FILE",
         default="imagenet",
         help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none' (default: %(default)s)",
     )
     train.add_argument(
         "--unlabelled",
-        type=Path,
+        type=cli_paths.path,
         metavar="DIR",
         help="cell images for the distillation, without labels (default: the training cells)",
     )
     train.add_argument(
-        "--trunk", type=Path, metavar="FILE", help="distilled.safetensors of an earlier run with the same distillation"
+        "--trunk",
+        type=cli_paths.path,
+        metavar="FILE",
+        help="distilled.safetensors of an earlier run with the same distillation",
     )
     train.add_argument(
         "--init",
+        type=cli_paths.home,
         metavar="FILE",
         default="none",
         help="weights to begin with: 'imagenet' to download Keras' own (vgg16, resnet50, inception_v3, xception), a "
         "weight of the same architecture as a file, folder or name in the zoo, or 'none' for random ones "
         "(default: %(default)s)",
     )
-    train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own")
-    train.add_argument("--split", type=Path, metavar="FILE", help="split manifest with the parts train and validation")
+    train.add_argument(
+        "--recipe", type=cli_paths.path, metavar="FILE", help="JSON with settings that replace the recipe's own"
+    )
+    train.add_argument(
+        "--split", type=cli_paths.path, metavar="FILE", help="split manifest with the parts train and validation"
+    )
     train.add_argument("--cross-validate", type=_positive, metavar="K", help="K folds by subject instead of one model")
     train.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the split and the training (default: %(default)s)"
@@ -133,10 +166,14 @@ def _parser() -> argparse.ArgumentParser:
         "models", nargs="+", metavar="MODEL", help="name in the zoo, folder of a saved model, or hf://org/name@revision"
     )
     benchmark.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
+        "--data", type=cli_paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
     )
     benchmark.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for report.json, .csv, .md and .html"
+        "--out",
+        type=cli_paths.output_folder,
+        required=True,
+        metavar="DIR",
+        help="folder for report.json, .csv, .md and .html",
     )
     benchmark.add_argument(
         "--cross-validate",
@@ -148,7 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         "--exclude-overlap", action="store_true", help="leave out cells and people that a model was trained on"
     )
     benchmark.add_argument(
-        "--validation", type=Path, metavar="DIR", help="cells of other people to choose thresholds and temperatures on"
+        "--validation",
+        type=cli_paths.path,
+        metavar="DIR",
+        help="cells of other people to choose thresholds and temperatures on",
     )
     benchmark.add_argument(
         "--subgroup", action="append", metavar="COLUMN", help="column of the CSV to report by (may be repeated)"
@@ -176,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--all", action="store_true", help="every weight of the zoo")
     download.add_argument(
         "--to",
-        type=Path,
+        type=cli_paths.output_folder,
         metavar="DIR",
         help="write folders that load_model and --model take (default: fill the local cache)",
     )
@@ -187,19 +227,22 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("names", nargs="*", metavar="NAME", help="weights (default: all)")
     publish.add_argument(
         "--weights",
-        type=Path,
+        type=cli_paths.path,
         metavar="DIR",
         help="folder of the weights that are not in the package (default: weights)",
     )
     publish.add_argument(
-        "--registry", type=Path, metavar="FILE", help="registry to read and to write back to (default: the package's)"
+        "--registry",
+        type=cli_paths.path,
+        metavar="FILE",
+        help="registry to read and to write back to (default: the package's)",
     )
     publish.add_argument("--private", action="store_true", default=None, help="make new repositories private")
     publish.add_argument("--dry-run", action="store_true", help="show what would happen, without network or changes")
     publish.set_defaults(run=cli_commands.publish)
 
     verify = commands.add_parser("verify", help="compare a C-NMC download with the official list of sha256 hashes")
-    verify.add_argument("folder", type=Path, metavar="DIR")
+    verify.add_argument("folder", type=cli_paths.path, metavar="DIR")
     verify.add_argument(
         "--pixels", action="store_true", help="find cells that lie there twice under other bytes too (some minutes)"
     )

@@ -7,8 +7,9 @@ import json
 import sys
 from typing import Any
 
-from leukaemia_zoo import printing
+from leukaemia_zoo import cli_paths, printing
 from leukaemia_zoo.errors import LeukaemiaZooError, UnknownNameError
+from leukaemia_zoo.files import refuse_to_overwrite
 from leukaemia_zoo.registry import model_info
 from leukaemia_zoo.terminal import print_lines, progress_bar, tell, without_notes_of_the_backend
 
@@ -24,8 +25,14 @@ def train(options: argparse.Namespace) -> int:
     """Train or cross-validate a network."""
     from leukaemia_zoo.datasets import read_data
     from leukaemia_zoo.recipes import recipe_for
+    from leukaemia_zoo.run_folder import files_of_training
 
     recipe = recipe_for(options.name, options.recipe)
+    written = files_of_training(options.cross_validate, options.trunk is not None)
+    refuse_to_overwrite(
+        [("the run's", options.out / name) for name in written],
+        [("--data", options.data), ("--recipe", options.recipe)],
+    )
     cells = read_data(options.data)
     print(cells.describe())
 
@@ -53,6 +60,7 @@ def benchmark(options: argparse.Namespace) -> int:
     """Judge models and write a report."""
     from leukaemia_zoo import sources
 
+    options.models = cli_paths.expanded(options.models)
     for name in options.models:
         if not sources.is_elsewhere(name):
             model_info(name)  # a mistyped name is told before the seconds of the backend

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo import cli_paths
 from leukaemia_zoo.registry import model_info
 from leukaemia_zoo.report import FILES
 from leukaemia_zoo.sources import is_elsewhere
@@ -21,8 +21,12 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
     finetune = commands.add_parser(
         "finetune", help="fine-tune a network on labelled cells of your own and judge it on cells apart"
     )
-    finetune.add_argument("name", help="name in the zoo, folder of a saved model, or hf://org/name@revision")
-    finetune.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for model, record and report")
+    finetune.add_argument(
+        "name", type=cli_paths.home, help="name in the zoo, folder of a saved model, or hf://org/name@revision"
+    )
+    finetune.add_argument(
+        "--out", type=cli_paths.output_folder, required=True, metavar="DIR", help="folder for model, record and report"
+    )
     _add_data(finetune)
     finetune.add_argument(
         "--per-class", type=positive, metavar="N", help="learn from at most N cells of each class (default: all)"
@@ -31,10 +35,10 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
         "--test-share", type=float, default=0.2, metavar="P", help="share of the cells that test (default: %(default)s)"
     )
     finetune.add_argument(
-        "--split", type=Path, metavar="FILE", help="split manifest with the parts train, validation and test"
+        "--split", type=cli_paths.path, metavar="FILE", help="split manifest with the parts train, validation and test"
     )
     finetune.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own"
+        "--recipe", type=cli_paths.path, metavar="FILE", help="JSON with settings that replace the recipe's own"
     )
     finetune.add_argument(
         "--unfreeze",
@@ -61,7 +65,9 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
     probe = commands.add_parser(
         "probe", help="cross-validate a linear classifier on a network's features: a first answer within a minute"
     )
-    probe.add_argument("name", help="name in the zoo, folder of a saved model, or hf://org/name@revision")
+    probe.add_argument(
+        "name", type=cli_paths.home, help="name in the zoo, folder of a saved model, or hf://org/name@revision"
+    )
     _add_data(probe)
     probe.add_argument("--folds", type=positive, default=5, metavar="K", help="folds (default: %(default)s)")
     probe.add_argument("--no-cache", action="store_true", help="keep no embeddings on disk")
@@ -69,7 +75,7 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=_DATA)
+    parser.add_argument("--data", type=cli_paths.path, required=True, metavar="DIR", help=_DATA)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is drawn (default: 0)")
     parser.add_argument(
         "--split-by",

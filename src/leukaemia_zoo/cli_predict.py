@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import csv
 import json
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo import printing
+from leukaemia_zoo import cli_paths, printing
 from leukaemia_zoo.errors import DataError, ImageError
+from leukaemia_zoo.files import STANDARD_OUTPUT, refuse_to_overwrite, writing
 from leukaemia_zoo.terminal import print_lines, progress, tell, without_notes_of_the_backend
 
 _TABLE_ROWS = 50
@@ -24,18 +26,21 @@ def predict(options: argparse.Namespace) -> int:
     """Classify files and folders."""
     from leukaemia_zoo.images import list_images
     from leukaemia_zoo.registry import model_info
-    from leukaemia_zoo.sources import is_elsewhere
+    from leukaemia_zoo.sources import is_elsewhere, local_files
 
-    for file in filter(None, (options.csv, options.json)):
-        if file.is_dir():
-            raise DataError(f"{file} is a folder: give the name of a file to write.")
+    outputs = [("--csv", options.csv), ("--json", options.json)]
+    for name, file in outputs:
+        _check_output(name, file)
     from_elsewhere = is_elsewhere(options.model)
     if not from_elsewhere:
         model_info(options.model)
-    listing = list_images(options.paths)
+    refuse_to_overwrite(outputs, [("--subjects", options.subjects)])
+    refuse_to_overwrite(outputs, (("--model", file) for file in local_files(options.model)))
+    listing = list_images(cli_paths.expanded(options.paths))
     paths, skipped = list(listing.images), listing.skipped
     for told in (*listing.notes, *listing.faults):
         tell(f"note: {printing.printable(told)}")
+    refuse_to_overwrite(outputs, (("the image", path) for path in paths))
     if not paths:
         raise ImageError(f"There are no images in {', '.join(options.paths)}.")
     subjects = _subject_of_path(options.subjects) if options.subjects else {}
@@ -50,7 +55,9 @@ def predict(options: argparse.Namespace) -> int:
     model = load_model(options.model)
     owners = (_look_up(subjects, path) for path in paths) if subjects else None
     found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
-    tally, table = SubjectTally(), not options.quiet and len(paths) <= _TABLE_ROWS
+    # Data on the standard output are for a program: what is for people must not stand among them.
+    data = STANDARD_OUTPUT in (str(options.csv), str(options.json))
+    tally, table = SubjectTally(), not options.quiet and not data and len(paths) <= _TABLE_ROWS
     failed, unfamiliar, reasons = 0, 0, []
     counts = dict.fromkeys(model.zoo.class_names, 0)
     with contextlib.ExitStack() as stack:
@@ -76,14 +83,41 @@ def predict(options: argparse.Namespace) -> int:
         _tell_not_read(reason)
     if not options.quiet:
         name = options.model if from_elsewhere else model.zoo.weight or options.model
-        print_lines(printing.summary(name, counts, failed, len(skipped), tally.summaries()))
+        people = sys.stderr if data else sys.stdout
+        print_lines(printing.summary(name, counts, failed, len(skipped), tally.summaries()), people)
         if not (table or options.csv or options.json):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
-        print(NOT_A_DIAGNOSIS)
+        print(NOT_A_DIAGNOSIS, file=people)
     if unfamiliar:
         sys.stdout.flush()
         print(printing.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
     return 1 if failed or listing.faults else 0
+
+
+def _check_output(name: str, file: Path | None) -> None:
+    """Raise if a path is no place for a table, or holds something else than text.
+
+    ``--csv cells/*.png``, where the name was forgotten, names the first image.
+    """
+    if file is None or str(file) == STANDARD_OUTPUT:
+        return
+    if file.is_dir():
+        raise DataError(f"{name} {file} is a folder: give the name of a file to write.")
+    if not file.is_file():
+        return
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+    try:
+        # The last character may be cut by the end of what was read.
+        codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+        text = b"\0" not in head
+    except UnicodeDecodeError:
+        text = False
+    if not text:
+        raise DataError(
+            f"{name} {file} is there and holds no text, so that it was not replaced: say after {name} which file to "
+            "write."
+        )
 
 
 def _subject_of_path(file: Path) -> dict[str, str]:
@@ -113,12 +147,9 @@ def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any
     if path is None:
         yield lambda record: None
         return
-    from leukaemia_zoo.files import replacing
-
     columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names)]
     columns += ["ood_score", "unfamiliar", "error"]
-    # File names may hold bytes that are no UTF-8; they are written as \udc.., so that the file stays readable.
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with writing(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         yield lambda record: writer.writerow({key: _rounded(value, 6) for key, value in record.items()})
@@ -130,9 +161,7 @@ def _json_writer(path: Path | None) -> Iterator[Any]:
     if path is None:
         yield lambda record: None
         return
-    from leukaemia_zoo.files import replacing
-
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with writing(path) as file:
         separator = "[\n"
 
         def write(record: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from leukaemia_zoo.fitting import (
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.records import UNKNOWN_IMAGES, Sources, fingerprint, plain, provenance, write_predictions
+from leukaemia_zoo.run_folder import RECORDS, RUN, files_of_training, make_folder, refuse_to_replace
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.seen import cells_among, seen_by_trunk, seen_images
 from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, save_manifest
@@ -36,6 +37,8 @@ from leukaemia_zoo.training import (
     check_beginning,
     development_split,
     distilled,
+    forget_trunk,
+    inputs_of,
     prepared,
     training_rows,
     unlabelled_images,
@@ -92,15 +95,15 @@ def out_of_fold(
     _refuse_tested_images(cells, sources, report)
     _refuse_tested_cells(cells, initial)
     outer = kfold_by_subject(cells, folds, seed)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
     fold_of_cell = np.zeros(len(cells), np.int64)
     parts = []
-    shared = RunState(out / "state", fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
+    shared = RunState(out / RUN, fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
     if trunk is None:
         sources = begun(sources, recipe, seed, shared, report)
         if restart:
-            (out / TRUNK_FILE).unlink(missing_ok=True)
+            forget_trunk(out / TRUNK_FILE, shared)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     features = embeddings = None
@@ -119,13 +122,13 @@ def out_of_fold(
         check_split(cells, split)
         manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
         run = fingerprint(recipe, seed, manifest_hash, sources, count)
-        state = RunState(shared.folder / f"fold_{number}", run, restart)
+        state = shared.inside(f"fold_{number}", run)
         own_features = features
         if own_features is None:
-            taught, file = training_rows(split), state.folder / TRUNK_FILE
+            taught, file = training_rows(split), state.file(TRUNK_FILE)
             own_features = distilled(recipe, state, file, cells, taught, arrays.pixels, sources, seed, report, count)
         own_record = provenance(recipe, cells, seed, sources, own_features, count)
-        result = state.load_arrays()
+        result = state.load_result()
         if result is None:
             fitted = fit_network(
                 recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count
@@ -136,7 +139,7 @@ def out_of_fold(
                 "temperature": np.array(fitted.temperature),
                 "chosen": np.array(json.dumps(fitted.chosen)),
             }
-            state.save_arrays(result)
+            state.save_result(result)
         probabilities[test] = result["probabilities"]
         fold_of_cell[test] = number
         measured = metrics(cells.labels[test], probabilities[test])
@@ -210,6 +213,10 @@ def cross_validate(
         DeviceError: See `train`.
     """
     out = Path(out)
+    initial = find_initial_weights(init, (recipe or recipe_for(name)).architecture, trunk)
+    refuse_to_replace(
+        out, files_of_training(folds, trunk is not None), RECORDS, inputs_of(teacher, trunk, initial), restart
+    )
     found = out_of_fold(
         name,
         cells,

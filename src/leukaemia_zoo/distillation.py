@@ -8,7 +8,6 @@ patients play no part, and normal blood cells of any collection serve.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from keras import layers, ops
 
 from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.errors import DataError, WeightsError
-from leukaemia_zoo.files import write_json
 from leukaemia_zoo.layers import CellMask
 from leukaemia_zoo.precision import compiles_steps, precision
 from leukaemia_zoo.reading import read_arrays
 from leukaemia_zoo.recipes import DistillationRecipe
+from leukaemia_zoo.run_folder import RunFolder
 from leukaemia_zoo.seeds import reseed
 from leukaemia_zoo.timing import TimeLeft
 
@@ -89,7 +88,7 @@ def distil(
     teacher_weights: str | Path,
     *,
     seed: int = 0,
-    folder: Path | None = None,
+    state: RunFolder | None = None,
     report: Callable[[str], None] = print,
     keep_first_filters: bool = False,
 ) -> list[dict[str, float]]:
@@ -101,7 +100,7 @@ def distil(
         recipe: What is imitated, how long, on which views.
         teacher_weights: See `load_teacher`.
         seed: Seed of the views and of the order.
-        folder: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
+        state: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
         report: Called with a line an epoch.
         keep_first_filters: Leave the student's first convolution as it is; otherwise it begins with the teacher's
             filters, where it has their shape.
@@ -155,7 +154,7 @@ def distil(
         loss=dict.fromkeys(losses, _own_loss),
         jit_compile=compiles_steps(),
     )
-    history = _resumed(model, folder)
+    history = _resumed(model, state)
     left = TimeLeft(len(history))
     for epoch in range(len(history), recipe.epochs):
         reseed(model, seed, epoch)
@@ -163,8 +162,8 @@ def distil(
         result = model.fit(batches, shuffle=False, verbose=0).history
         history.append({name: float(result[f"{name}_loss"][-1]) for name in losses})
         values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
-        if folder is not None:
-            _keep(model, folder, history)
+        if state is not None:
+            _keep(model, state, history)
         report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}{left.told(epoch + 1, recipe.epochs)}")
     return history
 
@@ -195,23 +194,20 @@ def _taught_layers(recipe: DistillationRecipe) -> list[str]:
     return list(dict.fromkeys(teacher_layer for _, teacher_layer in recipe.pairs))
 
 
-def _keep(model: keras.Model, folder: Path, history: list[dict[str, float]]) -> None:
+def _keep(model: keras.Model, state: RunFolder, history: list[dict[str, float]]) -> None:
     """Weights first, then the history that says they are there; one epoch is at most done twice."""
-    beside = folder / "next.weights.h5"
-    model.save_weights(beside)
-    beside.replace(folder / f"distillation_{len(history)}.weights.h5")
-    write_json(folder / "distillation.json", history)
-    (folder / f"distillation_{len(history) - 1}.weights.h5").unlink(missing_ok=True)
+    state.save_weights(f"distillation_{len(history)}.weights.h5", model)
+    state.save_json("distillation.json", history)
+    state.discard(f"distillation_{len(history) - 1}.weights.h5")
 
 
-def _resumed(model: keras.Model, folder: Path | None) -> list[dict[str, float]]:
+def _resumed(model: keras.Model, state: RunFolder | None) -> list[dict[str, float]]:
     """Go back to the last epoch that was kept; its history."""
-    file = folder / "distillation.json" if folder is not None else None
-    if file is None or not file.is_file():
+    history: list[dict[str, float]] | None = None if state is None else state.load_json("distillation.json")
+    if state is None or history is None:
         return []
-    history: list[dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
     model.optimizer.build(model.trainable_variables)
-    model.load_weights(file.with_name(f"distillation_{len(history)}.weights.h5"))
+    model.load_weights(state.folder / f"distillation_{len(history)}.weights.h5")
     return history
 
 

@@ -1,42 +1,239 @@
-"""Writing files so that nothing half-written is left behind."""
+"""Writing files so that nothing half-written is left behind, and nothing of the user's is lost."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import io
 import json
 import os
+import shutil
+import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from leukaemia_zoo.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where a file that somebody writes to cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+OWN = ".leukaemia-zoo-"
+"""What the names of files and folders that are only for this package begin with."""
+
+STANDARD_OUTPUT = "-"
+
+_YOUNG_S = 1.0
+"""So long a file may be there before whoever made it has locked it."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a path beside ``path`` to write to; rename it to ``path`` at the end, or remove it after an error.
+    """Give a path to write to, whose content becomes that of ``path`` at the end, all or nothing.
+
+    A regular file is written beside its place and renamed; so is the file that a link leads to, and the link stays. A
+    device, a pipe or an open file is written to as it is. What a killed process left beside ``path`` is removed.
 
     Args:
-        path: The file to make or replace. Its folder is made where it is missing.
+        path: The file to make or replace. Its folder is made where it is missing. The rights of a file that is there
+            stay.
 
     Yields:
-        The path to write to, in the same folder.
+        The path to write to.
+
+    Raises:
+        OSError: If the file cannot be written; PermissionError also if it is there and write-protected.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    target = _regular_target(path)
+    if target is None:
+        with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
+            made = Path(place) / f"written{_suffix(path)}"
+            yield made
+            with made.open("rb") as source, path.open("wb") as there:
+                shutil.copyfileobj(source, there)
+        return
+    mode = _mode(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target)
+    handle, name = tempfile.mkstemp(prefix=_start_beside(target), suffix=_suffix(path), dir=target.parent)
     beside = Path(name)
     try:
-        yield beside
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)
-        beside.replace(path)
+        with _locked(handle, path):
+            yield beside
+            beside.chmod(mode)
+            beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[TextIO]:
+    """Open a text file for writing as `replacing` does; into what is no regular file each line goes at once.
+
+    File names may hold bytes that are no UTF-8; they are written as ``\\udc..``, so that the file stays readable.
+
+    Args:
+        path: The file; ``-`` for the standard output.
+
+    Raises:
+        DataError: If it is the standard output, and there is none.
+        OSError: If the file cannot be written.
+    """
+    form: dict[str, Any] = {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    path = Path(path)
+    if str(path) == STANDARD_OUTPUT:
+        binary = getattr(sys.stdout, "buffer", None)
+        if binary is None:
+            raise DataError("There is no standard output to write to: name a file instead of '-'.")
+        sys.stdout.flush()
+        stream = io.TextIOWrapper(binary, write_through=True, **form)
+        try:
+            yield stream
+        finally:
+            stream.detach()  # not closed: the standard output is not ours
+    elif _regular_target(path) is not None:
+        with replacing(path) as beside, beside.open("w", **form) as file:
+            yield file
+    else:
+        number = _own_descriptor(path)
+        # Another opening of an open file would begin at its start again.
+        where = path if number is None else os.dup(number)
+        with open(where, "w", buffering=1, **form) as file:  # noqa: PTH123 - may be a number
+            yield file
 
 
 def write_json(path: str | Path, data: Any) -> None:
     """Write plain data as indented JSON, beside first and then renamed."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that were killed while they wrote a file have left beside it."""
+    for old in path.parent.glob(f"{_start_beside(path)}*"):
+        with contextlib.suppress(OSError):
+            if fcntl is not None and time.time() - old.stat().st_mtime > _YOUNG_S:
+                with old.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while somebody writes to it
+                    old.unlink()
+
+
+def refuse_to_overwrite(outputs: Iterable[tuple[str, Any]], inputs: Iterable[tuple[str, Any]]) -> None:
+    """Raise if a file that is to be written is one that is read, or two outputs are one file.
+
+    Files are compared by where they lie, not by how their path is spelt: links are followed.
+
+    Args:
+        outputs: Pairs of what the user calls an output, such as ``--csv``, and its path, or None.
+        inputs: Likewise; what is no path is passed over.
+
+    Raises:
+        DataError: It names both.
+    """
+    taken: dict[Any, str] = {}
+    for name, path in outputs:
+        if path is None or (place := _identity(path)) is None:
+            continue
+        if place in taken:
+            raise DataError(f"{taken[place]} and {name} {path} are the same file: give each a name of its own.")
+        taken[place] = f"{name} {path}"
+    if not taken:
+        return
+    for name, path in inputs:
+        if isinstance(path, str | os.PathLike) and (place := _identity(path)) in taken:
+            raise DataError(
+                f"{taken[place]} would overwrite what is to be read, {name} {path}: write to another place."
+            )
+
+
+def _identity(path: Any) -> Any:
+    """Equal for two paths of one file, also of one that is not there yet; None for what cannot be overwritten."""
+    if str(path) == STANDARD_OUTPUT:
+        return STANDARD_OUTPUT
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return os.path.normcase(os.path.realpath(path))
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _regular_target(path: Path) -> Path | None:
+    """The regular file that is there or is to be made, links followed; None for what is something else."""
+    if _descriptors(path) is not None:
+        return None
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return Path(os.path.realpath(path))  # a link that leads nowhere yet is followed too
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) else None
+
+
+def _mode(target: Path) -> int:
+    """The rights that the file is to have."""
+    try:
+        mode = stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
+    if not os.access(target, os.W_OK):  # renaming would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    return mode
+
+
+def _descriptors(path: Path) -> str | None:
+    """The number of an open file, if the path or a link on its way leads to one: ``/dev/stdout``, ``/dev/fd/63``."""
+    for _ in range(40):  # as many links as Linux follows
+        here = os.path.realpath(path.parent)
+        if here == "/dev/fd" or (here.startswith("/proc/") and here.endswith("/fd")):
+            return path.name
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of an open file of this process."""
+    number = _descriptors(path)
+    if number is None or not number.isdigit():
+        return None
+    try:
+        same = os.path.samestat(os.fstat(int(number)), path.stat())
+    except OSError:
+        return None
+    return int(number) if same else None
+
+
+def _start_beside(path: Path) -> str:
+    # Of one length whatever the name: a long name with something added would be too long for a file.
+    return f"{OWN}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
+
+
+def _suffix(path: Path) -> str:
+    """Of a file, as far as those who write it look at it: two parts, as in ``.weights.h5``."""
+    return "".join(path.suffixes[-2:])[-40:]
+
+
+@contextlib.contextmanager
+def _locked(handle: int, path: Path) -> Iterator[None]:
+    """Keep others from taking an open file for one that was left behind."""
+    if fcntl is None or path.suffix == ".h5":  # HDF5 locks its files itself, in the same way
+        os.close(handle)
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # not every network file system can lock
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -29,11 +29,11 @@ from leukaemia_zoo.benchmarking import benchmark
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
 from leukaemia_zoo.candidates import as_candidates
 from leukaemia_zoo.cells import Cells, file_fingerprint
-from leukaemia_zoo.curves import write_curves
+from leukaemia_zoo.curves import PICTURE, TABLE, write_curves
 from leukaemia_zoo.embeddings import weights_digest
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.evaluation import metrics
-from leukaemia_zoo.files import write_json
+from leukaemia_zoo.files import replacing, write_json
 from leukaemia_zoo.fitting import (
     Embeddings,
     Fitted,
@@ -46,25 +46,34 @@ from leukaemia_zoo.fitting import (
     tune_layers,
 )
 from leukaemia_zoo.inspection import CROPS, DEFAULT_CROP, Inspected, inspect_cells, usual_preprocessing
+from leukaemia_zoo.judged_cells import MANIFEST_FILE
 from leukaemia_zoo.loading import config_of, load_model
 from leukaemia_zoo.overlap import TrainedOn, find_overlap, training_of
 from leukaemia_zoo.precision import resolved
 from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.publishing import checked_about, checked_repo, push_to_hub, save_pretrained
+from leukaemia_zoo.publishing import (
+    CARD_FILE,
+    checked_about,
+    checked_repo,
+    push_to_hub,
+    refuse_to_replace_card,
+    save_pretrained,
+)
 from leukaemia_zoo.recipes import Recipe, changed
-from leukaemia_zoo.records import class_counts, environment_record, plain
+from leukaemia_zoo.records import class_counts, environment_record, manifest_of, plain
 from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
 from leukaemia_zoo.report import FILES, Report
+from leukaemia_zoo.run_folder import RECORDS, RUN, is_under_way, make_folder, refuse_to_replace
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.seeds import checked_seed
 from leukaemia_zoo.small_splits import TEST, check_given, split_for_fine_tuning
-from leukaemia_zoo.sources import CONFIG_FILE, find
-from leukaemia_zoo.splits import Split, load_manifest, save_manifest
+from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, local_files
+from leukaemia_zoo.splits import Split, load_manifest
 from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
 
 RECORD_FILE = "training.json"
-STATE = "unfinished"
-"""Folder of what an interrupted fine-tuning goes on from."""
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, "split.json", RECORD_FILE, TABLE, PICTURE, MANIFEST_FILE, *FILES)
+"""What a fine-tuning leaves."""
 
 _CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
 _CROP_PENALTY = 0.3
@@ -181,6 +190,8 @@ def fine_tune(
         raise DataError(f"unfreeze is {unfreeze!r}: give a number of layers from 1 on, or 'all'.")
     if time_budget is not None and not time_budget > 0:
         raise DataError(f"time_budget is {time_budget!r}: give seconds above 0, or None for no limit.")
+    if out is not None:
+        _refuse_to_replace(Path(out), model_or_name, data, recipe, restart)
     base = _base(model_or_name)
     notes: list[str] = []
 
@@ -206,7 +217,7 @@ def fine_tune(
     given, why = _given_preprocessing(inspected, base.config.preprocessing, preprocessing, crop_fraction)
 
     with _folder(out) as folder:
-        manifest = _manifest_digest(cells, split)
+        manifest_bytes, manifest = manifest_of(cells, split)
         choices = {
             "unfreeze": unfreeze,
             "keep_statistics": keep_statistics,
@@ -223,8 +234,9 @@ def fine_tune(
             if push_to is not None:
                 _push(folder, push_to, private, report)
             return finished
-        state = RunState(folder / STATE, digest, restart)
-        save_manifest(folder / "split.json", cells, split)
+        state = RunState(folder / RUN, digest, restart)
+        with replacing(folder / "split.json") as beside:
+            beside.write_bytes(manifest_bytes)
 
         report(
             f"head: the last layer of '{base.label}' ({len(base.config.class_names)} classes) is replaced by one for "
@@ -428,16 +440,19 @@ def _given_preprocessing(
 @contextlib.contextmanager
 def _folder(out: str | os.PathLike[str] | None) -> Iterator[Path]:
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(out))
         yield Path(out)
         return
     with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
         yield Path(place)
 
 
-def _manifest_digest(cells: Cells, split: Split) -> str:
-    with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
-        return save_manifest(Path(place) / "split.json", cells, split)
+def _refuse_to_replace(folder: Path, model: Any, data: Any, recipe: Any, restart: bool) -> None:
+    """Raise if the folder holds what is to be read, or somebody's own files: before the training, not after it."""
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
+    inputs = [("the data", data), ("the recipe", recipe), *(("the model", file) for file in local_files(str(name)))]
+    refuse_to_replace_card(folder)
+    refuse_to_replace(folder, _FILES, RECORDS, inputs, restart)
 
 
 def _fingerprint(base: _Base, recipe: Recipe, choices: Mapping[str, Any], manifest: str, seed: int) -> str:
@@ -454,7 +469,7 @@ def _finished_run(folder: Path, digest: str, restart: bool) -> FineTuned | None:
         DataError: If it holds something else.
     """
     file = folder / RECORD_FILE
-    if restart or (folder / STATE).exists() or not (file.is_file() or (folder / CONFIG_FILE).is_file()):
+    if restart or is_under_way(folder / RUN) or not (file.is_file() or (folder / CONFIG_FILE).is_file()):
         return None
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -505,7 +520,7 @@ def _fit(
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(folds[0][0])))
     model = _with_classes(base, recipe, len(cells.class_names), seed)
     crops: list[dict[str, Any]] = []
-    kept = state.load_arrays()
+    kept = state.load_result()
     if given is None:
         if kept is not None:
             crops = json.loads(str(kept["crops"]))
@@ -526,7 +541,7 @@ def _fit(
     else:
         embeddings = embed(model, pixels, np.arange(len(cells)), recipe)
         arrays = {"turned": embeddings.turned, "predicted": embeddings.predicted, "crops": np.array(json.dumps(crops))}
-        state.save_arrays(arrays)
+        state.save_result(arrays)
     report(f"stage 1: a linear classifier on {embeddings.predicted.shape[1]} features; the trunk stays as it is")
     fitted = fit_classifier(model, recipe, cells, embeddings, folds, _NoState(), report)
     history = list(fitted.curves)

@@ -470,10 +470,10 @@ def tune_layers(
         progress["curves"].append(row)
         better = row["log_loss"] < progress["best"]
         progress["waited"] = 0 if better else progress["waited"] + 1
+        progress["epoch"] = epoch + 1
         if better:
             progress.update(best=row["log_loss"], chosen=row)
             state.save_best(model)
-        progress["epoch"] = epoch + 1
         state.save(trainer)
         seconds = time.perf_counter() - began
         report(

@@ -21,6 +21,9 @@ from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.images import RGBArray, as_image, check_visible, read_image
 from leukaemia_zoo.splits import Split, save_manifest
 
+MANIFEST_FILE = "evaluation.json"
+"""Which cells a benchmark judged on, in its folder."""
+
 _PICTURE_SIDE = 96
 _MOST_VALUES = 10
 """A column of more different values is no grouping."""
@@ -135,7 +138,7 @@ class JudgedCells:
         if self.frames is None:
             import json
 
-            path = folder / "evaluation.json"
+            path = folder / MANIFEST_FILE
             split = Split({"evaluation": tuple(range(len(self)))}, None, "benchmark")
             digest = save_manifest(path, self.table, split, self.fingerprints)
             return {**described, "manifest_sha256": digest, "manifest": json.loads(path.read_text(encoding="utf-8"))}

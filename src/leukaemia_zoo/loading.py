@@ -6,9 +6,11 @@ and only then assigned. Nothing that is loaded can run code.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import warnings
+from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
-from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError
+from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, close_matches, model_info
@@ -117,7 +119,7 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
     Raises:
         ArchitectureError: If the model does not come from this zoo, or has embeddings as output.
         UnknownNameError: If ``about`` has a key that is no field.
-        WeightsError: If a weight is not finite.
+        WeightsError: If a weight is not finite, or the folder cannot be written to.
     """
     config = config_of(model)
     if not any(layer.name == LOGITS_LAYER for layer in model.layers):
@@ -131,7 +133,8 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
         )
     folder = Path(folder)
     file = folder / WEIGHTS_FILE
-    save_tensors(model, file, config=config.to_dict(), half=half)
+    with _told_as_unwritable(folder):
+        save_tensors(model, file, config=config.to_dict(), half=half)
     spec = WeightSpec(
         name=about.pop("name", config.weight or f"{config.architecture}.custom"),
         config=config,
@@ -143,8 +146,20 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
         citation=about.pop("citation", "not stated"),
         **about,
     )
-    write_json(folder / CONFIG_FILE, spec.to_dict())
+    with _told_as_unwritable(folder):
+        write_json(folder / CONFIG_FILE, spec.to_dict())
     return spec
+
+
+@contextlib.contextmanager
+def _told_as_unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"The model cannot be saved in {folder} ({error.strerror or error}): name another folder, make room, or "
+            "give yourself the right to write there."
+        ) from error
 
 
 def config_of(model: keras.Model) -> ModelConfig:

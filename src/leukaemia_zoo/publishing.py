@@ -93,7 +93,7 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = 
         ['README.md', 'config.json', 'model.safetensors']
     """
     folder = Path(folder)
-    _refuse_to_replace(folder)
+    refuse_to_replace_card(folder)
     # First elsewhere, then beside, then renamed: a mistake or a full disk must not leave some of the three files.
     with _saved(model, half, about) as (spec, made):
         (made / CARD_FILE).write_bytes(model_card(spec).encode())
@@ -299,7 +299,7 @@ def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> N
         )
 
 
-def _refuse_to_replace(folder: Path) -> None:
+def refuse_to_replace_card(folder: Path) -> None:
     """A card is made anew each time; a README.md that somebody wrote, or a folder, is not ours to replace."""
     for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
         if (folder / name).is_dir():

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from leukaemia_zoo.files import replacing
 from leukaemia_zoo.initial_weights import InitialWeights
 from leukaemia_zoo.machine import environment
 from leukaemia_zoo.recipes import Recipe
+from leukaemia_zoo.splits import Split, save_manifest
 from leukaemia_zoo.weights_io import read_config, sha256_of
 
 _C_NMC = {
@@ -141,6 +143,14 @@ def class_counts(cells: Cells, rows: np.ndarray) -> dict[str, dict[str, int]]:
     return {
         label: {"cells": int(found["cells"]), "subjects": int(found["subjects"])} for label, found in classes.items()
     }
+
+
+def manifest_of(cells: Cells, split: Split) -> tuple[bytes, str]:
+    """The bytes of a split's manifest and its hash, before anything is written where the run is to be."""
+    with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
+        file = Path(place) / "split.json"
+        digest = save_manifest(file, cells, split)
+        return file.read_bytes(), digest
 
 
 def plain(value: Any) -> Any:

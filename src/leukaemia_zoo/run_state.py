@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,49 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.files import write_json
+from leukaemia_zoo.run_folder import RunFolder
 from leukaemia_zoo.weights_io import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import keras
 
+_PROGRESS, _RESULT = "progress.json", "result.npz"
 
-class RunState:
+
+class RunState(RunFolder):
     """What an interrupted run leaves behind: weights, optimizer and place of the last whole epoch."""
 
-    def __init__(self, folder: Path, fingerprint: str, restart: bool) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, fingerprint: str, restart: bool = False) -> None:
+        super().__init__(folder, fingerprint, restart)
         self.fingerprint = fingerprint
-        self._file = folder / "progress.json"
-        if restart and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.progress: dict[str, Any] = {
-            "fingerprint": fingerprint,
-            "epoch": 0,
-            "waited": 0,
-            "best": float("inf"),
-            "chosen": None,
-            "curves": [],
-        }
-        if self._file.is_file():
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-            if found["fingerprint"] != fingerprint:
-                raise DataError(
-                    f"{folder.parent} holds an unfinished run with another recipe, seed, data, beginning or number of "
-                    "devices: give another folder, or begin anew with restart (--restart)."
-                )
+        self.progress: dict[str, Any] = {"epoch": 0, "waited": 0, "best": float("inf"), "chosen": None, "curves": []}
+        found = self.load_json(_PROGRESS)
+        if found is not None:
             self.progress = {**found, "best": float("inf") if found["best"] is None else found["best"]}
         else:
-            self._write()
+            self._write_progress()
         self._since = time.monotonic() - self.progress.get("seconds", 0.0)
+
+    def inside(self, name: str, fingerprint: str | None = None) -> RunState:
+        """The state of a part of the run, such as a fold."""
+        return RunState(self.own_folder(name), str(fingerprint))
 
     def seconds(self) -> float:
         """Wall time of the run so far, without what an interruption lost; every call keeps it."""
         self.progress["seconds"] = time.monotonic() - self._since
-        if self.folder.is_dir():  # not after `remove`
-            self._write()
+        if not self.has_ended:
+            self._write_progress()
         return float(self.progress["seconds"])
 
     def timed(self, report: Callable[[str], None]) -> Callable[[str], None]:
@@ -65,45 +52,45 @@ class RunState:
 
         return tell
 
-    def _write(self) -> None:
+    def _write_progress(self) -> None:
         best = self.progress["best"]
-        write_json(self._file, {**self.progress, "best": best if np.isfinite(best) else None})
+        self.save_json(_PROGRESS, {**self.progress, "best": best if np.isfinite(best) else None})
 
     def save(self, trainer: keras.Model) -> None:
-        """Keep weights and optimizer of a whole epoch."""
-        beside = self.folder / "next.weights.h5"
-        trainer.save_weights(beside)
-        beside.replace(self.folder / "last.weights.h5")
-        self._write()
+        """Keep weights and optimizer of a whole epoch.
+
+        Each epoch has a file of its own, which the progress names once it is whole: weights of one epoch and the
+        progress of another would go on to a third result.
+        """
+        before = [self.progress.get("last"), self.progress.get("best_before")]
+        self.progress["last"] = f"epoch_{self.progress['epoch']}.weights.h5"
+        self.save_weights(self.progress["last"], trainer)
+        self.progress["best_before"] = None
+        self._write_progress()
+        for name in before:
+            if name is not None and name != self.progress["last"]:
+                self.discard(name)
 
     def restore(self, trainer: keras.Model) -> None:
         """Go back to the last whole epoch."""
         trainer.optimizer.build(trainer.trainable_variables)
-        trainer.load_weights(self.folder / "last.weights.h5")
+        trainer.load_weights(self.folder / self.progress["last"])
 
     def save_best(self, model: keras.Model) -> None:
-        """Keep the best network so far."""
-        save_tensors(model, self.folder / "best.safetensors")
+        """Keep the best network so far; `save` makes it known."""
+        self.progress["best_before"] = self.progress.get("best_file")
+        self.progress["best_file"] = f"best_{self.progress['epoch']}.safetensors"
+        save_tensors(model, self.file(self.progress["best_file"]))
 
     def restore_best(self, model: keras.Model) -> None:
         """Go back to the best network so far, if there is one."""
         if self.progress["chosen"] is not None:
-            load_tensors(model, self.folder / "best.safetensors")
+            load_tensors(model, self.folder / self.progress["best_file"])
 
-    def save_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+    def save_result(self, arrays: dict[str, np.ndarray]) -> None:
         """Keep the result of a fold."""
-        beside = self.folder / "next.npz"
-        np.savez(beside, **arrays)  # type: ignore[arg-type]
-        beside.replace(self.folder / "result.npz")
+        self.save_arrays(_RESULT, arrays)
 
-    def load_arrays(self) -> dict[str, np.ndarray] | None:
+    def load_result(self) -> dict[str, np.ndarray] | None:
         """The result of a fold, or None."""
-        file = self.folder / "result.npz"
-        if not file.is_file():
-            return None
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-
-    def remove(self) -> None:
-        """Remove what only an unfinished run needs."""
-        shutil.rmtree(self.folder)
+        return self.load_arrays(_RESULT)

@@ -192,6 +192,16 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Found:
     return Found(row, target / WEIGHTS_FILE, found.place)
 
 
+def local_files(name: str) -> list[Path]:
+    """The files on this disk that the name of a model means; none of a model of the zoo or on the Hub."""
+    path = Path(name)
+    if not is_elsewhere(name) or not path.exists():
+        return []
+    if path.is_file():
+        return [path, path.parent / CONFIG_FILE]
+    return [file for kind in (CONFIG_FILE, WEIGHTS_FILE) for file in (*path.glob(kind), *path.glob(f"*/{kind}"))]
+
+
 def _folder_name(uri: str) -> str:
     """``org--name`` or ``org--name@revision``: two repositories, or two revisions of one, get two folders."""
     return "@".join(part.replace("/", "--") for part in hub.parse(uri) if part)

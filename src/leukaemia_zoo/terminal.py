@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Print each line."""
+def print_lines(lines: Iterable[str], file: TextIO | None = None) -> None:
+    """Print each line, on the standard output where nothing else is said."""
     for line in lines:
-        print(line)
+        print(line, file=file)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ penalty and epoch and the temperature look at validation subjects only; test sub
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +22,9 @@ from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.curves import write_curves
 from leukaemia_zoo.devices import number_of_devices, on_devices
 from leukaemia_zoo.distillation import distil, teacher_for
-from leukaemia_zoo.errors import DataError, LeukaemiaZooError
+from leukaemia_zoo.errors import DataError, LeukaemiaZooError, WeightsError
 from leukaemia_zoo.evaluation import metrics, per_subject
-from leukaemia_zoo.files import write_json
+from leukaemia_zoo.files import replacing, write_json
 from leukaemia_zoo.fitting import (
     Fitted,
     Report,
@@ -36,7 +37,7 @@ from leukaemia_zoo.fitting import (
     validates_by_folds,
 )
 from leukaemia_zoo.images import find_images, read_image
-from leukaemia_zoo.initial_weights import cells_seen, find_initial_weights, write_initial_weights
+from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights, write_initial_weights
 from leukaemia_zoo.loading import save_model
 from leukaemia_zoo.precision import precision, resolved
 from leukaemia_zoo.preprocessing import Preprocessing
@@ -47,19 +48,18 @@ from leukaemia_zoo.records import (
     class_counts,
     described_teacher,
     fingerprint,
+    manifest_of,
     plain,
     provenance,
     teacher_beginning,
     write_predictions,
 )
 from leukaemia_zoo.registry import ModelConfig
+from leukaemia_zoo.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
 from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.seen import as_header, seen_cells, seen_images
-from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, save_manifest, split_by_subject
+from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, split_by_subject
 from leukaemia_zoo.weights_io import load_tensors, read_config, save_tensors
-
-TRUNK_FILE = "distilled.safetensors"
-"""What a distillation leaves in the folder of a run."""
 
 INITIAL_FILE = "initial.safetensors"
 """The network before the first stage, in the folder of an unfinished run."""
@@ -119,6 +119,9 @@ def train(
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
     initial = find_initial_weights(init, recipe.architecture, trunk)
     out = Path(out)
+    refuse_to_replace(
+        out, files_of_training(trunk=trunk is not None), RECORDS, inputs_of(teacher, trunk, initial), restart
+    )
     if split is None:
         split = development_split(cells, recipe, teacher is not None, seed, initial.source is not None)
     elif not isinstance(split, Split):
@@ -126,9 +129,11 @@ def train(
     check_split(cells, split)
     sources = Sources(teacher, unlabelled, trunk, initial)
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE, len(folds_of(split)))
-    out.mkdir(parents=True, exist_ok=True)
-    manifest_hash = save_manifest(out / "split.json", cells, split)
-    state = RunState(out / "state", fingerprint(recipe, seed, manifest_hash, sources, count), restart)
+    make_folder(out)
+    manifest, manifest_hash = manifest_of(cells, split)
+    state = RunState(out / RUN, fingerprint(recipe, seed, manifest_hash, sources, count), restart)
+    with replacing(out / "split.json") as beside:
+        beside.write_bytes(manifest)
     report = state.timed(report)
     if trunk is None:
         sources = begun(sources, recipe, seed, state, report)
@@ -136,7 +141,7 @@ def train(
         if overlap is not None and len(overlap.rows):
             report(f"{overlap.told}: the figures below are too favourable")
         if restart:
-            (out / TRUNK_FILE).unlink(missing_ok=True)
+            forget_trunk(out / TRUNK_FILE, state)
     report(f"reading {len(cells):,} cells")
     arrays = read_arrays(cells, recipe, seed)
     taught = training_rows(split)
@@ -243,12 +248,17 @@ def prepared(
     return dataclasses.replace(recipe, precision=resolved(recipe.precision)), count
 
 
+def inputs_of(teacher: Any, trunk: Any, initial: InitialWeights) -> list[tuple[str, Any]]:
+    """The files that a run begins with, by what the user calls them."""
+    return [("the teacher", teacher), ("the trunk", trunk), ("the initial weights", initial.file)]
+
+
 def begun(sources: Sources, recipe: Recipe, seed: int, state: RunState, report: Report) -> Sources:
     """The sources with the network before the first stage as a file, which is told in one line."""
     if begins_as_teacher(recipe, sources):
         report(f"weights: {teacher_beginning(None)['source']}")
         return sources
-    file = state.folder / INITIAL_FILE
+    file = state.file(INITIAL_FILE)
     try:
         initial = write_initial_weights(sources.initial, recipe, seed, file, state.fingerprint, report)
     except LeukaemiaZooError:
@@ -265,6 +275,13 @@ def development_split(cells: Cells, recipe: Recipe, distilled: bool, seed: int, 
         return Split(parts, seed, f"kfold_by_subject, {recipe.validation_folds} folds")
     share = recipe.validation_share
     return split_by_subject(cells, {"train": 1 - share, "validation": share}, seed)
+
+
+def forget_trunk(file: Path, state: RunState) -> None:
+    """Remove the trunk that this very run has left before, so that it is made anew; another file is not ours."""
+    with contextlib.suppress(WeightsError):
+        if ((read_config(file) or {}).get("distillation") or {}).get("run") == state.fingerprint:
+            file.unlink()
 
 
 def training_rows(split: Split) -> np.ndarray:
@@ -367,7 +384,7 @@ def distilled(
             recipe.distillation,
             sources.teacher,
             seed=seed,
-            folder=state.folder,
+            state=state,
             report=report,
             keep_first_filters=sources.initial.file is not None,
         )

@@ -1,0 +1,8 @@
+"""``python -m leukaemia_zoo``: the command line."""
+
+import sys
+
+from leukaemia_zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Paths as people write them on a command line: ``~`` and patterns in quotes, which not every shell expands."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from leukaemia_zoo.errors import DataError
+
+
+def home(text: str) -> str:
+    """A name or a path; ``~`` at its start is the user's folder. For what may be written, or be no path at all."""
+    return os.path.expanduser(text)  # noqa: PTH111 - a Path would change names such as hf://org/name
+
+
+def output(text: str) -> Path:
+    """A file or folder to write."""
+    return Path(home(text))
+
+
+def output_folder(text: str) -> Path:
+    """A folder to write."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("'-' is the standard output and no folder; ./- is a folder of that name")
+    return output(text)
+
+
+def path(text: str) -> Path:
+    """One file or folder to read, which a pattern may stand for."""
+    found = _matches(text)
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"{text} stands for {len(found)} files and folders, not for one")
+    return Path(found[0])
+
+
+def expanded(texts: Iterable[str]) -> list[str]:
+    """Files and folders, in the order given; those of a pattern in the order of their names.
+
+    Raises:
+        DataError: If nothing matches a pattern.
+    """
+    found = []
+    for text in texts:
+        matches = _matches(text)
+        if not matches:
+            raise DataError(f"Nothing matches {text}: check the pattern.")
+        found += matches
+    return found
+
+
+def _matches(text: str) -> list[str]:
+    name = home(text)
+    if glob.escape(name) == name or os.path.lexists(name):  # a file may be called cell[1].png
+        return [name]
+    return sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of a whole path
