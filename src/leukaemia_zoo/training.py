@@ -356,7 +356,7 @@ def distilled(
         about["init"] = teacher_beginning(sources.teacher)
     began = state.progress.setdefault("distillation_began", state.seconds())
     with precision(recipe.precision), on_devices(devices):
-        model = new_network(recipe, 2, seed)
+        model = new_network(recipe, 2, seed, recipe.precision)
         if sources.initial.file is not None:
             load_tensors(model, sources.initial.file, without_head=True)
             data = [dict(row) for row in sources.initial.data]
