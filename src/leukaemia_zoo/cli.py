@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
         "weight of the same architecture as a file, folder or name in the zoo, or 'none' for random ones "
         "(default: %(default)s)",
     )
+    train.add_argument(
+        "--positive",
+        metavar="CLASS",
+        help="of two classes the one that AUROC speaks of (default: the one whose name says it, else the last)",
+    )
     train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own")
     train.add_argument("--split", type=Path, metavar="FILE", help="split manifest with the parts train and validation")
     train.add_argument("--cross-validate", type=_positive, metavar="K", help="K folds by subject instead of one model")

@@ -22,11 +22,11 @@ _PLACES = {
 
 def train(options: argparse.Namespace) -> int:
     """Train or cross-validate a network."""
-    from leukaemia_zoo.datasets import read_data
+    from leukaemia_zoo.datasets import as_cells
     from leukaemia_zoo.recipes import recipe_for
 
     recipe = recipe_for(options.name, options.recipe)
-    cells = read_data(options.data)
+    cells = as_cells(options.data, options.positive)
     print(cells.describe())
 
     from leukaemia_zoo import cross_validation, training

@@ -5,6 +5,7 @@ belong together: every reader gives the subject of each cell, or None where noth
 """
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.class_order import positive_last
 from leukaemia_zoo.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
@@ -29,13 +31,14 @@ from leukaemia_zoo.cnmc import (
     parse_cnmc_name,
     subject_from_name,
 )
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.errors import DataError, shown
 from leukaemia_zoo.images import IMAGE_SUFFIXES
 
 __all__ = [
     "CNMC_CLASSES",
     "MERGED_SUBJECTS",
     "CnmcName",
+    "as_cells",
     "canonical_subject",
     "parse_cnmc_name",
     "read_cnmc",
@@ -81,6 +84,29 @@ def read_data(path: str | Path) -> Cells:
         f"No labelled cells under {path}: looked for C-NMC names (UID_<subject>_<image>_<cell>_<all|hem>.bmp) and "
         f"for one folder of images for each class; a CSV with the columns path,label[,subject] will do too."
     )
+
+
+def as_cells(data: str | os.PathLike[str] | Cells, positive: str | None = None) -> Cells:
+    """The table that is meant: one as it is, or what `read_data` reads at a path.
+
+    Args:
+        data: A table, or a folder or CSV file.
+        positive: The class that shall be the last, which of two is the positive one; None leaves the order.
+
+    Raises:
+        DataError: If it is neither, or cannot be read.
+        UnknownNameError: If there is no class ``positive``.
+    """
+    if isinstance(data, Cells):
+        cells = data
+    elif isinstance(data, str | os.PathLike):
+        cells = read_data(Path(data))
+    else:
+        raise DataError(
+            f"{shown(data)} is no data: give a folder with one folder a class, a CSV with the columns "
+            "path,label[,subject], or a table of cells."
+        )
+    return cells if positive is None else cells.with_positive(positive)
 
 
 def read_cnmc(root: str | Path, keep_duplicates: bool = False) -> Cells:
@@ -145,13 +171,14 @@ def read_folders(root: str | Path) -> Cells:
     """Read one folder a class: the folders in `root` are the classes, their images may be nested deeper.
 
     Classes are sorted as a person would (`stage2` before `stage10`, case ignored); `hem` and `all`, in any case, always
-    come as `("hem", "all")`. Subjects are None except for C-NMC names, which tell them.
+    come as `("hem", "all")`. Of two classes the last is the positive one: where a name says which that is, as in
+    `leukemia` and `normal`, it comes last. Subjects are None except for C-NMC names, which tell them.
 
     Raises:
         DataError: If there are fewer than two class folders with images.
 
     >>> read_folders("my_cells").class_names
-    ('blast', 'lymphocyte')
+    ('lymphocyte', 'blast')
     """
     root = existing_folder(Path(root))
     images, ignored = _list_images(root)
@@ -344,7 +371,7 @@ def order_classes(labels: set[str]) -> tuple[str, ...]:
     """The classes in the order of the labels, the same for folders, CSV and arrays."""
     if labels and {label.lower() for label in labels} <= set(CNMC_CLASSES):
         return CNMC_CLASSES
-    return tuple(sorted(labels, key=_natural))
+    return positive_last(sorted(labels, key=_natural))
 
 
 def _natural(text: str) -> tuple[list[tuple[bool, int, str]], str]:

@@ -78,7 +78,7 @@ def load_model(
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnknownNameError(f"A network cannot be computed in {shown(dtype)}: choose one of {', '.join(DTYPES)}.")
-    name = _name(name_or_path)
+    name = model_name(name_or_path)
     with precision(dtype):
         model, config = _loaded(name, weights, num_classes, class_names)
     if class_names is not None and tuple(class_names) != config.class_names:
@@ -203,10 +203,15 @@ def as_model(model: Any) -> keras.Model:
     Raises:
         ArchitectureError: If it is none of these.
     """
-    return model if isinstance(model, keras.Model) else load_model(_name(model))
+    return model if isinstance(model, keras.Model) else load_model(model_name(model))
 
 
-def _name(model: Any) -> str:
+def model_name(model: Any) -> str:
+    """The name, folder or address as text.
+
+    Raises:
+        ArchitectureError: If it is none of these.
+    """
     if isinstance(model, str | os.PathLike) and isinstance(name := os.fspath(model), str):
         return name
     raise ArchitectureError(
@@ -221,6 +226,9 @@ def config_of(model: keras.Model) -> ModelConfig:
     Raises:
         ArchitectureError: If it has none.
     """
+    if not isinstance(model, keras.Model):
+        model_name(model)  # raises what is wrong with anything but a name
+        raise ArchitectureError(f"{shown(model)} is the name of a model: load it with load_model.")
     config = getattr(model, "zoo", None)
     if not isinstance(config, ModelConfig):
         raise ArchitectureError(
