@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import stat
@@ -39,6 +40,7 @@ MAX_PIXELS = 50_000_000
 
 RGBArray = npt.NDArray[np.uint8]
 
+_ONE_IMAGE = "a path, an array, an image of Pillow or an open binary file such as io.BytesIO(data)"
 _FORMATS = "BMP, PNG, JPEG, TIFF and WebP"
 
 # How a file begins (regular expressions) -> its format and the Pillow class that reads it. We choose the class
@@ -188,11 +190,12 @@ def image_items(images: Any) -> tuple[Any, bool]:
     """
     if isinstance(images, str | os.PathLike | Image.Image) or _is_open_file(images):
         images = [images]
-    if images is None or isinstance(images, bytes | bytearray | Mapping) or not isinstance(images, Iterable):
-        raise ImageError(
-            f"images is of type {type(images).__name__}: give a path, an array, an image of Pillow, an open binary "
-            "file such as io.BytesIO(data), or a list of these."
-        )
+    if (
+        images is None
+        or isinstance(images, bytes | bytearray | Mapping | io.TextIOBase)
+        or not isinstance(images, Iterable)
+    ):
+        raise ImageError(f"images is of type {type(images).__name__}: give {_ONE_IMAGE}, or a list of these.")
     if hasattr(images, "ndim") and images.ndim != 1:  # with one axis: a column of paths
         return ([images] if images.ndim < 4 else images), False
     items = list(images)
@@ -216,11 +219,17 @@ def frame_of(item: Any, name: str) -> RGBArray:
     if isinstance(item, Image.Image):
         _check_size(item.size, Path(name))
         return _to_rgb(item, Path(name))
-    return _decode(item, Path(name)) if _is_open_file(item) else as_image(item, name=name)
+    if _is_open_file(item):
+        return _decode(item, Path(name))
+    if not isinstance(item, list | tuple | bytes) and not hasattr(item, "__array__"):
+        raise ImageError(f"{name} is of type {type(item).__name__}: give {_ONE_IMAGE}.")
+    return as_image(item, name=name)
 
 
 def _is_open_file(value: Any) -> bool:
-    return callable(getattr(value, "read", None)) and callable(getattr(value, "seek", None))
+    """Whether it gives bytes: a text file or a StringIO holds no image."""
+    methods = (getattr(value, name, None) for name in ("read", "seek"))
+    return all(map(callable, methods)) and not isinstance(value, io.TextIOBase)
 
 
 def _walk(folder: Path) -> list[Path]:

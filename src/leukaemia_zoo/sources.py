@@ -75,7 +75,9 @@ def is_elsewhere(name: str) -> bool:
     if not name or is_in_zoo(name):
         return False
     path = Path(name)
-    return name.startswith(hub.PREFIX) or os.sep in name or "/" in name or path.exists() or path.suffix in _FILES
+    return (
+        name.startswith(hub.PREFIX) or os.sep in name or "/" in name or path.exists() or path.suffix.lower() in _FILES
+    )
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
