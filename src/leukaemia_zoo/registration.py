@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from leukaemia_zoo.errors import BackendError, reason, shown
+from leukaemia_zoo.errors import BackendError, shown
 
 _BACKENDS = {"tensorflow": "tensorflow", "jax": "leukaemia-zoo[jax]", "torch": "leukaemia-zoo[torch]"}
 """The backends that this package computes on, and what to install for each."""
@@ -62,7 +62,7 @@ class _AwaitKeras:
                 except (ImportError, ValueError) as error:
                     if (problem := _problem_of_backend()) is None:
                         raise
-                    raise BackendError(f"{problem} ({reason(error)})") from error
+                    raise BackendError(f"{problem}.") from error
                 if self in sys.meta_path:
                     sys.meta_path.remove(self)
                 _import_layers()
@@ -80,10 +80,13 @@ def _problem_of_backend() -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
     ready = [other for other in _BACKENDS if importlib.util.find_spec(other) is not None]
-    other = f"or set KERAS_BACKEND={ready[0]}, which is installed" if ready else f"or another of {known}"
-    return (
-        f'Keras is to compute on {name} ({said_by}), which is not installed: pip install "{_BACKENDS[name]}", {other}'
+    other = (
+        f"or set KERAS_BACKEND={ready[0]}, which is installed"
+        if ready
+        else f"or set KERAS_BACKEND to another of {known}"
     )
+    mend = f'pip install "{_BACKENDS[name]}", {other}'
+    return f"Keras is to compute on {name} ({said_by}), which is not installed: {mend}"
 
 
 def _backend() -> tuple[str, str]:
