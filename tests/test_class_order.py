@@ -64,12 +64,7 @@ def test_folders_and_tables_agree(folder):
     for data in (folder, str(folder), table, lz.read_folders(folder)):
         cells = as_cells(data)
         assert cells.class_names == ("normal", "leukemia")
-        assert {
-            path.parent.name: cells.class_names[label] for path, label in zip(cells.paths, cells.labels, strict=True)
-        } == {
-            "leukemia": "leukemia",
-            "normal": "normal",
-        }
+        assert [cells.class_names[label] for label in cells.labels] == [path.parent.name for path in cells.paths]
 
 
 def test_the_positive_class_can_be_named(folder):
@@ -114,11 +109,9 @@ TAKES_CELLS = {
 
 @pytest.mark.parametrize("verb", TAKES_CELLS)
 def test_what_is_no_data_is_told(verb, tmp_path):
-    for wrong, message in (
-        (3, "3 is no data|The data is a int"),
-        (tmp_path / "no", "no"),
-        (str(tmp_path / "no"), "no"),
-    ):
-        with pytest.raises(DataError, match=message):
-            TAKES_CELLS[verb](wrong, tmp_path / "out")
+    with pytest.raises(DataError, match=r"3 is no data|The data is a int"):
+        TAKES_CELLS[verb](3, tmp_path / "out")
+    for path in (tmp_path / "no", str(tmp_path / "no")):
+        with pytest.raises(DataError, match="There is no folder"):
+            TAKES_CELLS[verb](path, tmp_path / "out")
     assert not Path(tmp_path / "out").exists()

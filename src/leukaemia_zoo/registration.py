@@ -80,12 +80,8 @@ def _problem_of_backend() -> str | None:
     if importlib.util.find_spec(name) is not None:
         return None
     ready = [other for other in _BACKENDS if importlib.util.find_spec(other) is not None]
-    other = (
-        f"or set KERAS_BACKEND={ready[0]}, which is installed"
-        if ready
-        else f"or set KERAS_BACKEND to another of {known}"
-    )
-    mend = f'pip install "{_BACKENDS[name]}", {other}'
+    other = f"{ready[0]}, which is installed" if ready else f"one of {known}"
+    mend = f'pip install "{_BACKENDS[name]}", or set KERAS_BACKEND={other}'
     return f"Keras is to compute on {name} ({said_by}), which is not installed: {mend}"
 
 
