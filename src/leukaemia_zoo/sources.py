@@ -226,8 +226,8 @@ def _elsewhere(name: str, architecture: str | None = None) -> Found:
     if path.suffix.lower() in _OF_KERAS and not path.is_dir():
         raise WeightsError(
             f"{name} is a file of Keras' own format, which can hold code and no sha256, so that it is not loaded by "
-            f"name: read it with keras.saving.load_model({name!r}), or weights alone with load_weights of their network, "
-            "and give the network itself, or save that with save_model and name the folder."
+            f"name: read it with keras.saving.load_model({name!r}), or weights alone with load_weights of their "
+            "network, and give the network itself, or save that with save_model and name the folder."
         )
     if path.suffix.lower() in _OF_OTHERS and not path.is_dir():
         raise WeightsError(
