@@ -134,6 +134,11 @@ def segmentation(kind: str) -> str:
     return _figures.segmentation_table(kind)
 
 
+def precision(_: str) -> str:
+    """How lower precision changes verdicts."""
+    return _figures.precision_table()
+
+
 def benchmark_table(name: str) -> str:
     """One table of the zoo's own report."""
     from leukaemia_zoo.report_data import Contents
@@ -214,6 +219,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "original": original,
     "ood": ood,
     "segmentation": segmentation,
+    "precision": precision,
     "finetuning": lambda kind: _figures.finetuning_table(kind),
     "trainings": lambda _: _figures.training_table(),
     "benchmark_table": benchmark_table,

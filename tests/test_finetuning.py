@@ -653,3 +653,21 @@ def test_eight_classes_of_real_cells(shared_data, tmp_path):
     (ours,) = [block for block in found.report.data["models"].values() if block["kind"] == "saved"]
     assert ours["metrics"]["accuracy"]["value"] > 0.85
     assert found.model.zoo.ood_limit is not None
+
+
+def test_the_positive_class_of_two_is_the_one_whose_name_says_it_or_that_is_named(tiny_folder, tmp_path):
+    first, second, *_ = CLASSES
+    data = draw_folder(tmp_path / "data", classes=(first, second))
+    (data / first).rename(data / "leukemia")
+    (data / second).rename(data / "normal")
+    assert inspect_cells(data).cells.class_names == ("normal", "leukemia")
+    lines = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fine_tune(
+            tiny_folder, data, recipe=SMALL, resamples=50, positive="normal", report=lines.append, split_by="image"
+        )
+    assert found.model.zoo.class_names == tuple(found.report.data["data"]["class_names"]) == ("leukemia", "normal")
+    assert any(line.startswith("positive class: normal") for line in lines)
+    with pytest.raises(UnknownNameError, match="no class 'Blast' to be the positive one"):
+        fine_tune(tiny_folder, data, positive="Blast")

@@ -7,12 +7,28 @@ import shutil
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from backend_outputs import cells, set_fixed_weights
 from safetensors.numpy import load, save
 
-from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, registry, save_model, sources
+from leukaemia_zoo import (
+    ModelConfig,
+    Preprocessing,
+    attention_maps,
+    build_model,
+    embed,
+    fine_tune,
+    iter_predictions,
+    load_model,
+    ood_scores,
+    predict,
+    registry,
+    save_model,
+    save_pretrained,
+    sources,
+)
 from leukaemia_zoo.architectures import with_output
 from leukaemia_zoo.errors import (
     ArchitectureError,
@@ -257,9 +273,9 @@ def test_a_folder_without_model(tmp_path):
         load_model(tmp_path)
     with pytest.raises(WeightsError, match="There is no weight at"):
         load_model("cnn", weights=tmp_path / "none")
-    (tmp_path / "weights.h5").touch()
-    with pytest.raises(WeightsError, match=r"no config\.json beside .*weights\.h5, and its sha256 .* of no weight"):
-        load_model("cnn", weights=tmp_path / "weights.h5")
+    (tmp_path / "weights.dat").touch()
+    with pytest.raises(WeightsError, match=r"no config\.json beside .*weights\.dat, and its sha256 .* of no weight"):
+        load_model("cnn", weights=tmp_path / "weights.dat")
 
 
 def test_a_folder_with_the_registered_file_of_a_weight(tmp_path):
@@ -717,3 +733,214 @@ def test_shipped_files_and_rows_are_the_same_set():
     assert {path.name for path in (*small, *large)} == {spec.file for spec in registry.weights().values()}
     assert sum(path.stat().st_size for path in small) < 6_000_000
     assert sum(path.stat().st_size for path in large) < 200_000_000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whatever Keras is set to
+
+
+def set_policy(name):
+    return lambda: keras.config.set_dtype_policy(name)
+
+
+SETTINGS = {
+    "bfloat16": set_policy("bfloat16"),
+    "mixed_bfloat16": set_policy("mixed_bfloat16"),
+    "mixed_float16": set_policy("mixed_float16"),
+    "float64": set_policy("float64"),
+    "floatx float16": lambda: keras.config.set_floatx("float16"),
+    "floatx bfloat16": lambda: keras.config.set_floatx("bfloat16"),
+    "channels_first": lambda: keras.config.set_image_data_format("channels_first"),
+}
+
+
+@pytest.fixture
+def settings():
+    """What Keras is set to is put back after the test."""
+    policy, floats, order = keras.config.dtype_policy(), keras.config.floatx(), keras.config.image_data_format()
+    yield
+    keras.config.set_floatx(floats)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(order)
+
+
+@pytest.fixture(scope="module")
+def answer():
+    """What a network says of two noisy frames: verdicts, OOD scores, embeddings."""
+    frames = np.random.default_rng(5).integers(9, 256, (2, 120, 120, 3), dtype=np.uint8)
+
+    def ask(model):
+        return predict(model, frames).probabilities, ood_scores(model, frames), embed(model, frames)
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def usual_answer(answer):
+    return answer(load_model("cnn_attention"))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_no_setting_of_keras_changes_a_verdict(settings, answer, usual_answer, kind):
+    SETTINGS[kind]()
+    chosen = keras.config.dtype_policy().name, keras.config.floatx(), keras.config.image_data_format()
+    for found, expected in zip(answer(load_model("cnn_attention")), usual_answer, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert (keras.config.dtype_policy().name, keras.config.floatx(), keras.config.image_data_format()) == chosen
+
+
+@pytest.mark.parametrize("kind", ["mixed_bfloat16", "floatx float16", "channels_first"])
+def test_nor_does_one_that_is_set_after_loading(settings, answer, usual_answer, kind):
+    model = load_model("cnn_attention")
+    SETTINGS[kind]()
+    for found, expected in zip(answer(model), usual_answer, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet50"])
+def test_published_networks_are_built_channels_last(settings, name):
+    usual = {key: tuple(variable.shape) for key, variable in named_variables(build_model(name)).items()}
+    keras.config.set_image_data_format("channels_first")
+    model = build_model(name)
+    assert model.input_shape[-1] == 3
+    assert {key: tuple(variable.shape) for key, variable in named_variables(model).items()} == usual
+
+
+def test_a_saved_model_is_loaded_in_float32_too(settings, tiny_folder):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    kinds = {layer.compute_dtype for layer in load_model(tiny_folder).layers}
+    assert kinds == {"float32"}
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+def test_another_precision_is_taken_where_it_is_named(answer, usual_answer, dtype):
+    model = load_model("cnn_attention", dtype=dtype)
+    assert model.get_layer("block1_conv").compute_dtype == "bfloat16"
+    assert model.get_layer("logits").compute_dtype == "float32"
+    found = answer(model)[0]
+    assert not np.array_equal(found, usual_answer[0])
+    np.testing.assert_allclose(found, usual_answer[0], atol=0.3)
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float8", None, "bfloat"])
+def test_a_precision_that_is_none_is_refused(dtype):
+    with pytest.raises(UnknownNameError, match="choose one of float32, mixed_bfloat16"):
+        load_model("cnn_attention", dtype=dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What could not be loaded again is not saved
+
+
+def quantised(mode):
+    def change(model):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras tells of each layer that stays as it is
+            model.quantize(mode)
+
+    return change
+
+
+def widened(model):
+    kernel, bias = model.get_layer("logits").get_weights()
+    wide = load_model(model.zoo.architecture, weights=None, num_classes=3, class_names=["a", "b", "c"])
+    assert kernel.shape[1] == bias.shape[0] == 2
+    wide.zoo = model.zoo
+    return wide
+
+
+def replaced(**changes):
+    def change(model):
+        model.zoo = dataclasses.replace(model.zoo, **changes)
+
+    return change
+
+
+UNLOADABLE = {
+    "int8": (quantised("int8"), "'logits/kernel' has the dtype int8"),
+    "float8": (quantised("float8"), "'logits/kernel_scale' does not belong"),
+    "LoRA": (lambda model: model.get_layer("logits").enable_lora(2), "'logits/lora_kernel_a' does not belong"),
+    "three classes": (widened, "tells 3 classes apart, but model.zoo names 2, hem, all"),
+    "three names": (replaced(class_names=("a", "b", "c")), "tells 2 classes apart, but model.zoo names 3, a, b, c"),
+    "another head": (replaced(head="flatten"), "'dense_0/kernel' is missing"),
+    "another architecture": (replaced(architecture="cnn"), "block1_norm.* does not belong"),
+    "another input size": (replaced(preprocessing=Preprocessing((64, 64))), r"shape \(100, 100, 3\), but its .* \(64"),
+    "one name twice": (replaced(class_names=("all", "all")), "two or more different names"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLOADABLE)
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, kind):
+    change, message = UNLOADABLE[kind]
+    model = load_model("cnn_attention")
+    model = change(model) or model
+    with pytest.raises((TensorMismatchError, WeightsError), match=message):
+        save_model(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"name": "my/model"}, "name of a weight"),
+        ({"licence": 3}, "licence cannot be 3"),
+        ({"training": {"rate": np.float32(0.1)}}, "cannot be written as JSON"),
+    ],
+)
+def test_nor_what_is_told_and_could_not_be_read(tiny_model, tmp_path, about, message):
+    with pytest.raises(WeightsError, match=message):
+        save_model(tiny_model, tmp_path / "out", **about)
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A name is as good as a loaded model
+
+
+def test_a_name_a_folder_and_a_model_give_the_same(tiny_model, tiny_folder, draw_cell, tmp_path):
+    frames = [draw_cell(seed, size=64) for seed in range(2)]
+    for model in (str(tiny_folder), tiny_folder):
+        assert predict(model, frames).to_records() == predict(tiny_model, frames).to_records()
+        np.testing.assert_array_equal(embed(model, frames), embed(tiny_model, frames))
+    pixels = tiny_model.zoo.preprocessing.batch(frames)
+    np.testing.assert_array_equal(attention_maps(tiny_folder, pixels), attention_maps(tiny_model, pixels))
+    np.testing.assert_array_equal(ood_scores("cnn_attention", frames), ood_scores(load_model("cnn_attention"), frames))
+    assert save_model(tiny_folder, tmp_path / "a").parameters == tiny_model.count_params()
+    assert save_pretrained("cnn_attention", tmp_path / "b").name == "cnn_attention.cnmc"
+
+
+TAKES_A_MODEL = {
+    "predict": lambda model: predict(model, []),
+    "iter_predictions": lambda model: list(iter_predictions(model, [])),
+    "embed": lambda model: embed(model, []),
+    "ood_scores": lambda model: ood_scores(model, []),
+    "attention_maps": lambda model: attention_maps(model, []),
+    "save_model": lambda model: save_model(model, "nowhere"),
+    "save_pretrained": lambda model: save_pretrained(model, "nowhere"),
+    "fine_tune": lambda model: fine_tune(model, "nowhere"),
+    "load_model": load_model,
+}
+
+
+@pytest.mark.parametrize("verb", TAKES_A_MODEL)
+def test_what_is_no_model_is_told(verb):
+    for wrong in (None, 3, np.zeros(3), b"cnn", keras.layers.Dense(2)):
+        with pytest.raises(ArchitectureError, match="is no model: give a network from load_model, the name of one"):
+            TAKES_A_MODEL[verb](wrong)
+    with pytest.raises(UnknownNameError, match="did you mean cnn_attention"):
+        TAKES_A_MODEL[verb]("cnn_atention")
+
+
+@pytest.mark.parametrize("name", ["m.keras", "M.KERAS", "somewhere/m.h5", "m.hdf5"])
+def test_a_file_of_keras_as_a_name_says_what_to_do(name):
+    with pytest.raises(WeightsError, match=r"read it with keras.saving.load_model\('.*'\), or .* and give the network"):
+        load_model(name)
+    with pytest.raises(WeightsError, match="Keras' own format"):
+        load_model("cnn", weights=name)
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.onnx", "somewhere/m.pkl"])
+def test_a_file_of_another_library_as_a_name_says_what_to_do(name):
+    with pytest.raises(WeightsError, match="is no saved model of this package: name the folder"):
+        load_model(name)

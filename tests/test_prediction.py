@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -441,3 +442,59 @@ def test_a_path_may_hold_anything(tiny_model, frames, tmp_path):
     found = predict(tiny_model, [tmp_path / name for name in names])
     assert [item.label for item in found] == ["all"] * len(names)
     assert [item.path for item in found] == [str(tmp_path / name) for name in names]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One image in other forms
+
+
+@pytest.fixture
+def cell_file(tmp_path, draw_cell):
+    """A PNG of a bright cell."""
+    Image.fromarray(draw_cell(3, level=190)).save(tmp_path / "cell.png")
+    return tmp_path / "cell.png"
+
+
+FORMS = {
+    "image of Pillow": Image.open,
+    "image with a palette": lambda path: Image.open(path).convert("RGB").quantize(256),
+    "image with alpha": lambda path: Image.open(path).convert("RGBA"),
+    "BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "open file": lambda path: path.open("rb"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_image_in_another_form_gives_the_answer_of_its_file(tiny_model, cell_file, form):
+    expected = predict(tiny_model, cell_file).probabilities
+    for images in (FORMS[form](cell_file), [FORMS[form](cell_file)]):
+        found = predict(tiny_model, images).probabilities
+        np.testing.assert_allclose(found, expected, atol=0.02 if "palette" in form else 1e-7)
+
+
+def test_a_grey_image_of_pillow_is_read_like_its_file(tiny_model, cell_file, tmp_path):
+    grey = Image.open(cell_file).convert("L")
+    grey.save(tmp_path / "grey.png")
+    np.testing.assert_allclose(
+        predict(tiny_model, grey).probabilities, predict(tiny_model, tmp_path / "grey.png").probabilities, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (None, "images is of type NoneType: give a path, an array"),
+        (3, "images is of type int"),
+        (b"\x89PNG", "images is of type bytes.*io.BytesIO"),
+        ({"a": 1}, "images is of type dict"),
+        (io.StringIO("text"), "images is of type StringIO"),
+        ([None], r"images\[0\] is of type NoneType"),
+        ([object()], r"images\[0\] is of type object"),
+        (io.BytesIO(b""), r"images\[0\] is empty"),
+        (io.BytesIO(b"no image"), r"images\[0\] is text"),
+        (Image.new("RGB", (8, 8)), r"images\[0\] is 8 x 8 pixels"),
+    ],
+)
+def test_what_is_no_image_is_told(tiny_model, images, message):
+    with pytest.raises(ImageError, match=message):
+        predict(tiny_model, images)

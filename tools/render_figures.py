@@ -208,6 +208,26 @@ def _ood_notes(found: Mapping[str, Mapping[str, Any]]) -> str:
 # --- From fields to cells: results/segmentation.json, by segmentation_results.py ---
 
 
+def precision_table() -> str:
+    """Return what `precision_results.py` measured, a row a weight and precision."""
+    file = RESULTS.parent / "precision.json"
+    if not file.is_file():
+        return NOTHING_YET
+    found = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        "| Weight | `dtype` | other label | other OOD warning | change of a probability, median | largest |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{row['weight']}` | `{row['dtype']}` | {row['labels_changed']} of {found['cells']} | "
+        f"{row['warnings_changed']} | {row['median_change']:.4f} | {row['largest_change']:.3f} |"
+        for row in found["rows"]
+    ]
+    about = found["environment"]
+    on = f"{found['cells']} C-NMC cells, against float32, on {about['backend']} {about['backend_version']}"
+    return "\n".join([*lines, "", f"{on} ({', '.join(about['devices'])})."])
+
+
 def segmentation_table(kind: str) -> str:
     """Return the table `masks`, `fields`, `pbc`, `reject` or `familiar`, or the line `scale`."""
     file = RESULTS.parent / "segmentation.json"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from leukaemia_zoo.registration import register_layers
+
 __version__ = "0.1.0"
 
 _MODULE_OF = {
@@ -110,3 +112,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_layers()

@@ -18,11 +18,12 @@ from keras import layers, ops
 from leukaemia_zoo.attention import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
 from leukaemia_zoo.layers import CellMask, CellStatistics
+from leukaemia_zoo.network import EMBEDDING_LAYER, CellFeatures, CellNetwork
+from leukaemia_zoo.precision import own_settings
 from leukaemia_zoo.registry import ARCHITECTURES, MAX_SIDE, ModelSpec, close_matches, register
 
 Output = Literal["probabilities", "logits", "embeddings"]
 
-EMBEDDING_LAYER = "embedding"
 LOGITS_LAYER = "logits"
 STATISTICS_NORM = "statistics_norm"
 
@@ -103,14 +104,14 @@ def build_model(
         raise ArchitectureError(f"dropout is {dropout!r}, but it is a share from 0 up to, not including, 1.")
     size = _size(spec.input_size if input_size is None else input_size, name, spec.min_size)
 
-    inputs = keras.Input((*size, 3), name="images")
-    embedding = _BUILDERS[name](inputs, _Plan(size, head, dropout))
-    # float32 whatever the policy: a softmax in half precision loses the calibration.
-    logits = layers.Dense(int(num_classes), dtype="float32", name=LOGITS_LAYER)(embedding)
-    activation = "sigmoid" if num_classes == 1 else "softmax"
-    probabilities = layers.Activation(activation, dtype="float32", name="probabilities")(logits)
-    model = keras.Model(inputs, probabilities, name=name)
-    return with_output(model, output)
+    with own_settings():
+        inputs = keras.Input((*size, 3), name="images")
+        embedding = _BUILDERS[name](inputs, _Plan(size, head, dropout))
+        # float32 whatever the policy: a softmax in half precision loses the calibration.
+        logits = layers.Dense(int(num_classes), dtype="float32", name=LOGITS_LAYER)(embedding)
+        activation = "sigmoid" if num_classes == 1 else "softmax"
+        probabilities = layers.Activation(activation, dtype="float32", name="probabilities")(logits)
+        return with_output(CellNetwork(inputs, probabilities, name=name), output)
 
 
 def register_architecture(
@@ -163,8 +164,9 @@ def register_architecture(
     size = _size(input_size, name, int(min_size))
     if not 0 <= dropout < 1:
         raise ArchitectureError(f"dropout is {dropout!r}, but it is a share from 0 up to, not including, 1.")
-    inputs = keras.Input((*size, 3), name="images")
-    features = builder(inputs)
+    with own_settings():
+        inputs = keras.Input((*size, 3), name="images")
+        features = builder(inputs)
     shape = tuple(getattr(features, "shape", ()))
     if len(shape) != 2 or not isinstance(shape[1], int):
         raise ArchitectureError(
@@ -195,7 +197,7 @@ def with_output(model: keras.Model, output: Output) -> keras.Model:
     if output == "probabilities":
         return model
     layer = {"logits": LOGITS_LAYER, "embeddings": EMBEDDING_LAYER}[output]
-    return keras.Model(model.inputs, model.get_layer(layer).output, name=model.name)
+    return CellNetwork(model.inputs, model.get_layer(layer).output, name=model.name)
 
 
 def _check_output(output: str) -> None:
@@ -216,8 +218,8 @@ def _size(size: int | tuple[int, int], name: str, least: int) -> tuple[int, int]
 
 
 def _embedding(x: Any, dropout: float) -> Any:
-    """Name the features that the classifier sees, in float32, and drop some of them in training."""
-    x = layers.Activation("linear", dtype="float32", name=EMBEDDING_LAYER)(x)
+    """Name the features that the classifier sees, and drop some of them in training."""
+    x = CellFeatures(name=EMBEDDING_LAYER)(x)
     return layers.Dropout(dropout, dtype="float32", name="dropout")(x)
 
 

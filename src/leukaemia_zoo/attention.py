@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -116,11 +117,12 @@ class AttentionBlock(keras.layers.Layer):
         }
 
 
-def attention_maps(model: keras.Model, images: Any, batch_size: int = 64) -> np.ndarray:
+def attention_maps(model: keras.Model | str | os.PathLike[str], images: Any, batch_size: int = 64) -> np.ndarray:
     """Attention maps of the last ``AttentionBlock`` in a model.
 
     Args:
-        model: A functional Keras model that holds an ``AttentionBlock``, such as ``load_model("cnn_attention")``.
+        model: A functional Keras model that holds an ``AttentionBlock``, such as ``load_model("cnn_attention")``; or
+            the name of one, a folder or ``hf://`` address.
         images: Array (N, height, width, 3), 0-255, already at the model's input size.
         batch_size: Images computed at once.
 
@@ -137,6 +139,9 @@ def attention_maps(model: keras.Model, images: Any, batch_size: int = 64) -> np.
         >>> lz.attention_maps(model, np.zeros((1, 100, 100, 3))).shape
         (1, 13, 13)
     """
+    from leukaemia_zoo.loading import as_model  # here, because networks are built of this module's layer
+
+    model = as_model(model)
     blocks = [layer for layer in model.layers if isinstance(layer, AttentionBlock)]
     if not blocks:
         raise ArchitectureError(f"The model '{model.name}' holds no AttentionBlock, so that it has no attention map.")

@@ -97,7 +97,12 @@ class CellAugmentation(keras.layers.Layer):
         shift_y = self._uniform((count,), -self.shift, self.shift) * height
         rows = [a, b, x0 - a * x0 - b * y0 + shift_x, c, d, y0 - c * x0 - d * y0 + shift_y, a * 0.0, a * 0.0]
         return ops.image.affine_transform(
-            images, ops.stack(rows, axis=-1), interpolation="bilinear", fill_mode="constant", fill_value=0.0
+            images,
+            ops.stack(rows, axis=-1),
+            interpolation="bilinear",
+            fill_mode="constant",
+            fill_value=0.0,
+            data_format="channels_last",
         )
 
     def _quarter_turn(self, images: Any) -> Any:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +19,7 @@ from leukaemia_zoo.calibration import FloatArray, IntArray
 from leukaemia_zoo.cells import class_key
 from leukaemia_zoo.cross_validation import out_of_fold
 from leukaemia_zoo.embeddings import weights_digest
-from leukaemia_zoo.errors import ArchitectureError, DataError
+from leukaemia_zoo.errors import ArchitectureError, DataError, shown
 from leukaemia_zoo.judged_cells import JudgedCells
 from leukaemia_zoo.loading import config_of, load_model
 from leukaemia_zoo.overlap import TRAINED_FURTHER, TrainedOn, training_of
@@ -31,6 +31,7 @@ from leukaemia_zoo.sources import Found, find
 from leukaemia_zoo.training import TRUNK_FILE
 from leukaemia_zoo.weights_io import named_variables, save_tensors
 
+_ONE_MODEL = "a name, a folder, a loaded model or a callable from images to probabilities"
 _CHUNK = 1024
 """Cells after which an interrupted run goes on."""
 
@@ -215,6 +216,8 @@ def as_candidates(models: Any) -> list[Candidate]:
     """
     if isinstance(models, str | os.PathLike | keras.Model) or callable(models):
         models = [models]
+    if not isinstance(models, Iterable):
+        raise DataError(f"{shown(models)} is no model: give {_ONE_MODEL}, or a list of these.")
     named: Sequence[tuple[str | None, Any]]
     named = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
     found = [_candidate(name, model) for name, model in named]
@@ -244,9 +247,7 @@ def _candidate(name: str | None, model: Any) -> Candidate:
         return Candidate(name or config.weight or model.name, "keras", model=model)
     if callable(model):
         return Candidate(name or str(getattr(model, "__name__", type(model).__name__)), "callable", call=model)
-    raise DataError(
-        f"{model!r} is no model: give a name, a folder, a loaded model or a callable from images to probabilities."
-    )
+    raise DataError(f"{shown(model)} is no model: give {_ONE_MODEL}.")
 
 
 def refit_on_folds(

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.errors import DataError, ImageError
+from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 from leukaemia_zoo.images import read_image
 from leukaemia_zoo.preprocessing import Preprocessing
 
@@ -83,6 +83,20 @@ class Cells:
             notes=self.notes,
             columns={name: tuple(values[row] for row in rows) for name, values in self.columns.items()},
         )
+
+    def with_positive(self, name: str) -> "Cells":
+        """Return the same cells with this class as the last, which of two is the positive one.
+
+        Raises:
+            UnknownNameError: If there is no such class.
+        """
+        if name not in self.class_names:
+            raise UnknownNameError(
+                f"There is no class {name!r} to be the positive one: choose one of {', '.join(self.class_names)}."
+            )
+        names = (*(other for other in self.class_names if other != name), name)
+        numbers = np.array([names.index(other) for other in self.class_names], np.int64)
+        return replace(self, class_names=names, labels=numbers[self.labels])
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers a report needs: cells and subjects, in all and per class, and cells per group."""

@@ -138,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     train.add_argument(
+        "--positive",
+        metavar="CLASS",
+        help="of two classes the one that AUROC speaks of (default: the one whose name says it, else the last)",
+    )
+    train.add_argument(
         "--recipe", type=cli_paths.path, metavar="FILE", help="JSON with settings that replace the recipe's own"
     )
     train.add_argument(

@@ -23,7 +23,7 @@ _PLACES = {
 
 def train(options: argparse.Namespace) -> int:
     """Train or cross-validate a network."""
-    from leukaemia_zoo.datasets import read_data
+    from leukaemia_zoo.datasets import as_cells
     from leukaemia_zoo.recipes import recipe_for
     from leukaemia_zoo.run_folder import files_of_training
 
@@ -33,7 +33,7 @@ def train(options: argparse.Namespace) -> int:
         [("the run's", options.out / name) for name in written],
         [("--data", options.data), ("--recipe", options.recipe)],
     )
-    cells = read_data(options.data)
+    cells = as_cells(options.data, options.positive)
     print(cells.describe())
 
     from leukaemia_zoo import cross_validation, training

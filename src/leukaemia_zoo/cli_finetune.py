@@ -38,6 +38,12 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
         "--split", type=cli_paths.path, metavar="FILE", help="split manifest with the parts train, validation and test"
     )
     finetune.add_argument(
+        "--positive",
+        metavar="CLASS",
+        help="of two classes the one that sensitivity and AUROC speak of (default: the one whose name says it, such as "
+        "leukaemia or blast, else the last)",
+    )
+    finetune.add_argument(
         "--recipe", type=cli_paths.path, metavar="FILE", help="JSON with settings that replace the recipe's own"
     )
     finetune.add_argument(
@@ -112,6 +118,7 @@ def finetune_command(options: argparse.Namespace) -> int:
             split_by=options.split_by,
             test_share=options.test_share,
             skip_unreadable=options.skip_unreadable,
+            positive=options.positive,
             crop_fraction=options.crop_fraction,
             recipe=recipe,
             unfreeze=options.unfreeze,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
 from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature
 from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.datasets import as_cells
 from leukaemia_zoo.errors import LeakError
 from leukaemia_zoo.evaluation import area_baseline, metrics, per_subject
 from leukaemia_zoo.files import write_json
@@ -72,7 +74,7 @@ class OutOfFold:
 
 def out_of_fold(
     name: str,
-    cells: Cells,
+    cells: str | os.PathLike[str] | Cells,
     out: str | Path,
     *,
     folds: int = 5,
@@ -89,7 +91,7 @@ def out_of_fold(
     """The predictions of `cross_validate`, which see for the arguments and the errors."""
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
     initial = find_initial_weights(init, recipe.architecture, trunk)
-    out = Path(out)
+    cells, out = as_cells(cells), Path(out)
     sources = Sources(teacher, unlabelled, trunk, initial)
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE)
     _refuse_tested_images(cells, sources, report)
@@ -163,7 +165,7 @@ def out_of_fold(
 
 def cross_validate(
     name: str,
-    cells: Cells,
+    cells: str | os.PathLike[str] | Cells,
     out: str | Path,
     *,
     folds: int = 5,
@@ -185,7 +187,7 @@ def cross_validate(
 
     Args:
         name: Architecture.
-        cells: Labelled cells with subjects.
+        cells: Labelled cells with subjects: a table, or a folder or CSV for `read_data`.
         out: Folder for ``cross_validation.json``, ``out_of_fold.csv`` and the manifests of the folds.
         folds: Number of folds.
         recipe: See `train`.
@@ -212,7 +214,7 @@ def cross_validate(
         WeightsError: See `train`.
         DeviceError: See `train`.
     """
-    out = Path(out)
+    cells, out = as_cells(cells), Path(out)
     initial = find_initial_weights(init, (recipe or recipe_for(name)).architecture, trunk)
     refuse_to_replace(
         out, files_of_training(folds, trunk is not None), RECORDS, inputs_of(teacher, trunk, initial), restart

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.class_order import positive_last
 from leukaemia_zoo.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
@@ -30,7 +31,7 @@ from leukaemia_zoo.cnmc import (
     parse_cnmc_name,
     subject_from_name,
 )
-from leukaemia_zoo.errors import DataError, reason, shortened
+from leukaemia_zoo.errors import DataError, reason, shortened, shown
 from leukaemia_zoo.folders import Walk, link_fault, natural, system_note, walk
 from leukaemia_zoo.images import IMAGE_SUFFIXES
 from leukaemia_zoo.tables import read_table
@@ -39,6 +40,7 @@ __all__ = [
     "CNMC_CLASSES",
     "MERGED_SUBJECTS",
     "CnmcName",
+    "as_cells",
     "canonical_subject",
     "parse_cnmc_name",
     "read_cnmc",
@@ -89,6 +91,32 @@ def read_data(path: str | Path, *, skip_unreadable: bool = False) -> Cells:
         f"No labelled cells under {path}: looked for C-NMC names (UID_<subject>_<image>_<cell>_<all|hem>.bmp) and "
         f"for one folder of images for each class; a CSV with the columns path,label[,subject] will do too."
     )
+
+
+def as_cells(
+    data: str | os.PathLike[str] | Cells, positive: str | None = None, *, skip_unreadable: bool = False
+) -> Cells:
+    """The table that is meant: one as it is, or what `read_data` reads at a path.
+
+    Args:
+        data: A table, or a folder or CSV file.
+        positive: The class that shall be the last, which of two is the positive one; None leaves the order.
+        skip_unreadable: Of a path: pass over folders that cannot be listed, with a note, instead of refusing.
+
+    Raises:
+        DataError: If it is neither, or cannot be read.
+        UnknownNameError: If there is no class ``positive``.
+    """
+    if isinstance(data, Cells):
+        cells = data
+    elif isinstance(data, str | os.PathLike):
+        cells = read_data(Path(data), skip_unreadable=skip_unreadable)
+    else:
+        raise DataError(
+            f"{shown(data)} is no data: give a folder with one folder a class, a CSV with the columns "
+            "path,label[,subject], or a table of cells."
+        )
+    return cells if positive is None else cells.with_positive(positive)
 
 
 def read_cnmc(root: str | Path, keep_duplicates: bool = False, *, skip_unreadable: bool = False) -> Cells:
@@ -156,8 +184,9 @@ def read_folders(root: str | Path, *, skip_unreadable: bool = False) -> Cells:
     """Read one folder a class: the folders in `root` are the classes, their images may be nested deeper.
 
     Classes are sorted as a person would (`stage2` before `stage10`, case ignored); `hem` and `all`, in any case, come
-    as `("hem", "all")` where there are no others. Subjects are None except for C-NMC names, which tell them. A file
-    that is there twice, through a link, is read once.
+    as `("hem", "all")` where there are no others. Of two classes the last is the positive one: where a name says which
+    that is, as in `leukemia` and `normal`, it comes last. Subjects are None except for C-NMC names, which tell them. A
+    file that is there twice, through a link, is read once.
 
     Args:
         root: Folder with one folder a class.
@@ -169,7 +198,7 @@ def read_folders(root: str | Path, *, skip_unreadable: bool = False) -> Cells:
             them through a link, or a folder cannot be listed.
 
     >>> read_folders("my_cells").class_names
-    ('blast', 'lymphocyte')
+    ('lymphocyte', 'blast')
     """
     root = Path(root)
     walked = _walk(root, skip_unreadable)
@@ -414,7 +443,7 @@ def class_names_of(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, st
     written = set(labels)
     if written and {label.lower() for label in written} <= set(CNMC_CLASSES):
         return CNMC_CLASSES, {label: label.lower() for label in written}
-    return tuple(sorted(written, key=natural)), {label: label for label in written}
+    return positive_last(sorted(written, key=natural)), {label: label for label in written}
 
 
 _PART_OF_SPLIT = re.compile(

@@ -49,9 +49,9 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     Raises:
         WeightsError: If the weights cannot be had or do not fit.
     """
-    inputs = keras.Input((*input_size, 3))
     source = "imagenet" if str(weights) == "imagenet" else None
     with precision("float32"):  # in bfloat16 its features would be off by some percent
+        inputs = keras.Input((*input_size, 3))
         scaled = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
         try:
             network = keras.applications.MobileNet(include_top=False, weights=source, input_tensor=scaled)
@@ -237,7 +237,9 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     standardised = layers.BatchNormalization(
         center=False, scale=False, momentum=0.95, dtype="float32", name=f"standardise_{name}"
     )(target)
-    weight = ops.image.resize(mask, side, interpolation="bilinear", antialias=True)[:, :height, :width]
+    weight = ops.image.resize(mask, side, interpolation="bilinear", antialias=True, data_format="channels_last")[
+        :, :height, :width
+    ]
     error = ops.mean(ops.square(ops.cast(projected, "float32") - standardised), axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
 
@@ -258,7 +260,9 @@ def _difference(features: Any, target: Any, mask: Any) -> Any:
     """Squared difference from the features of the same layer of the teacher, as a share of their variance: (batch,)."""
     target = ops.cast(target, "float32")
     variance = ops.var(target, axis=(0, 1, 2), keepdims=True) + 1e-3
-    weight = ops.image.resize(mask, target.shape[1:3], interpolation="bilinear", antialias=True)
+    weight = ops.image.resize(
+        mask, target.shape[1:3], interpolation="bilinear", antialias=True, data_format="channels_last"
+    )
     error = ops.mean(ops.square(ops.cast(features, "float32") - target) / variance, axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
 

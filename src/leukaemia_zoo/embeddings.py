@@ -22,8 +22,9 @@ import numpy.typing as npt
 from leukaemia_zoo.architectures import EMBEDDING_LAYER
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.files import replacing
-from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
-from leukaemia_zoo.loading import config_of
+from leukaemia_zoo.images import image_items, read_image
+from leukaemia_zoo.loading import as_model, config_of
+from leukaemia_zoo.preprocessing import network_pixels
 from leukaemia_zoo.reading import read_arrays
 from leukaemia_zoo.views import symmetric_views
 from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
@@ -31,11 +32,11 @@ from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
 FloatArray = npt.NDArray[np.float32]
 
 
-def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArray:
+def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_size: int = 32) -> FloatArray:
     """Describe images by the features that the classifier of a network sees.
 
     Args:
-        model: A network from `load_model`, with any output.
+        model: A network from `load_model`, with any output; or the name of one, a folder or ``hf://`` address.
         images: What `predict` takes: paths, folders, or whole frames (height, width, 3), RGB, 0 to 255. They are
             cropped and resized as the weight's own preprocessing says.
         batch_size: Images computed at once.
@@ -54,17 +55,14 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArra
         >>> lz.embed(lz.load_model("cnn_attention"), np.full((2, 450, 450, 3), 90, "uint8")).shape
         (2, 512)
     """
+    model = as_model(model)
     items, _ = image_items(images)
     network = _network(model)
     config = config_of(model)
 
     def prepare(row: tuple[int, Any]) -> np.ndarray:
         number, item = row
-        is_file = isinstance(item, str | os.PathLike)
-        name = os.fspath(item) if is_file else f"images[{number}]"
-        pixels = config.preprocessing(read_image(item) if is_file else as_image(item, name=name))
-        check_visible(pixels, name)
-        return pixels
+        return network_pixels(item, f"images[{number}]", config.preprocessing)
 
     found = [np.zeros((0, int(network.output_shape[-1])), np.float32)]
     rows = enumerate(items)
@@ -77,7 +75,11 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArra
 
 
 def embed_files(
-    model: keras.Model, paths: Sequence[Path], cache: str | os.PathLike[str] | None = None, *, batch_size: int = 32
+    model: keras.Model | str | os.PathLike[str],
+    paths: Sequence[Path],
+    cache: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int = 32,
 ) -> FloatArray:
     """`embed` for files, with what is known already taken from a folder.
 
@@ -92,6 +94,7 @@ def embed_files(
     """
     if cache is None:
         return embed(model, list(paths), batch_size=batch_size)
+    model = as_model(model)
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_digest, paths))
     file = Path(cache) / f"{_key(model)}.npz"

@@ -62,6 +62,10 @@ class ImageError(LeukaemiaZooError, ValueError):
     """An image, as a file or an array, that cannot be read or is not what a model takes."""
 
 
+class BackendError(LeukaemiaZooError, ModuleNotFoundError):
+    """The backend that Keras is set to is not there; the message says how to get it or another one."""
+
+
 class CytologyMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``cytology`` that is not installed; the message says how to install it."""
 

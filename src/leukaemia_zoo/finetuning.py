@@ -47,7 +47,7 @@ from leukaemia_zoo.fitting import (
 )
 from leukaemia_zoo.inspection import CROPS, DEFAULT_CROP, Inspected, inspect_cells, usual_preprocessing
 from leukaemia_zoo.judged_cells import MANIFEST_FILE
-from leukaemia_zoo.loading import config_of, load_model
+from leukaemia_zoo.loading import config_of, load_model, model_name
 from leukaemia_zoo.overlap import TrainedOn, find_overlap, training_of
 from leukaemia_zoo.precision import resolved
 from leukaemia_zoo.preprocessing import Preprocessing
@@ -109,6 +109,7 @@ def fine_tune(
     split_by: str = "auto",
     test_share: float = 0.2,
     skip_unreadable: bool = False,
+    positive: str | None = None,
     preprocessing: Preprocessing | None = None,
     crop_fraction: float | None = None,
     recipe: str | Path | Mapping[str, Any] | None = None,
@@ -147,6 +148,8 @@ def fine_tune(
         split_by: See `inspect_cells`: by subject where subjects are known, else by image, with a warning.
         test_share: Share of the cells in the test part.
         skip_unreadable: Leave out images that cannot be read instead of refusing.
+        positive: The class of two that sensitivity and AUROC speak of, the last of ``class_names``; None takes the one
+            whose name says it (leukaemia, blast, malignant...), else the last in the alphabet.
         preprocessing: From a frame to the input; None takes the weight's own for frames like C-NMC's, and for others
             the centre crop that suits the classifier best on the validation folds.
         crop_fraction: Side of the centre crop as a share of the frame's shorter side, instead of trying several.
@@ -202,13 +205,16 @@ def fine_tune(
 
     settings = fine_tuning_recipe(base.config, recipe)
     inspected = inspect_cells(
-        Path(data) if isinstance(data, os.PathLike) else data,
+        data,
         split_by=split_by,
         skip_unreadable=skip_unreadable,
+        positive=positive,
         warn=warn,
     )
     cells = inspected.cells
     report(cells.describe())
+    if len(cells.class_names) == 2:
+        report(f"positive class: {cells.class_names[-1]} (positive, or --positive, names another)")
     split = _split(inspected, split, test_share, settings, per_class, seed)
     seen = _seen_by(base, cells.subset(split.parts[TEST]))
     if seen is not None:
@@ -383,7 +389,7 @@ def _base(model_or_name: Any) -> _Base:
         label = config.weight or model_or_name.name
         spec = weights().get(config.weight or "")
         return _Base(model_or_name, config, label, weights_digest(model_or_name), spec, None)
-    name = os.fspath(model_or_name)
+    name = model_name(model_or_name)
     found = find(name)
     model = load_model(name)
     label = found.spec.name if found.place != "path" else Path(name).resolve().name

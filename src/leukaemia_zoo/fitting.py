@@ -214,16 +214,17 @@ def folds_of(split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def new_network(recipe: Recipe, classes: int, seed: int) -> keras.Model:
-    """The recipe's network with random weights; the same for the same seed."""
+def new_network(recipe: Recipe, classes: int, seed: int, policy: str = "float32") -> keras.Model:
+    """The recipe's network with random weights; the same for the same seed, whatever policy Keras is set to."""
     keras.utils.set_random_seed(seed)
-    return build_model(
-        recipe.architecture,
-        num_classes=classes,
-        input_size=recipe.input_size,
-        head=recipe.head,
-        dropout=recipe.dropout,
-    )
+    with precision(policy):
+        return build_model(
+            recipe.architecture,
+            num_classes=classes,
+            input_size=recipe.input_size,
+            head=recipe.head,
+            dropout=recipe.dropout,
+        )
 
 
 def has_statistics(model: keras.Model) -> bool:
@@ -499,7 +500,7 @@ def _trainer(
     unfreeze: int | None,
 ) -> tuple[keras.Model, keras.Model]:
     """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
-    learner = new_network(recipe, classes, seed)
+    learner = new_network(recipe, classes, seed, recipe.precision)
     inputs = keras.Input(learner.input_shape[1:])
     augmentation = CellAugmentation(
         recipe.zoom, recipe.shift, recipe.colour, any_angle=recipe.turned_views == 1, seed=seed, name="views"

@@ -15,7 +15,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +55,7 @@ _PIXELS_AT_ONCE = 1_000_000
 
 RGBArray = npt.NDArray[np.uint8]
 
+_ONE_IMAGE = "a path, an array, an image of Pillow or an open binary file such as io.BytesIO(data)"
 _FORMATS = "BMP, PNG, JPEG, TIFF and WebP"
 
 # How a file begins (regular expressions) -> its format and the Pillow class that reads it. We choose the class
@@ -249,26 +250,63 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
     return list(found.images), list(found.skipped)
 
 
-def image_items(images: Any) -> tuple[Sequence[Any], bool]:
+def image_items(images: Any) -> tuple[Any, bool]:
     """The images one by one, and whether they are files.
 
     Args:
         images: One path or a sequence of paths, of which folders stand for the images in them; or one frame, a batch or
-            a sequence of frames.
+            a sequence of frames, images of Pillow or open binary files.
+
+    Raises:
+        ImageError: If it is nothing of these.
 
     Example:
         >>> items, are_files = image_items(np.zeros((2, 64, 64, 3), np.uint8))
         >>> len(items), are_files
         (2, False)
     """
-    if isinstance(images, str | os.PathLike):
+    if isinstance(images, str | os.PathLike | Image.Image) or _is_open_file(images):
         images = [images]
+    if (
+        images is None
+        or isinstance(images, bytes | bytearray | Mapping | io.TextIOBase)
+        or not isinstance(images, Iterable)
+    ):
+        raise ImageError(f"images is of type {type(images).__name__}: give {_ONE_IMAGE}, or a list of these.")
     if hasattr(images, "ndim") and images.ndim != 1:  # with one axis: a column of paths
         return ([images] if images.ndim < 4 else images), False
     items = list(images)
     if not items or not all(isinstance(item, str | os.PathLike) for item in items):
         return items, False
     return [found for item in items for found in (find_images([item])[0] if Path(item).is_dir() else [item])], True
+
+
+def frame_of(item: Any, name: str) -> RGBArray:
+    """One of the items of `image_items` as uint8 RGB.
+
+    Args:
+        item: A path, an array, an image of Pillow or an open binary file.
+        name: What to call it in messages, if it has no path.
+
+    Raises:
+        ImageError: If it is no image; the message says why.
+    """
+    if isinstance(item, str | os.PathLike):
+        return read_image(item)
+    if isinstance(item, Image.Image):
+        _check_size(item.size, Path(name))
+        return _to_rgb(item, Path(name))
+    if _is_open_file(item):
+        return _decode(item, Path(name))
+    if not isinstance(item, list | tuple | bytes) and not hasattr(item, "__array__"):
+        raise ImageError(f"{name} is of type {type(item).__name__}: give {_ONE_IMAGE}.")
+    return as_image(item, name=name)
+
+
+def _is_open_file(value: Any) -> bool:
+    """Whether it gives bytes: a text file or a StringIO holds no image."""
+    methods = (getattr(value, name, None) for name in ("read", "seek"))
+    return all(map(callable, methods)) and not isinstance(value, io.TextIOBase)
 
 
 class _BoundedReader(io.BufferedReader):

@@ -21,7 +21,7 @@ import numpy as np
 
 from leukaemia_zoo.calibration import IntArray
 from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.datasets import read_data
+from leukaemia_zoo.datasets import as_cells
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 from leukaemia_zoo.images import check_visible, lies_on_black, read_image
 from leukaemia_zoo.preprocessing import Preprocessing
@@ -77,6 +77,7 @@ def inspect_cells(
     *,
     split_by: str = "auto",
     skip_unreadable: bool = False,
+    positive: str | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Inspected:
     """Read a table of labelled images and refuse what would spoil a training without a word.
@@ -87,6 +88,7 @@ def inspect_cells(
             always; ``"subject"`` refuses data without subjects; ``"image"`` keeps nothing but copies together.
         skip_unreadable: Leave out images that cannot be read and folders that cannot be listed, with a note, instead of
             refusing.
+        positive: The class that shall be the last, which of two is the positive one; None leaves the order.
         warn: Called with each sentence that the user should know and that is no reason to stop.
 
     Returns:
@@ -109,12 +111,7 @@ def inspect_cells(
     """
     if split_by not in SPLITS_BY:
         raise UnknownNameError(f"Cells cannot be split by '{split_by}': choose one of {', '.join(SPLITS_BY)}.")
-    if not isinstance(data, Cells | str | Path):
-        raise DataError(
-            f"The data is a {type(data).__name__}: give a folder with one folder a class, a CSV with the columns "
-            "path,label[,subject], or a table of cells."
-        )
-    cells = data if isinstance(data, Cells) else read_data(data, skip_unreadable=skip_unreadable)
+    cells = as_cells(data, positive, skip_unreadable=skip_unreadable)
     _warn_of_slips(cells.class_names, warn)
     with ThreadPoolExecutor() as pool:
         seen = list(pool.map(_look, cells.paths))

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 from leukaemia_zoo.baselines import AREA, features_of
 from leukaemia_zoo.calibration import FloatArray, IntArray
 from leukaemia_zoo.cells import Cells, class_key, fingerprint
-from leukaemia_zoo.datasets import class_names_of, read_data
+from leukaemia_zoo.datasets import as_cells, class_names_of
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.images import RGBArray, as_image, check_visible, read_image
+from leukaemia_zoo.images import RGBArray, check_visible, frame_of, read_image
 from leukaemia_zoo.splits import Split, save_manifest
 
 MANIFEST_FILE = "evaluation.json"
@@ -160,12 +161,10 @@ def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedC
         ImageError: If an image cannot be read.
     """
     frames: tuple[RGBArray, ...] | None = None
-    if isinstance(data, Cells):
-        table = data
+    if isinstance(data, Cells | str | os.PathLike):
+        table = as_cells(data)
     elif isinstance(data, tuple) and len(data) in (2, 3):
         table, frames = _from_arrays(*data, class_names=class_names)
-    elif isinstance(data, str | Path):
-        table = read_data(data)
     else:
         raise DataError(
             f"The data is a {type(data).__name__}: give a folder, a CSV, a table of cells, or a tuple (images, "
@@ -189,7 +188,7 @@ def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedC
 def _from_arrays(
     images: Any, labels: Any, subjects: Any = None, *, class_names: tuple[str, ...] | None
 ) -> tuple[Cells, tuple[RGBArray, ...]]:
-    frames = tuple(as_image(image, name=f"images[{row}]") for row, image in enumerate(images))
+    frames = tuple(frame_of(image, f"images[{row}]") for row, image in enumerate(images))
     given = np.asarray(labels)
     named = given.dtype.kind == "U" or (given.dtype.kind == "O" and all(isinstance(label, str) for label in given.flat))
     if given.shape != (len(frames),) or not (named or given.dtype.kind in "iu"):

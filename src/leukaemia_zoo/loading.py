@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,12 +20,16 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
-from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
+from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError, shown
 from leukaemia_zoo.files import write_json
+from leukaemia_zoo.precision import precision
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, close_matches, model_info
 from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find
-from leukaemia_zoo.weights_io import head_tensors, load_tensors, save_tensors, sha256_of
+from leukaemia_zoo.weights_io import check_tensors, head_tensors, load_tensors, save_tensors, sha256_of
+
+DTYPES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64")
+"""What a network can be computed in."""
 
 
 def load_model(
@@ -34,6 +39,7 @@ def load_model(
     *,
     class_names: tuple[str, ...] | list[str] | None = None,
     output: Output = "probabilities",
+    dtype: str = "float32",
 ) -> keras.Model:
     """Load a network of the zoo, or one that `save_model` or training left in a folder.
 
@@ -48,6 +54,9 @@ def load_model(
             Any other number than the weight's replaces the last layer by a new one, with a warning: train it.
         class_names: Names of the classes, in the order of the probabilities, for a replaced or a random head.
         output: ``"probabilities"``, ``"logits"`` or ``"embeddings"``.
+        dtype: What the network computes in: ``"float32"``, in which every figure of a weight was measured, whatever
+            dtype policy Keras is set to; or ``"mixed_bfloat16"``, ``"mixed_float16"``, ``"bfloat16"``, ``"float16"`` or
+            ``"float64"``. Lower precision changes verdicts: see "Precision" in the documentation.
 
     Returns:
         An ordinary ``keras.Model`` from images (batch, height, width, 3), RGB, 0 to 255, to float32 (batch, classes).
@@ -55,7 +64,7 @@ def load_model(
         each image; `predict` averages over the turned and mirrored views that the weight was calibrated for.
 
     Raises:
-        UnknownNameError: If there is no such name; the message lists close matches.
+        UnknownNameError: If there is no such name or dtype; the message lists close matches.
         WeightsError: If there is no weight, or the folder holds no model.
         HubError: If the weight cannot be had from the Hub; its subclasses say why.
         IntegrityError: If the file is not the one that was saved.
@@ -69,7 +78,22 @@ def load_model(
     """
     if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
-    name = os.fspath(name_or_path)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise UnknownNameError(f"A network cannot be computed in {shown(dtype)}: choose one of {', '.join(DTYPES)}.")
+    name = model_name(name_or_path)
+    with precision(dtype):
+        model, config = _loaded(name, weights, num_classes, class_names)
+    if class_names is not None and tuple(class_names) != config.class_names:
+        raise ArchitectureError(
+            f"The classes are {list(config.class_names)}, not {list(class_names)}: class_names can name only the "
+            "classes of a replaced or random head."
+        )
+    model.zoo = config
+    return with_output(model, output)
+
+
+def _loaded(name: str, weights: Any, num_classes: int | None, class_names: Any) -> tuple[keras.Model, ModelConfig]:
+    """A network with its weights, and what is known of it."""
     if weights is None:
         config = _random_config(model_info(name).architecture.name, num_classes, class_names)
         model = _build(config, 2 if num_classes is None else num_classes)
@@ -92,23 +116,17 @@ def load_model(
                 warnings.warn(
                     f"The last layer of '{spec.name}' ({len(spec.config.class_names)} classes) was replaced by a new "
                     f"one with random weights for {num_classes}: train it before use.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
-    if class_names is not None and tuple(class_names) != config.class_names:
-        raise ArchitectureError(
-            f"The classes are {list(config.class_names)}, not {list(class_names)}: class_names can name only the "
-            "classes of a replaced or random head."
-        )
-    model = with_output(model, output)
-    model.zoo = config
-    return model
+    return model, config
 
 
 def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool = False, **about: Any) -> WeightSpec:
     """Save a network of the zoo into a folder that `load_model` and ``leukaemia-zoo predict --model`` take.
 
     Args:
-        model: A network from `load_model`, trained further or not, with output ``"probabilities"``.
+        model: A network from `load_model`, trained further or not, with output ``"probabilities"``; or the name of one,
+            a folder or ``hf://org/name@revision``.
         folder: Where to write ``config.json`` and ``model.safetensors``; made where it is missing.
         half: Store kernels as float16.
         **about: Further fields of `WeightSpec`: name, licence, citation, data, training, metrics, intended_use.
@@ -119,8 +137,12 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
     Raises:
         ArchitectureError: If the model does not come from this zoo, or has embeddings as output.
         UnknownNameError: If ``about`` has a key that is no field.
-        WeightsError: If a weight is not finite, or the folder cannot be written to.
+        TensorMismatchError: If its tensors are not those of the network that `load_model` would build for it, as after
+            ``quantize``, ``enable_lora`` or with another number of classes than ``model.zoo`` names.
+        WeightsError: If a weight is not finite, ``model.zoo`` or ``about`` hold what `load_model` would refuse, or the
+            folder cannot be written to. Of the first two nothing is written.
     """
+    model = as_model(model)
     config = config_of(model)
     if not any(layer.name == LOGITS_LAYER for layer in model.layers):
         raise ArchitectureError(
@@ -131,22 +153,23 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
         raise UnknownNameError(
             f"There is nothing called '{unknown[0]}' to tell about a weight; {close_matches(unknown[0], fields)}"
         )
-    folder = Path(folder)
-    file = folder / WEIGHTS_FILE
-    with _told_as_unwritable(folder):
-        save_tensors(model, file, config=config.to_dict(), half=half)
     spec = WeightSpec(
         name=about.pop("name", config.weight or f"{config.architecture}.custom"),
         config=config,
         file=WEIGHTS_FILE,
-        sha256=sha256_of(file),
-        size=file.stat().st_size,
+        sha256="0" * 64,
+        size=0,
         parameters=model.count_params(),
         licence=about.pop("licence", "not stated"),
         citation=about.pop("citation", "not stated"),
         **about,
     )
+    _check_loadable(model, spec)
+    folder = Path(folder)
+    file = folder / WEIGHTS_FILE
     with _told_as_unwritable(folder):
+        save_tensors(model, file, config=config.to_dict(), half=half)
+        spec = dataclasses.replace(spec, sha256=sha256_of(file), size=file.stat().st_size)
         write_json(folder / CONFIG_FILE, spec.to_dict())
     return spec
 
@@ -162,12 +185,64 @@ def _told_as_unwritable(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def _check_loadable(model: keras.Model, spec: WeightSpec) -> None:
+    """Raise what `load_model` would of this network and its row, before anything is written."""
+    try:
+        row = json.loads(json.dumps(spec.to_dict(), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"What is told about the model cannot be written as JSON ({error}): give plain numbers, texts and lists."
+        ) from None
+    config = WeightSpec.from_dict(row).config
+    taken, expected = tuple(model.input_shape[1:]), (*config.preprocessing.input_size, 3)
+    if taken != expected:
+        raise TensorMismatchError(
+            f"The network '{model.name}' takes images of the shape {taken}, but its preprocessing, "
+            f"model.zoo.preprocessing, makes {expected}: build the network for that input_size, or correct model.zoo."
+        )
+    units = int(model.get_layer(LOGITS_LAYER).output.shape[-1])
+    classes = len(config.class_names)
+    if not (units == classes or (units, classes) == (1, 2)):
+        raise TensorMismatchError(
+            f"The network '{model.name}' tells {units} classes apart, but model.zoo names {classes}, "
+            f"{', '.join(config.class_names)}: set model.zoo to a ModelConfig with its own class names."
+        )
+    with precision("float32"):
+        check_tensors(model, _build(config, units))
+
+
+def as_model(model: Any) -> keras.Model:
+    """The network that is meant: a loaded one as it is, else by its name, its folder or its address on the Hub.
+
+    Raises:
+        ArchitectureError: If it is none of these.
+    """
+    return model if isinstance(model, keras.Model) else load_model(model_name(model))
+
+
+def model_name(model: Any) -> str:
+    """The name, folder or address as text.
+
+    Raises:
+        ArchitectureError: If it is none of these.
+    """
+    if isinstance(model, str | os.PathLike) and isinstance(name := os.fspath(model), str):
+        return name
+    raise ArchitectureError(
+        f"{shown(model)} is no model: give a network from load_model, the name of one, the folder of a saved model or "
+        "hf://org/name@revision."
+    )
+
+
 def config_of(model: keras.Model) -> ModelConfig:
     """The `ModelConfig` that travels with a network of the zoo.
 
     Raises:
         ArchitectureError: If it has none.
     """
+    if not isinstance(model, keras.Model):
+        model_name(model)  # raises what is wrong with anything but a name
+        raise ArchitectureError(f"{shown(model)} is the name of a model: load it with load_model.")
     config = getattr(model, "zoo", None)
     if not isinstance(config, ModelConfig):
         raise ArchitectureError(

@@ -18,16 +18,18 @@ import numpy.typing as npt
 
 from leukaemia_zoo.architectures import STATISTICS_NORM
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
-from leukaemia_zoo.loading import config_of
-from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.images import image_items
+from leukaemia_zoo.loading import as_model, config_of
+from leukaemia_zoo.preprocessing import network_pixels
 from leukaemia_zoo.views import symmetric_views
 
 FAMILIAR_SHARE = 0.99
 """This share of held-out cells has a score of at most the limit: one cell in a hundred is flagged without reason."""
 
 
-def ood_scores(model: keras.Model, images: Any, *, batch_size: int = 32) -> npt.NDArray[np.float64]:
+def ood_scores(
+    model: keras.Model | str | os.PathLike[str], images: Any, *, batch_size: int = 32
+) -> npt.NDArray[np.float64]:
     """How little images look like the cells that a network was trained on.
 
     The statistics of an image, averaged over the views that a prediction averages over, are standardised by those of
@@ -35,7 +37,8 @@ def ood_scores(model: keras.Model, images: Any, *, batch_size: int = 32) -> npt.
     around 1, of which 99 in 100 are at most ``model.zoo.ood_limit``. `predict` gives the same score with its verdict.
 
     Args:
-        model: A network with the head ``"texture"``, from `load_model` with any output but ``"embeddings"``.
+        model: A network with the head ``"texture"``, from `load_model` with any output but ``"embeddings"``; or the
+            name of one, a folder or ``hf://`` address.
         images: What `predict` takes: paths, or frames (height, width, 3), RGB, 0 to 255.
         batch_size: Images computed at once.
 
@@ -54,6 +57,7 @@ def ood_scores(model: keras.Model, images: Any, *, batch_size: int = 32) -> npt.
         >>> scores.shape, bool(scores[0] > model.zoo.ood_limit)
         ((1,), True)
     """
+    model = as_model(model)
     config = config_of(model)
     layer = statistics_layer(model)
     if layer is None:
@@ -65,19 +69,11 @@ def ood_scores(model: keras.Model, images: Any, *, batch_size: int = 32) -> npt.
     rows = enumerate(image_items(images)[0])
     scores = [np.zeros(0)]
     while batch := list(itertools.islice(rows, batch_size)):
-        pixels = np.stack([_prepared(item, number, config.preprocessing) for number, item in batch])
+        pixels = np.stack([network_pixels(item, f"images[{number}]", config.preprocessing) for number, item in batch])
         views = symmetric_views(pixels.astype(np.float32), config.views)
         outputs = [np.asarray(network.predict_on_batch(view)) for view in views]
         scores.append(distance(np.mean(outputs, axis=0, dtype=np.float64)))
     return np.concatenate(scores)
-
-
-def _prepared(item: Any, number: int, preprocessing: Preprocessing) -> np.ndarray:
-    is_file = isinstance(item, str | os.PathLike)
-    name = os.fspath(item) if is_file else f"images[{number}]"
-    pixels = preprocessing(read_image(item) if is_file else as_image(item, name=name))
-    check_visible(pixels, name)
-    return pixels
 
 
 def distance(standardised: npt.ArrayLike) -> npt.NDArray[np.float64]:

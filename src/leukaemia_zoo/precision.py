@@ -43,9 +43,26 @@ def precision(policy: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(resolved(policy))
     try:
-        yield
+        with own_settings():
+            yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Build layers that take float32 images, channels last, whatever Keras is set to; that is put back.
+
+    ``keras.json`` and ``keras.config`` may say otherwise for other programs of the same user.
+    """
+    order, floats = keras.config.image_data_format(), keras.config.floatx()
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(order)
+        keras.config.set_floatx(floats)
 
 
 def compiles_steps() -> bool:

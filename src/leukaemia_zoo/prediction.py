@@ -15,9 +15,10 @@ import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
 from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.images import as_image, check_visible, image_items, read_image
-from leukaemia_zoo.loading import config_of
+from leukaemia_zoo.images import image_items
+from leukaemia_zoo.loading import as_model, config_of
 from leukaemia_zoo.ood import distance, with_statistics
+from leukaemia_zoo.preprocessing import network_pixels
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.views import symmetric_views
 
@@ -192,7 +193,7 @@ class Predictions(Sequence[Prediction]):
 
 
 def predict(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike[str],
     images: Any,
     *,
     subjects: Sequence[str | None] | None = None,
@@ -202,11 +203,12 @@ def predict(
     """Predict the class of cells from files or arrays.
 
     Args:
-        model: A network from `load_model`, with probabilities as output.
+        model: A network from `load_model`, with probabilities as output; or the name of one, a folder or
+            ``hf://org/name@revision``, which is then loaded at each call.
         images: One path or a sequence of paths, of which folders stand for the images in them; or one frame (height,
             width, 3), a batch (N, height, width, 3) or a sequence of frames of any sizes: RGB, 0 to 255, uint8 or
-            float. Frames are cropped and resized as the weight's own preprocessing says, so give whole frames, not
-            the network's input size.
+            float; or images of Pillow, or open binary files, such as a BytesIO. Frames are cropped and resized as the
+            weight's own preprocessing says, so give whole frames, not the network's input size.
         subjects: Subject of each image; None takes it from C-NMC file names.
         batch_size: Images computed at once.
         errors: What happens with an image that cannot be read: ``"raise"``, or ``"report"`` in the ``error`` of its
@@ -226,6 +228,7 @@ def predict(
         >>> lz.predict(lz.load_model("cnn_attention"), frame)[0].label in ("hem", "all")
         True
     """
+    model = as_model(model)
     items, are_files = image_items(images)
     report = are_files if errors is None else errors == "report"
     if subjects is not None and len(subjects) != len(items):
@@ -235,7 +238,7 @@ def predict(
 
 
 def iter_predictions(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike[str],
     items: Iterable[Any],
     *,
     subjects: Iterable[str | None] | None = None,
@@ -245,8 +248,8 @@ def iter_predictions(
     """Predict one cell after the other, with the memory of two batches however many there are.
 
     Args:
-        model: A network from `load_model`.
-        items: Paths, or frames as arrays.
+        model: What `predict` takes.
+        items: Paths, frames as arrays, images of Pillow or open binary files.
         subjects: Subject of each, as many as items; None takes it from C-NMC file names.
         batch_size: Images computed at once.
         raise_errors: Raise at the first bad image instead of reporting it in its prediction.
@@ -254,6 +257,7 @@ def iter_predictions(
     Yields:
         One `Prediction` an item, in order.
     """
+    model = as_model(model)
     config = config_of(model)
     network = model if (scored := with_statistics(model)) is None else scored
     named = ((item, _name(item, number)) for number, item in enumerate(items))
@@ -267,10 +271,7 @@ def iter_predictions(
         if subject is None and is_file:
             subject = subject_from_name(Path(item))
         try:
-            frame = read_image(item) if is_file else as_image(item, name=name)
-            pixels = config.preprocessing(frame)
-            check_visible(pixels, name)
-            return name, subject, pixels
+            return name, subject, network_pixels(item, name, config.preprocessing)
         except ImageError as error:
             if raise_errors:
                 raise

@@ -7,6 +7,7 @@ or standardises: networks take RGB from 0 to 255 and do the rest inside their gr
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.images import MIN_SIDE, RGBArray, as_image, as_images
+from leukaemia_zoo.images import MIN_SIDE, RGBArray, as_image, as_images, check_visible, frame_of
 
 _INTERPOLATIONS: dict[str, Image.Resampling] = {
     # Pillow widens each of these when it reduces an image (antialiasing); "nearest" does not and is left out.
@@ -171,6 +172,22 @@ class Preprocessing:
         if "input_size" not in settings:
             raise DataError("The preprocessing has no 'input_size': give height and width, such as [100, 100].")
         return cls(**settings)
+
+
+def network_pixels(item: Any, name: str, preprocessing: Preprocessing) -> RGBArray:
+    """What a network takes of one image.
+
+    Args:
+        item: One of the items of `image_items`: a path, an array, an image of Pillow or an open binary file.
+        name: What to call it in messages, if it has no path.
+        preprocessing: From its frame to the network's input.
+
+    Raises:
+        ImageError: If it is no image, or every pixel of it is background.
+    """
+    pixels = preprocessing(frame_of(item, name))
+    check_visible(pixels, os.fspath(item) if isinstance(item, str | os.PathLike) else name)
+    return pixels
 
 
 def _is_whole(value: object, least: int) -> bool:

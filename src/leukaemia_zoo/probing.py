@@ -6,7 +6,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,7 +18,7 @@ from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.embeddings import default_cache, embed_files
 from leukaemia_zoo.evaluation import WeightedCells
 from leukaemia_zoo.inspection import DEFAULT_CROP, inspect_cells, usual_preprocessing
-from leukaemia_zoo.loading import config_of, load_model
+from leukaemia_zoo.loading import as_model, config_of
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.seeds import checked_seed
 from leukaemia_zoo.small_splits import folds_by_people
@@ -122,14 +121,14 @@ def linear_probe(
     seed = checked_seed(seed)
     notes: list[str] = []
     inspected = inspect_cells(
-        Path(data) if isinstance(data, os.PathLike) else data,
+        data,
         split_by=split_by,
         skip_unreadable=skip_unreadable,
         warn=notes.append,
     )
     cells = inspected.cells
     fold_of = folds_by_people(inspected, folds, seed)
-    given = model_or_name if isinstance(model_or_name, keras.Model) else load_model(model_or_name)
+    given = as_model(model_or_name)
     config = config_of(given)
     if preprocessing is None:
         preprocessing, why = usual_preprocessing(inspected, config.preprocessing)

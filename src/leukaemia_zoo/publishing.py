@@ -25,7 +25,7 @@ from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
 from leukaemia_zoo.files import replacing, write_json
 from leukaemia_zoo.reading import read_json
 from leukaemia_zoo.registry import WeightSpec, checkout_file, close_matches, packaged_file
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved, read_whole
+from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, is_in_zoo, read_saved, read_whole
 from leukaemia_zoo.weights_io import check_integrity
 
 CARD_FILE = "README.md"
@@ -70,7 +70,8 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = 
     """Save a network with its model card: the three files of a repository on the Hub.
 
     Args:
-        model: A network from `load_model`, trained further or not, with output ``"probabilities"``.
+        model: A network from `load_model`, trained further or not, with output ``"probabilities"``; or the name of one,
+            a folder or ``hf://`` address.
         folder: Where to write ``config.json``, ``model.safetensors`` and ``README.md``; made where it is missing.
         half: Store kernels as float16.
         **about: What to tell about it, as in `WeightSpec`: name, licence, citation, data, training, metrics,
@@ -121,8 +122,9 @@ def push_to_hub(
     """Put a model into a repository on the Hugging Face Hub, from which ``load_model("hf://org/name")`` takes it.
 
     Args:
-        model_or_folder: A network from `load_model`, trained further or not; or the folder that `save_model`,
-            `save_pretrained` or training left. Of a folder only the model goes up.
+        model_or_folder: A network from `load_model`, trained further or not; the folder that `save_model`,
+            `save_pretrained` or training left, of which only the model goes up; a name in the zoo or
+            ``hf://org/name@revision``.
         repo: ``org/name``; made where it is missing.
         private: Whether a new repository is private; None for the account's own setting.
         token: With the right to write; None for HF_TOKEN or the stored login.
@@ -151,10 +153,15 @@ def push_to_hub(
             return _send(_prepared(spec, made / WEIGHTS_FILE, repo), message, private, token)
     if half:
         raise WeightsError(
-            f"The model in {os.fspath(model_or_folder)} is stored already: load it with load_model and push that to "
+            f"The model {os.fspath(model_or_folder)} is stored already: load it with load_model and push that to "
             "store its kernels as float16, or leave out half."
         )
-    spec, file = read_whole(model_or_folder)
+    name = os.fspath(model_or_folder)
+    if is_in_zoo(name) or name.startswith(hub.PREFIX):
+        found = find(name)
+        spec, file = found.spec, found.file
+    else:
+        spec, file = read_whole(name)
     if about:
         spec = WeightSpec.from_dict({**spec.to_dict(), **checked_about(about)})
     return _send(_prepared(spec, file, repo), message, private, token)
@@ -227,9 +234,10 @@ def publish(
 @contextlib.contextmanager
 def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[WeightSpec, Path]]:
     """A network in a temporary folder, and its row as a reader of that folder finds it."""
-    from leukaemia_zoo.loading import config_of, save_model  # here, because publishing a file needs no Keras
+    from leukaemia_zoo.loading import as_model, config_of, save_model  # here, because publishing a file needs no Keras
 
     about = checked_about(about)
+    model = as_model(model)
     row = {"file": WEIGHTS_FILE, "config": config_of(model).to_dict(), "size": 0, "parameters": 0}
     row |= {"sha256": "0" * 64, **dict.fromkeys(("name", "licence", "citation"), "none")}
     WeightSpec.from_dict(row | about)  # before the work is done: raises what is wrong with what is told

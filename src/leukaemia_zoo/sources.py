@@ -43,6 +43,11 @@ from leukaemia_zoo.weights_io import check_integrity, read_config, sha256_of
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+_OF_KERAS = (".keras", ".h5", ".hdf5")
+_OF_OTHERS = (".pt", ".pth", ".ckpt", ".onnx", ".pb", ".tflite", ".pkl", ".pickle", ".joblib", ".npz", ".bin")
+_FILES = (".safetensors", *_OF_KERAS, *_OF_OTHERS)
+"""What the names of files with weights end in: no model of the zoo is called so."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +75,10 @@ def is_elsewhere(name: str) -> bool:
     """Whether a name means a folder or a repository on the Hub: ``./cnn.cnmc`` is a folder, ``cnn.cnmc`` is not."""
     if not name or is_in_zoo(name):
         return False
-    return name.startswith(hub.PREFIX) or os.sep in name or "/" in name or Path(name).is_dir()
+    path = Path(name)
+    return (
+        name.startswith(hub.PREFIX) or os.sep in name or "/" in name or path.exists() or path.suffix.lower() in _FILES
+    )
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
@@ -226,6 +234,17 @@ def _elsewhere(name: str, architecture: str | None = None) -> Found:
     if name.startswith(hub.PREFIX):
         return _from_repository(*hub.parse(name))
     path = Path(name)
+    if path.suffix.lower() in _OF_KERAS and not path.is_dir():
+        raise WeightsError(
+            f"{name} is a file of Keras' own format, which can hold code and no sha256, so that it is not loaded by "
+            f"name: read it with keras.saving.load_model({name!r}), or weights alone with load_weights of their "
+            "network, and give the network itself, or save that with save_model and name the folder."
+        )
+    if path.suffix.lower() in _OF_OTHERS and not path.is_dir():
+        raise WeightsError(
+            f"{name} is no saved model of this package: name the folder with {CONFIG_FILE} and {WEIGHTS_FILE} that "
+            "save_model or training left, or for a repository on the Hub hf://org/name."
+        )
     if not path.exists():
         kind = "folder" if architecture is None else "weight at"
         raise WeightsError(

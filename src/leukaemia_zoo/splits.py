@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.cells import Cells, file_fingerprint, pixel_sha256
+from leukaemia_zoo.datasets import as_cells
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError, reason, shortened, shown
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.reading import read_json
@@ -47,7 +48,7 @@ class Split:
     seed: int | None
     method: str
 
-    def cells(self, name: str, table: Cells) -> Cells:
+    def cells(self, name: str, table: str | os.PathLike[str] | Cells) -> Cells:
         """Return one part of the table that the split was made for.
 
         Raises:
@@ -55,11 +56,11 @@ class Split:
         """
         if name not in self.parts:
             raise UnknownNameError(f"The split has no part {name!r}: choose one of {', '.join(self.parts)}.")
-        return table.subset(self.parts[name])
+        return as_cells(table).subset(self.parts[name])
 
 
 def split_by_subject(
-    cells: Cells,
+    cells: str | os.PathLike[str] | Cells,
     fractions: Mapping[str, float] | None = None,
     seed: int = 0,
     *,
@@ -72,7 +73,7 @@ def split_by_subject(
     cells, not on the order of the table or where the files lie.
 
     Args:
-        cells: Table to split.
+        cells: Table to split, or a folder or CSV for `read_data`.
         fractions: Share of each part, adding up to 1; by default train 0.7, validation 0.15, test 0.15.
         seed: Seed of the random orders.
         allow_unknown_subjects: Treat each cell without a subject as a person of its own; copies of one image still stay
@@ -89,6 +90,7 @@ def split_by_subject(
     shares = dict(fractions) if fractions is not None else {"train": 0.7, "validation": 0.15, "test": 0.15}
     if len(shares) < 2 or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
         raise DataError(f"The fractions {shares} make no split: give at least two parts above 0 that add up to 1.")
+    cells = as_cells(cells)
     people = _people(cells, allow_unknown_subjects)
     names, person_of_cell = np.unique(people, return_inverse=True)
     counts = np.zeros((len(names), len(cells.class_names)), np.int64)  # cells of each person in each class
@@ -102,7 +104,7 @@ def split_by_subject(
 
 
 def kfold_by_subject(
-    cells: Cells, folds: int = 5, seed: int = 0, *, allow_unknown_subjects: bool = False
+    cells: str | os.PathLike[str] | Cells, folds: int = 5, seed: int = 0, *, allow_unknown_subjects: bool = False
 ) -> tuple[Split, ...]:
     """Return `folds` splits into `train` and `test`; each person is tested exactly once.
 
@@ -118,6 +120,7 @@ def kfold_by_subject(
     >>> [split.method for split in kfold_by_subject(cells, folds=2)]
     ['kfold_by_subject 1/2', 'kfold_by_subject 2/2']
     """
+    cells = as_cells(cells)
     people = _people(cells, allow_unknown_subjects)
     subjects = _subjects_per_class(cells, people)
     if folds < 2 or min(subjects.values()) < folds:
@@ -139,7 +142,7 @@ def kfold_by_subject(
     )
 
 
-def check_split(cells: Cells, split: Split, images: bool = True) -> None:
+def check_split(cells: str | os.PathLike[str] | Cells, split: Split, images: bool = True) -> None:
     """Prove that the parts of a split share no cell, no subject and no identical image.
 
     Args:
@@ -155,6 +158,7 @@ def check_split(cells: Cells, split: Split, images: bool = True) -> None:
     >>> cells = read_data("C-NMC_Leukemia")
     >>> check_split(cells, split_by_subject(cells, {"train": 0.5, "test": 0.5}))
     """
+    cells = as_cells(cells)
     used = [index for part in split.parts.values() for index in part]
     if outside := [index for index in used if not 0 <= index < len(cells)]:
         raise LeakError(
@@ -181,7 +185,12 @@ def check_split(cells: Cells, split: Split, images: bool = True) -> None:
         )
 
 
-def save_manifest(path: str | Path, cells: Cells, split: Split, fingerprints: Sequence[int] | None = None) -> str:
+def save_manifest(
+    path: str | Path,
+    cells: str | os.PathLike[str] | Cells,
+    split: Split,
+    fingerprints: Sequence[int] | None = None,
+) -> str:
     """Write a split as JSON: how it was made, the subjects and cells of each part, and every file with its SHA-256.
 
     Paths are relative to the folder that all the table's files share, so the manifest holds wherever the data lies.
@@ -207,6 +216,7 @@ def save_manifest(path: str | Path, cells: Cells, split: Split, fingerprints: Se
     >>> load_manifest("split.json", cells) == split
     True
     """
+    cells = as_cells(cells)
     names = _relative_paths(cells)
     rows = sorted({index for part in split.parts.values() for index in part})
     if fingerprints is None:
@@ -226,7 +236,7 @@ def save_manifest(path: str | Path, cells: Cells, split: Split, fingerprints: Se
     return manifest_sha256(path)
 
 
-def load_manifest(path: str | Path, cells: Cells) -> Split:
+def load_manifest(path: str | Path, cells: str | os.PathLike[str] | Cells) -> Split:
     """Restore a saved split for a table of the same files, wherever they lie now.
 
     The table may hold further cells; they are in no part.
@@ -235,8 +245,9 @@ def load_manifest(path: str | Path, cells: Cells) -> Split:
         DataError: If the file is no manifest, or cells of it are missing from the table or have other bytes, another
             label or another subject than when it was saved.
     """
-    manifest = _read_manifest(path)
-    if tuple(manifest["class_names"]) != cells.class_names:
+    manifest, cells = _read_manifest(path), as_cells(cells)
+    # Their order may differ: each file of the manifest names its class.
+    if set(manifest["class_names"]) != set(cells.class_names):
         raise DataError(
             f"{path} was made for the classes {_quoted(manifest['class_names'])}, but the table has "
             f"{', '.join(cells.class_names)}: read the data as it was read then."

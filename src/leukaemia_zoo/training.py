@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from leukaemia_zoo.bootstrap import bootstrap_over_subjects
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.curves import write_curves
+from leukaemia_zoo.datasets import as_cells
 from leukaemia_zoo.devices import number_of_devices, on_devices
 from leukaemia_zoo.distillation import distil, teacher_for
 from leukaemia_zoo.errors import DataError, LeukaemiaZooError, WeightsError
@@ -67,7 +69,7 @@ INITIAL_FILE = "initial.safetensors"
 
 def train(
     name: str,
-    cells: Cells,
+    cells: str | os.PathLike[str] | Cells,
     out: str | Path,
     *,
     recipe: Recipe | None = None,
@@ -90,7 +92,7 @@ def train(
 
     Args:
         name: Architecture.
-        cells: Labelled cells with subjects.
+        cells: Labelled cells with subjects: a table, or a folder or CSV for `read_data`.
         out: Folder to write.
         recipe: How to train; None for the recipe of the package.
         teacher: Weights of MobileNet to distil: ``"imagenet"`` (Keras downloads them), an ``.npz`` file, or None to
@@ -118,7 +120,7 @@ def train(
     """
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
     initial = find_initial_weights(init, recipe.architecture, trunk)
-    out = Path(out)
+    cells, out = as_cells(cells), Path(out)
     refuse_to_replace(
         out, files_of_training(trunk=trunk is not None), RECORDS, inputs_of(teacher, trunk, initial), restart
     )
@@ -373,7 +375,7 @@ def distilled(
         about["init"] = teacher_beginning(sources.teacher)
     began = state.progress.setdefault("distillation_began", state.seconds())
     with precision(recipe.precision), on_devices(devices):
-        model = new_network(recipe, 2, seed)
+        model = new_network(recipe, 2, seed, recipe.precision)
         if sources.initial.file is not None:
             load_tensors(model, sources.initial.file, without_head=True)
             data = [dict(row) for row in sources.initial.data]

@@ -23,6 +23,7 @@ HEAD_LAYER = "logits"
 """The layer that is made anew when the classes change."""
 
 _ALLOWED_DTYPES = {"F16": np.float16, "F32": np.float32}
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
 _CONFIG_KEY = "leukaemia_zoo"
 
 
@@ -160,6 +161,34 @@ def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> No
         )
     for name, variable in variables.items():
         variable.assign(values[name].astype(np.float32))
+
+
+def check_tensors(model: Any, expected: Any) -> None:
+    """Raise unless a network has the tensors of another, by name, shape and kind of number.
+
+    Args:
+        model: The network.
+        expected: What its architecture builds, in float32.
+
+    Raises:
+        TensorMismatchError: If a tensor is missing or left over, has another shape or holds no floating-point numbers.
+    """
+    own, wanted = named_variables(model), named_variables(expected)
+    problems = [f"'{name}' is missing" for name in wanted if name not in own]
+    problems += [f"{shown(name)} does not belong" for name in own if name not in wanted]
+    for name in own.keys() & wanted.keys():
+        shape, other = tuple(own[name].shape), tuple(wanted[name].shape)
+        kind = str(own[name].dtype)
+        if shape != other:
+            problems.append(f"'{name}' has the shape {shape}, not {other}")
+        elif kind not in _FLOATS:
+            problems.append(f"'{name}' has the dtype {kind}")
+    if problems:
+        raise TensorMismatchError(
+            f"The tensors of '{model.name}' are not those that its architecture has, so that it could not be loaded "
+            f"again: {shortened(sorted(problems))}; save it before it is quantised, given LoRA or changed otherwise, "
+            "or save it with Keras' own model.save."
+        )
 
 
 def copy_tensors(source: Any, target: Any) -> None:

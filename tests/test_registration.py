@@ -1,0 +1,91 @@
+"""`registration`: Keras learns of our layers without being imported, and a missing backend is told in one sentence.
+
+Each test is a new process: in this one Keras has been imported.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+MODULES = ("attention", "layers", "augmentation", "network", "architectures", "loading", "precision", "prediction")
+
+
+def run(code, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *(arguments or ("-c", code))],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_importing_the_package_imports_no_keras():
+    done = run("import sys, leukaemia_zoo; print('keras' in sys.modules, 'huggingface_hub' in sys.modules)")
+    assert done.stdout == "False False\n", done.stderr
+
+
+def test_asking_whether_keras_is_there_leaves_the_wait_for_it():
+    done = run(
+        "import sys, importlib.util, leukaemia_zoo\n"
+        "for _ in range(3): assert importlib.util.find_spec('keras') is not None\n"
+        "print([type(finder).__name__ for finder in sys.meta_path].count('_AwaitKeras'))"
+    )
+    assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", MODULES)
+def test_whichever_module_is_imported_first_keras_knows_all_layers(module):
+    done = run(
+        f"import leukaemia_zoo.{module}, keras\n"
+        "print(sorted(n for n in keras.saving.get_custom_objects() if n.startswith('leukaemia_zoo>')))"
+    )
+    names = ("AttentionBlock", "CellAugmentation", "CellFeatures", "CellMask", "CellNetwork", "CellStatistics")
+    assert done.stdout.split("\n")[-2] == str([f"leukaemia_zoo>{name}" for name in names]), done.stderr
+
+
+CALL = "import leukaemia_zoo as lz\ntry: lz.load_model('cnn')\nexcept lz.errors.BackendError as error: print(error)"
+
+
+@pytest.fixture
+def without_jax(tmp_path):
+    """Environment in which Keras is set to JAX, which cannot be imported."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "def find_others(name, path=None, target=None):\n"
+        "    return None if name in ('jax', 'jaxlib') else find(name, path, target)\n"
+        "PathFinder.find_spec = find_others\n"
+    )
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    return {"KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def test_a_backend_that_is_not_installed_is_one_sentence(without_jax):
+    done = run(CALL, **without_jax)
+    assert done.stdout.startswith("Keras is to compute on jax (KERAS_BACKEND says so), which is not installed: pip")
+    assert 'pip install "leukaemia-zoo[jax]", or set KERAS_BACKEND=tensorflow' in done.stdout
+
+
+def test_so_it_is_in_a_terminal(without_jax):
+    code = "import sys; from leukaemia_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run(code, "-c", code, "benchmark", "cnn", "--data", "x", "--out", "y", **without_jax)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.split("\n")[-2].startswith("leukaemia-zoo: error: Keras is to compute on jax")
+
+
+def test_an_unknown_backend_is_one_sentence():
+    done = run(CALL, KERAS_BACKEND="tensorfow")
+    told = "Keras cannot compute on 'tensorfow' (KERAS_BACKEND says so): set KERAS_BACKEND to one of tensorflow, jax"
+    assert done.stdout.startswith(told), done.stderr
+
+
+def test_keras_json_may_name_the_backend(tmp_path, without_jax):
+    (tmp_path / "keras.json").write_text(json.dumps({"backend": "jax"}))
+    done = run(CALL, **without_jax | {"KERAS_BACKEND": "", "KERAS_HOME": str(tmp_path)})
+    assert f"Keras is to compute on jax ({tmp_path / 'keras.json'} says so)" in done.stdout, done.stderr
