@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own")
     train.add_argument("--split", type=Path, metavar="FILE", help="split manifest with the parts train and validation")
+    train.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="finished cross-validation of the same recipe, for a recipe that lets all subjects teach",
+    )
     train.add_argument("--cross-validate", type=_positive, metavar="K", help="K folds by subject instead of one model")
     train.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the split and the training (default: %(default)s)"

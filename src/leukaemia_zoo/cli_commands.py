@@ -45,7 +45,9 @@ def train(options: argparse.Namespace) -> int:
     if options.cross_validate:
         cross_validation.cross_validate(options.name, cells, options.out, folds=options.cross_validate, **settings)
     else:
-        training.train(options.name, cells, options.out, split=options.split, **settings)
+        training.train(
+            options.name, cells, options.out, split=options.split, calibration=options.calibration, **settings
+        )
     return 0
 
 

@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.calibrating import (
+    CALIBRATION_FILE,
+    Calibration,
+    cross_calibrated,
+    cross_fitted_coverage,
+    fingerprint_of_recipe,
+)
 from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.errors import LeakError
@@ -23,6 +30,7 @@ from leukaemia_zoo.fitting import (
     new_network,
     read_arrays,
     view_logits,
+    view_scores,
 )
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
 from leukaemia_zoo.recipes import Recipe, recipe_for
@@ -52,6 +60,8 @@ class OutOfFold:
 
     Attributes:
         probabilities: Calibrated, float64 (cells, classes).
+        calibration: What the shipped weight takes from these predictions, see `Calibration`; None where every fold
+            calibrates itself on validation subjects.
         area: Area of each cell in official pixels, (cells,).
         folds: Fold that tested each cell, (cells,).
         parts: What is known of each fold: manifest, temperature, choices, cells and subjects, figures.
@@ -60,6 +70,7 @@ class OutOfFold:
     """
 
     probabilities: FloatArray
+    calibration: Calibration | None
     area: FloatArray
     folds: IntArray
     parts: list[dict[str, Any]]
@@ -94,6 +105,8 @@ def out_of_fold(
     outer = kfold_by_subject(cells, folds, seed)
     out.mkdir(parents=True, exist_ok=True)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
+    logits = np.zeros_like(probabilities)
+    scores = np.full(len(cells), np.nan)
     fold_of_cell = np.zeros(len(cells), np.int64)
     parts = []
     shared = RunState(out / "state", fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
@@ -128,16 +141,20 @@ def out_of_fold(
         result = state.load_arrays()
         if result is None:
             fitted = fit_network(
-                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count
+                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count, arrays.frames
             )
-            logits = view_logits(fitted.model, arrays.pixels[0, test], recipe.prediction_views)
+            shown = arrays.pixels[0, test]
             result = {
-                "probabilities": apply_temperature(logits, fitted.temperature),
+                "logits": view_logits(fitted.model, shown, recipe.prediction_views),
                 "temperature": np.array(fitted.temperature),
                 "chosen": np.array(json.dumps(fitted.chosen)),
             }
+            if recipe.validation_share == 0 and has_statistics(fitted.model):
+                result["scores"] = view_scores(fitted.model, shown, recipe.prediction_views)
             state.save_arrays(result)
-        probabilities[test] = result["probabilities"]
+        logits[test] = result["logits"]
+        scores[test] = result.get("scores", np.nan)
+        probabilities[test] = apply_temperature(logits[test], float(result["temperature"]))
         fold_of_cell[test] = number
         measured = metrics(cells.labels[test], probabilities[test])
         parts.append(
@@ -155,7 +172,14 @@ def out_of_fold(
             distillation = own_record["distillation"]
             parts[-1]["distillation"] = {key: distillation.pop(key) for key in _OF_A_FOLD}
         report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
-    return OutOfFold(probabilities, arrays.area, fold_of_cell, parts, own_record, shared)
+    calibration = None
+    if recipe.validation_share == 0:
+        probabilities, temperatures = cross_calibrated(logits, cells.labels, fold_of_cell)
+        for part, temperature in zip(parts, temperatures, strict=True):
+            test = fold_of_cell == part["fold"]
+            part |= {"temperature": temperature, "metrics": metrics(cells.labels[test], probabilities[test])}
+        calibration = Calibration.found(logits, cells, scores, fingerprint_of_recipe(recipe))
+    return OutOfFold(probabilities, calibration, arrays.area, fold_of_cell, parts, own_record, shared)
 
 
 def cross_validate(
@@ -242,8 +266,11 @@ def cross_validate(
         ).to_dict(),
         "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
     }
-    result = plain(result)
+    if found.calibration is not None:
+        result["coverage"] = cross_fitted_coverage(cells, probabilities, found.folds)
+        write_json(out / CALIBRATION_FILE, plain(found.calibration.to_dict()))
     write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=found.folds)
+    result = plain(result)
     write_json(out / "cross_validation.json", result)
     found.state.remove()
     for metric in judged:

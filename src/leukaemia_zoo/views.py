@@ -46,6 +46,40 @@ def turned_views(frame: RGBArray, preprocessing: Preprocessing, count: int, seed
     return np.stack(views)
 
 
+def drawn_view(
+    frame: RGBArray, preprocessing: Preprocessing, angle: float, mirrored: bool, factor: float = 1.0
+) -> RGBArray:
+    """One view of a frame turned by any angle, mirrored and sized, in one resampling.
+
+    Args:
+        frame: Uint8 array (height, width, 3), RGB, as `Preprocessing.reduced` gives it.
+        preprocessing: From a frame to the network's input; its interpolation plays no part.
+        angle: In radians.
+        mirrored: Whether left and right are swapped.
+        factor: The view shows so much more around the cell: above 1 the cell gets smaller.
+
+    Returns:
+        Uint8 array (h, w, 3) of the network's input size. What lies outside the frame is black.
+
+    Example:
+        >>> drawn_view(np.zeros((256, 256, 3), np.uint8), Preprocessing((100, 100)), 0.5, True).shape
+        (100, 100, 3)
+    """
+    (rows, columns), (height, width) = preprocessing.input_size, frame.shape[:2]
+    # Twice the pixels, averaged two by two: Pillow's affine transform alone does not smooth what it reduces.
+    scale = factor * preprocessing.crop_fraction * min(height, width) / max(rows, columns) / 2
+    across = np.array([np.cos(angle), np.sin(angle)]) * scale
+    down = np.array([-np.sin(angle), np.cos(angle)]) * scale
+    if mirrored:
+        across = -across
+    origin = np.array([width, height]) / 2 - across * columns - down * rows
+    matrix = (across[0], down[0], origin[0], across[1], down[1], origin[1])
+    turned = Image.fromarray(frame).transform(
+        (2 * columns, 2 * rows), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
+    return np.asarray(turned.reduce(2))
+
+
 def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
     """Quarter turns of a batch, then the same mirrored: exact views, without resampling.
 
