@@ -124,7 +124,7 @@ def out_of_fold(
     if features is not None:
         model = new_network(recipe, len(cells.class_names), seed)
         load_tensors(model, features, without_head=True)
-        if has_statistics(model):
+        if has_statistics(model) and not (recipe.fine_tune_epochs and recipe.train_batch_norm):
             embeddings = embed(model, arrays.pixels, np.arange(len(cells)), recipe)
     for number, fold in enumerate(outer):
         test = np.array(fold.parts["test"])

@@ -139,7 +139,10 @@ def _drawable(frame: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 
 def preprocessing_for(recipe: Recipe) -> Preprocessing:
     """The preprocessing of a network that is trained by a recipe."""
-    return Preprocessing((recipe.input_size, recipe.input_size))
+    size = (recipe.input_size, recipe.input_size)
+    if recipe.crop_fraction == Preprocessing.crop_fraction:
+        return Preprocessing(size)
+    return Preprocessing(size, crop_fraction=recipe.crop_fraction, reference_frame=None)
 
 
 def fit_network(
@@ -180,20 +183,16 @@ def fit_network(
     if trunk is not None:
         load_tensors(model, trunk, without_head=True)
     views = _Views(pixels, frames, recipe, preprocessing_for(recipe))
-    if trunk is not None and has_statistics(model):
-        if recipe.fine_tune_epochs and recipe.train_batch_norm:
-            adapt_statistics(model, cells, views, folds[0][0], recipe, seed)
-            report("BatchNorm: statistics taken from the training cells")
-            embeddings = None
-        if recipe.validation_share == 0 and recipe.fine_tune_epochs:
-            begin_with_classifier(model, cells, views, folds[0][0], recipe, seed)
-            report("classifier: fitted on the features as they are, for all layers to begin with")
-        else:
-            rows = np.concatenate([fold[1] for fold in folds])
-            if len(folds) == 1:
-                rows = np.concatenate([rows, folds[0][0]])
-            embeddings = embeddings or embed(model, pixels, rows, recipe)
-            fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
+    if trunk is not None and has_statistics(model) and recipe.fine_tune_epochs and recipe.train_batch_norm:
+        adapt_statistics(model, cells, views, folds[0][0], recipe, seed)
+        begin_with_classifier(model, cells, views, folds[0][0], recipe, seed)
+        report("all layers begin with BatchNorm at these cells and a linear classifier on the features as they are")
+    elif trunk is not None and has_statistics(model):
+        rows = np.concatenate([fold[1] for fold in folds])
+        if len(folds) == 1:
+            rows = np.concatenate([rows, folds[0][0]])
+        embeddings = embeddings or embed(model, pixels, rows, recipe)
+        fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
     if recipe.fine_tune_epochs:
         keeps = trunk is not None and not recipe.train_batch_norm
         fitted = tune_layers(model, recipe, cells, pixels, *folds[0], state, seed, report, keeps, devices, views=views)

@@ -58,6 +58,7 @@ class Recipe:
         head: See `build_model`.
         dropout: See `build_model`.
         distillation: The first stage, or None to begin with random weights.
+        crop_fraction: See `Preprocessing`; with another one than that of C-NMC's frames no frame is reduced first.
         validation_folds: Folds by subject that choose the classifier's penalty and temperature: each validates a
             classifier that was fitted on the others; the last one is fitted on all.
         validation_share: Share of the subjects that fine-tuning keeps for the choice of the epoch and the temperature.
@@ -92,6 +93,7 @@ class Recipe:
     head: str
     dropout: float
     distillation: DistillationRecipe | None
+    crop_fraction: float = 2 / 3
     validation_folds: int = 5
     validation_share: float = 0.2
     turned_views: int = 3
