@@ -111,6 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--recipe", type=Path, metavar="FILE", help="JSON with settings that replace the recipe's own")
     train.add_argument("--split", type=Path, metavar="FILE", help="split manifest with the parts train and validation")
     train.add_argument(
+        "--logits-teacher",
+        type=Path,
+        metavar="DIR",
+        help="saved model, or with --cross-validate a cross-validation that kept its networks, whose probabilities "
+        "teach too (for a recipe with soft_share)",
+    )
+    train.add_argument(
+        "--keep-networks", action="store_true", help="with --cross-validate: leave the network of each fold"
+    )
+    train.add_argument(
         "--calibration",
         type=Path,
         metavar="DIR",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from leukaemia_zoo.errors import LeakError
 from leukaemia_zoo.evaluation import area_baseline, metrics, per_subject
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.fitting import (
+    Fitted,
     Report,
     embed,
     fit_network,
@@ -33,6 +35,9 @@ from leukaemia_zoo.fitting import (
     view_scores,
 )
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
+from leukaemia_zoo.loading import save_model
+from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
+from leukaemia_zoo.overlap import MANIFEST_FILE
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.records import UNKNOWN_IMAGES, Sources, fingerprint, plain, provenance, write_predictions
 from leukaemia_zoo.run_state import RunState
@@ -47,6 +52,7 @@ from leukaemia_zoo.training import (
     prepared,
     training_rows,
     unlabelled_images,
+    with_config,
 )
 from leukaemia_zoo.weights_io import load_tensors, read_config
 
@@ -89,6 +95,8 @@ def out_of_fold(
     unlabelled: str | Path | None = None,
     trunk: str | Path | None = None,
     init: str | Path | None = None,
+    logits_teacher: str | Path | None = None,
+    keep_networks: bool = False,
     seed: int = 0,
     devices: int | str = 1,
     restart: bool = False,
@@ -98,7 +106,7 @@ def out_of_fold(
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
     initial = find_initial_weights(init, recipe.architecture, trunk)
     out = Path(out)
-    sources = Sources(teacher, unlabelled, trunk, initial)
+    sources = Sources(teacher, unlabelled, trunk, initial, found_teachers(recipe, logits_teacher, folds))
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE)
     _refuse_tested_images(cells, sources, report)
     _refuse_tested_cells(cells, initial)
@@ -140,9 +148,13 @@ def out_of_fold(
         own_record = provenance(recipe, cells, seed, sources, own_features, count)
         result = state.load_arrays()
         if result is None:
+            guide = load_logits_teacher(sources.logits_teachers, number, cells, test, report)
             fitted = fit_network(
-                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count, arrays.frames
-            )
+                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count,
+                arrays.frames, guide,
+            )  # fmt: skip
+            if keep_networks:
+                _keep_network(out / f"fold_{number}", fitted, recipe, cells, manifest_hash, initial)
             shown = arrays.pixels[0, test]
             result = {
                 "logits": view_logits(fitted.model, shown, recipe.prediction_views),
@@ -193,6 +205,8 @@ def cross_validate(
     unlabelled: str | Path | None = None,
     trunk: str | Path | None = None,
     init: str | Path | None = None,
+    logits_teacher: str | Path | None = None,
+    keep_networks: bool = False,
     seed: int = 0,
     devices: int | str = 1,
     restart: bool = False,
@@ -217,6 +231,9 @@ def cross_validate(
             A trunk of an older release does not say what it has seen; a note of the result says so.
         init: See `train`; the weights must not have been trained on cells of the table, nor on other cells of its
             subjects.
+        logits_teacher: Folder of a cross-validation in the same folds that kept its networks: each teaches the network
+            of its own fold, so that neither has seen the people who are tested.
+        keep_networks: Leave the network of each fold in ``fold_0``, ``fold_1``..., each a saved model, not calibrated.
         seed: See `train`.
         devices: See `train`.
         restart: See `train`.
@@ -244,6 +261,8 @@ def cross_validate(
         unlabelled=unlabelled,
         trunk=trunk,
         init=init,
+        logits_teacher=logits_teacher,
+        keep_networks=keep_networks,
         seed=seed,
         devices=devices,
         restart=restart,
@@ -276,6 +295,16 @@ def cross_validate(
     for metric in judged:
         report(f"{metric:<18} {judged[metric]}; cell area alone {by_area[metric].value:.3f}")
     return result
+
+
+def _keep_network(
+    folder: Path, fitted: Fitted, recipe: Recipe, cells: Cells, manifest_hash: str, initial: InitialWeights
+) -> None:
+    """Leave the network of a fold as a saved model that knows who taught it."""
+    model = with_config(fitted.model, recipe, cells)
+    training = {"manifest_sha256": manifest_hash, "init": initial.record(), "recipe": recipe.to_dict()}
+    save_model(model, folder, half=True, training=training)
+    shutil.copyfile(folder.with_suffix(".json"), folder / MANIFEST_FILE)
 
 
 def _refuse_tested_images(cells: Cells, sources: Sources, report: Report) -> None:

@@ -157,6 +157,7 @@ def fit_network(
     embeddings: Embeddings | None = None,
     devices: int = 1,
     frames: tuple[np.ndarray, ...] | None = None,
+    teacher: keras.Model | None = None,
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
@@ -173,6 +174,7 @@ def fit_network(
         embeddings: Of ``pixels`` by the trunk, where they are known already.
         devices: Number of devices that share the batches of the fine-tuning; see `on_devices`.
         frames: See `CellArrays`.
+        teacher: A network that has learnt the same classes, for a recipe with a ``soft_share``.
 
     Raises:
         DataError: If the recipe leaves nothing to train.
@@ -195,7 +197,10 @@ def fit_network(
         fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
     if recipe.fine_tune_epochs:
         keeps = trunk is not None and not recipe.train_batch_norm
-        fitted = tune_layers(model, recipe, cells, pixels, *folds[0], state, seed, report, keeps, devices, views=views)
+        soft = None if teacher is None else SoftTargets.by(teacher, views)
+        fitted = tune_layers(
+            model, recipe, cells, pixels, *folds[0], state, seed, report, keeps, devices, views=views, soft=soft
+        )
     return fitted
 
 
@@ -268,6 +273,10 @@ def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: i
         raise DataError(
             f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
             "head 'texture' or fine_tune_epochs in the recipe."
+        )
+    if recipe.soft_share and not recipe.drawn_views:
+        raise DataError(
+            "Another network teaches on the views that both see: set drawn_views in the recipe, or soft_share to 0."
         )
     if recipe.fine_tune_epochs and folds > 1:
         raise DataError(
@@ -506,6 +515,7 @@ def tune_layers(
     unfreeze: int | None = None,
     until: float | None = None,
     views: _Views | None = None,
+    soft: SoftTargets | None = None,
 ) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
 
@@ -526,6 +536,7 @@ def tune_layers(
         unfreeze: Of the layers with kernels only the last so many learn, besides the classifier; None for all.
         until: Time of ``time.perf_counter()`` by which to end: no epoch is begun that would last longer.
         views: Where the cells are drawn from; None for ``pixels``.
+        soft: Another network that teaches beside the labels.
     """
     progress, validates = state.progress, len(validation_rows) > 0
     views = views or _Views(pixels, None, recipe, preprocessing_for(recipe))
@@ -543,11 +554,14 @@ def tune_layers(
             report(f"fine-tuning ended after {epoch} epochs: the time is up")
             break
         reseed(trainer, seed, epoch)
-        drawn = _Drawn(views, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes)
+        drawn = _Drawn(views, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes, soft=soft)
         # The order within an epoch is drawn there: Keras' own shuffling would not be the same after a resume.
         with on_devices(devices):
             loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
         copy_tensors(learner, model)
+        if recipe.train_batch_norm and (validates or epoch + 1 == recipe.fine_tune_epochs):
+            # Its running statistics lag behind weights that change: on C-NMC cells every probability was shifted.
+            adapt_statistics(model, cells, views, train_rows, recipe, seed)
         row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
         if validates:
             logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
@@ -669,6 +683,32 @@ class _Views:
         return np.stack(drawn).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """A network that has learnt the same classes, whose probabilities are a part of what another one learns.
+
+    It sees the same views, at its own input size. Its temperature is taken back: softer targets tell more.
+    """
+
+    network: keras.Model
+    views: _Views
+    temperature: float
+    share: float
+
+    @classmethod
+    def by(cls, teacher: keras.Model, views: _Views) -> SoftTargets:
+        """By a network with its ``zoo``, for views from these frames."""
+        config = teacher.zoo
+        own = dataclasses.replace(views, preprocessing=config.preprocessing)
+        return cls(with_output(teacher, "logits"), own, config.temperature, views.recipe.soft_share)
+
+    def mixed(self, targets: np.ndarray, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float32 (N, classes): the targets, and in part what the network says of the same views."""
+        logits = np.asarray(self.network.predict_on_batch(self.views.draw(rows, numbers, seed)), np.float64)
+        soft = apply_temperature(logits, 1.0 / self.temperature)
+        return ((1.0 - self.share) * targets + self.share * soft).astype(np.float32)
+
+
 class _Drawn(keras.utils.PyDataset):
     """An epoch of randomly drawn cells, each in one view; the same for the same seed."""
 
@@ -682,6 +722,7 @@ class _Drawn(keras.utils.PyDataset):
         seed: list[int],
         classes: int,
         steps: int | None = None,
+        soft: SoftTargets | None = None,
     ) -> None:
         # Views are drawn in two threads while the network learns: Pillow works outside of Python's lock.
         super().__init__(workers=1 if views.frames is None else 2)
@@ -689,15 +730,18 @@ class _Drawn(keras.utils.PyDataset):
         steps = steps or max(1, len(rows) // batch_size)
         self._rows = rows[rng.choice(len(rows), size=(steps, batch_size), p=weights)]
         self._numbers = rng.integers(len(views.pixels), size=self._rows.shape)
-        self._views, self._seed = views, seed
+        self._views, self._seed, self._soft = views, seed, soft
         self._targets = np.eye(classes, dtype=np.float32)[labels]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._rows[index]
-        return self._views.draw(rows, self._numbers[index], [*self._seed, index]), self._targets[rows]
+        rows, numbers, seed = self._rows[index], self._numbers[index], [*self._seed, index]
+        targets = self._targets[rows]
+        if self._soft is not None:
+            targets = self._soft.mixed(targets, rows, numbers, seed)
+        return self._views.draw(rows, numbers, seed), targets
 
 
 # ---------------------------------------------------------------------------------------------------------------------

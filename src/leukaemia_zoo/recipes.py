@@ -80,6 +80,8 @@ class Recipe:
         batch_size: Cells a batch.
         weight_decay: Of AdamW.
         label_smoothing: Share of the label that is spread over all classes.
+        soft_share: Share of the target that the probabilities of another network take in fine-tuning, from the same
+            view; see ``logits_teacher`` of `train`. 0 for none.
         zoom: See `CellAugmentation`; in fine-tuning. Of ``drawn_views`` the size changes by as much.
         shift: See `CellAugmentation`; in fine-tuning.
         colour: See `CellAugmentation`; in fine-tuning.
@@ -109,6 +111,7 @@ class Recipe:
     batch_size: int = 48
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
+    soft_share: float = 0.0
     zoom: float = 0.1
     shift: float = 0.03
     colour: float = 0.3

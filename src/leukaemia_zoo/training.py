@@ -40,6 +40,7 @@ from leukaemia_zoo.fitting import (
 from leukaemia_zoo.images import find_images, read_image
 from leukaemia_zoo.initial_weights import cells_seen, find_initial_weights, write_initial_weights
 from leukaemia_zoo.loading import save_model
+from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
 from leukaemia_zoo.precision import precision, resolved
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe, recipe_for
@@ -78,6 +79,7 @@ def train(
     trunk: str | Path | None = None,
     init: str | Path | None = None,
     split: str | Path | Split | None = None,
+    logits_teacher: str | Path | None = None,
     calibration: str | Path | None = None,
     seed: int = 0,
     devices: int | str = 1,
@@ -106,6 +108,8 @@ def train(
             but the last layer's, None for random ones.
         split: Manifest or `Split` with the parts train and validation, or with folds by subject; None makes one. Cells
             without subjects are split by cell, which says nothing about new people; a line of progress says so.
+        logits_teacher: Folder of a saved model of the same classes, for a recipe with a ``soft_share``: its
+            probabilities of the same view are a part of the targets.
         calibration: Folder of a finished cross-validation of the same recipe, for a recipe whose ``validation_share``
             is 0: all subjects teach, and temperature and limits are those of the out-of-fold predictions.
         seed: Of the split, the weights, the order and the views.
@@ -133,7 +137,7 @@ def train(
     elif not isinstance(split, Split):
         split = load_manifest(split, cells)
     check_split(cells, split)
-    sources = Sources(teacher, unlabelled, trunk, initial)
+    sources = Sources(teacher, unlabelled, trunk, initial, found_teachers(recipe, logits_teacher))
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE, len(folds_of(split)))
     out.mkdir(parents=True, exist_ok=True)
     manifest_hash = save_manifest(out / "split.json", cells, split)
@@ -150,9 +154,11 @@ def train(
     arrays = read_arrays(cells, recipe, seed)
     taught = training_rows(split)
     features = distilled(recipe, state, out / TRUNK_FILE, cells, taught, arrays.pixels, sources, seed, report, count)
+    guide = load_logits_teacher(sources.logits_teachers, 0, cells, np.zeros(0, np.int64), report)
     fitted = fit_network(
-        recipe, cells, arrays.pixels, split, features, state, seed, report, devices=count, frames=arrays.frames
-    )
+        recipe, cells, arrays.pixels, split, features, state, seed, report,
+        devices=count, frames=arrays.frames, teacher=guide,
+    )  # fmt: skip
     judged: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     validation = fitted.validation_rows
@@ -436,6 +442,18 @@ def _finished(model: keras.Model, calibration: Calibration, recipe: Recipe, cell
     """The network with the temperature inside its last layer, and what it takes to feed it."""
     head = model.get_layer(LOGITS_LAYER)
     head.set_weights([values / calibration.temperature for values in head.get_weights()])
+    model = with_config(model, recipe, cells)
+    model.zoo = dataclasses.replace(
+        model.zoo,
+        temperature=calibration.temperature,
+        ood_limit=calibration.ood_limit,
+        verdict_limits=calibration.verdict_limits,
+    )
+    return model
+
+
+def with_config(model: keras.Model, recipe: Recipe, cells: Cells) -> keras.Model:
+    """The network with what it takes to feed it, not calibrated."""
     model.zoo = ModelConfig(
         architecture=recipe.architecture,
         class_names=cells.class_names,
@@ -443,8 +461,5 @@ def _finished(model: keras.Model, calibration: Calibration, recipe: Recipe, cell
         preprocessing=preprocessing_for(recipe),
         dropout=recipe.dropout,
         views=recipe.prediction_views,
-        temperature=calibration.temperature,
-        ood_limit=calibration.ood_limit,
-        verdict_limits=calibration.verdict_limits,
     )
     return model
