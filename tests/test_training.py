@@ -762,3 +762,68 @@ def test_a_new_network_is_the_same_for_the_same_seed(recipe):
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, third, strict=True))
     assert build_model("cnn_attention", head="texture").count_params() < 1_000_000
+
+
+def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_others, tmp_path):
+    changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "validation_share": 0.0}
+    recipe = recipe_for("cnn_attention", {**SMALL, **changes, "distillation": None})
+    begun = {
+        "recipe": recipe,
+        "teacher": None,
+        "init": trained_on_others / "distilled.safetensors",
+        "report": str.strip,
+    }
+    found = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=3, **begun)
+    assert [set(part["cells"]) for part in found["folds"]] == [{"train", "test"}] * 3
+    assert sum(part["cells"]["test"] for part in found["folds"]) == len(cells)
+    assert set(found["coverage"]) == {"hem", "all"}
+    calibration = json.loads((tmp_path / "cv" / "calibration.json").read_text())
+    assert calibration["temperature"] not in {part["temperature"] for part in found["folds"]}
+    assert calibration["verdict_limits"]["people"] == {"hem": 6, "all": 6}
+
+    model = train("cnn_attention", cells, tmp_path / "all", calibration=tmp_path / "cv", **begun)
+    assert model.zoo.temperature == calibration["temperature"]
+    assert model.zoo.ood_limit == calibration["ood_limit"]
+    loaded = load_model(str(tmp_path / "all"))
+    assert loaded.zoo.verdict_limits.to_dict() == calibration["verdict_limits"]
+    record = json.loads((tmp_path / "all" / "training.json").read_text())
+    assert record["metrics"] == {}
+    assert [row["stage"] for row in record["curves"]] == ["fine-tuning"]
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = read_tensors_of(trained_on_others / "distilled.safetensors", norms[0])
+    assert not np.allclose(before, np.asarray(norms[0].moving_mean), atol=1e-3)
+
+    with pytest.raises(DataError, match="--calibration"):
+        train("cnn_attention", cells, tmp_path / "none", **begun)
+    assert not (tmp_path / "none").exists()
+    other = {**begun, "recipe": dataclasses.replace(recipe, zoom=0.2)}
+    with pytest.raises(DataError, match="another recipe"):
+        train("cnn_attention", cells, tmp_path / "other", calibration=tmp_path / "cv", **other)
+    validated = {**begun, "recipe": dataclasses.replace(recipe, validation_share=0.3)}
+    with pytest.raises(DataError, match="validation_share"):
+        train("cnn_attention", cells, tmp_path / "validated", calibration=tmp_path / "cv", **validated)
+
+
+def read_tensors_of(file, layer):
+    model = build_model("cnn_attention", input_size=40, head="texture")
+    load_tensors(model, file)
+    return np.asarray(model.get_layer(layer.name).moving_mean)
+
+
+def test_cells_without_subjects_are_split_by_cell_and_the_record_says_so(others, tmp_path, draw_cell):
+    for name, level in (("a", 90), ("b", 150)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(8):
+            frame = draw_cell(900 + number, 96, 0.25, level)
+            Image.fromarray(frame).save(tmp_path / "data" / name / f"{number}.png")
+    table = read_data(tmp_path / "data")
+    changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "crop_fraction": 0.8}
+    recipe = recipe_for("cnn_attention", {**SMALL, **changes, "distillation": None})
+    lines = []
+    model = train("cnn_attention", table, tmp_path / "out", recipe=recipe, teacher=None, report=lines.append)
+    assert any("no subjects" in line for line in lines)
+    assert model.zoo.preprocessing.crop_fraction == 0.8
+    assert model.zoo.preprocessing.reference_frame is None
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert "people who taught it" in record["metrics"]["validation"]["on"]
+    assert model.zoo.verdict_limits.class_names == ("a", "b")

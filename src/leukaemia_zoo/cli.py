@@ -148,6 +148,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--split", type=cli_paths.path, metavar="FILE", help="split manifest with the parts train and validation"
     )
+    train.add_argument(
+        "--logits-teacher",
+        type=cli_paths.path,
+        metavar="DIR",
+        help="saved model, or with --cross-validate a cross-validation that kept its networks, whose probabilities "
+        "teach too (for a recipe with soft_share)",
+    )
+    train.add_argument(
+        "--keep-networks", action="store_true", help="with --cross-validate: leave the network of each fold"
+    )
+    train.add_argument(
+        "--calibration",
+        type=cli_paths.path,
+        metavar="DIR",
+        help="finished cross-validation of the same recipe, for a recipe that lets all subjects teach",
+    )
     train.add_argument("--cross-validate", type=_positive, metavar="K", help="K folds by subject instead of one model")
     train.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the split and the training (default: %(default)s)"

@@ -44,15 +44,25 @@ def train(options: argparse.Namespace) -> int:
         "unlabelled": options.unlabelled,
         "trunk": options.trunk,
         "init": options.init,
+        "logits_teacher": options.logits_teacher,
         "devices": options.devices,
         "seed": options.seed,
         "restart": options.restart,
         "report": print,
     }
     if options.cross_validate:
-        cross_validation.cross_validate(options.name, cells, options.out, folds=options.cross_validate, **settings)
+        cross_validation.cross_validate(
+            options.name,
+            cells,
+            options.out,
+            folds=options.cross_validate,
+            keep_networks=options.keep_networks,
+            **settings,
+        )
     else:
-        training.train(options.name, cells, options.out, split=options.split, **settings)
+        training.train(
+            options.name, cells, options.out, split=options.split, calibration=options.calibration, **settings
+        )
     return 0
 
 

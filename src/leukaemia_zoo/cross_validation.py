@@ -5,12 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.calibrating import (
+    CALIBRATION_FILE,
+    Calibration,
+    cross_calibrated,
+    cross_fitted_coverage,
+    fingerprint_of_recipe,
+)
 from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.datasets import as_cells
@@ -18,6 +26,7 @@ from leukaemia_zoo.errors import LeakError
 from leukaemia_zoo.evaluation import area_baseline, metrics, per_subject
 from leukaemia_zoo.files import write_json
 from leukaemia_zoo.fitting import (
+    Fitted,
     Report,
     embed,
     fit_network,
@@ -25,8 +34,12 @@ from leukaemia_zoo.fitting import (
     new_network,
     read_arrays,
     view_logits,
+    view_scores,
 )
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
+from leukaemia_zoo.loading import save_model
+from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
+from leukaemia_zoo.overlap import MANIFEST_FILE
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.records import UNKNOWN_IMAGES, Sources, fingerprint, plain, provenance, write_predictions
 from leukaemia_zoo.run_folder import RECORDS, RUN, files_of_training, make_folder, refuse_to_replace
@@ -44,6 +57,7 @@ from leukaemia_zoo.training import (
     prepared,
     training_rows,
     unlabelled_images,
+    with_config,
 )
 from leukaemia_zoo.weights_io import load_tensors, read_config
 
@@ -57,6 +71,8 @@ class OutOfFold:
 
     Attributes:
         probabilities: Calibrated, float64 (cells, classes).
+        calibration: What the shipped weight takes from these predictions, see `Calibration`; None where every fold
+            calibrates itself on validation subjects.
         area: Area of each cell in official pixels, (cells,).
         folds: Fold that tested each cell, (cells,).
         parts: What is known of each fold: manifest, temperature, choices, cells and subjects, figures.
@@ -65,6 +81,7 @@ class OutOfFold:
     """
 
     probabilities: FloatArray
+    calibration: Calibration | None
     area: FloatArray
     folds: IntArray
     parts: list[dict[str, Any]]
@@ -83,6 +100,8 @@ def out_of_fold(
     unlabelled: str | Path | None = None,
     trunk: str | Path | None = None,
     init: str | Path | None = None,
+    logits_teacher: str | Path | None = None,
+    keep_networks: bool = False,
     seed: int = 0,
     devices: int | str = 1,
     restart: bool = False,
@@ -92,13 +111,15 @@ def out_of_fold(
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
     initial = find_initial_weights(init, recipe.architecture, trunk)
     cells, out = as_cells(cells), Path(out)
-    sources = Sources(teacher, unlabelled, trunk, initial)
+    sources = Sources(teacher, unlabelled, trunk, initial, found_teachers(recipe, logits_teacher, folds))
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE)
     _refuse_tested_images(cells, sources, report)
     _refuse_tested_cells(cells, initial)
     outer = kfold_by_subject(cells, folds, seed)
     make_folder(out)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
+    logits = np.zeros_like(probabilities)
+    scores = np.full(len(cells), np.nan)
     fold_of_cell = np.zeros(len(cells), np.int64)
     parts = []
     shared = RunState(out / RUN, fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
@@ -116,7 +137,7 @@ def out_of_fold(
     if features is not None:
         model = new_network(recipe, len(cells.class_names), seed)
         load_tensors(model, features, without_head=True)
-        if has_statistics(model):
+        if has_statistics(model) and not (recipe.fine_tune_epochs and recipe.train_batch_norm):
             embeddings = embed(model, arrays.pixels, np.arange(len(cells)), recipe)
     for number, fold in enumerate(outer):
         test = np.array(fold.parts["test"])
@@ -132,17 +153,25 @@ def out_of_fold(
         own_record = provenance(recipe, cells, seed, sources, own_features, count)
         result = state.load_result()
         if result is None:
+            guide = load_logits_teacher(sources.logits_teachers, number, cells, test, report)
             fitted = fit_network(
-                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count
-            )
-            logits = view_logits(fitted.model, arrays.pixels[0, test], recipe.prediction_views)
+                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count,
+                arrays.frames, guide,
+            )  # fmt: skip
+            if keep_networks:
+                _keep_network(out / f"fold_{number}", fitted, recipe, cells, manifest_hash, initial)
+            shown = arrays.pixels[0, test]
             result = {
-                "probabilities": apply_temperature(logits, fitted.temperature),
+                "logits": view_logits(fitted.model, shown, recipe.prediction_views),
                 "temperature": np.array(fitted.temperature),
                 "chosen": np.array(json.dumps(fitted.chosen)),
             }
+            if recipe.validation_share == 0 and has_statistics(fitted.model):
+                result["scores"] = view_scores(fitted.model, shown, recipe.prediction_views)
             state.save_result(result)
-        probabilities[test] = result["probabilities"]
+        logits[test] = result["logits"]
+        scores[test] = result.get("scores", np.nan)
+        probabilities[test] = apply_temperature(logits[test], float(result["temperature"]))
         fold_of_cell[test] = number
         measured = metrics(cells.labels[test], probabilities[test])
         parts.append(
@@ -160,7 +189,14 @@ def out_of_fold(
             distillation = own_record["distillation"]
             parts[-1]["distillation"] = {key: distillation.pop(key) for key in _OF_A_FOLD}
         report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
-    return OutOfFold(probabilities, arrays.area, fold_of_cell, parts, own_record, shared)
+    calibration = None
+    if recipe.validation_share == 0:
+        probabilities, temperatures = cross_calibrated(logits, cells.labels, fold_of_cell)
+        for part, temperature in zip(parts, temperatures, strict=True):
+            test = fold_of_cell == part["fold"]
+            part |= {"temperature": temperature, "metrics": metrics(cells.labels[test], probabilities[test])}
+        calibration = Calibration.found(logits, cells, scores, fingerprint_of_recipe(recipe))
+    return OutOfFold(probabilities, calibration, arrays.area, fold_of_cell, parts, own_record, shared)
 
 
 def cross_validate(
@@ -174,6 +210,8 @@ def cross_validate(
     unlabelled: str | Path | None = None,
     trunk: str | Path | None = None,
     init: str | Path | None = None,
+    logits_teacher: str | Path | None = None,
+    keep_networks: bool = False,
     seed: int = 0,
     devices: int | str = 1,
     restart: bool = False,
@@ -198,6 +236,9 @@ def cross_validate(
             A trunk of an older release does not say what it has seen; a note of the result says so.
         init: See `train`; the weights must not have been trained on cells of the table, nor on other cells of its
             subjects.
+        logits_teacher: Folder of a cross-validation in the same folds that kept its networks: each teaches the network
+            of its own fold, so that neither has seen the people who are tested.
+        keep_networks: Leave the network of each fold in ``fold_0``, ``fold_1``..., each a saved model, not calibrated.
         seed: See `train`.
         devices: See `train`.
         restart: See `train`.
@@ -229,6 +270,8 @@ def cross_validate(
         unlabelled=unlabelled,
         trunk=trunk,
         init=init,
+        logits_teacher=logits_teacher,
+        keep_networks=keep_networks,
         seed=seed,
         devices=devices,
         restart=restart,
@@ -251,13 +294,26 @@ def cross_validate(
         ).to_dict(),
         "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
     }
-    result = plain(result)
+    if found.calibration is not None:
+        result["coverage"] = cross_fitted_coverage(cells, probabilities, found.folds)
+        write_json(out / CALIBRATION_FILE, plain(found.calibration.to_dict()))
     write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=found.folds)
+    result = plain(result)
     write_json(out / "cross_validation.json", result)
     found.state.remove()
     for metric in judged:
         report(f"{metric:<18} {judged[metric]}; cell area alone {by_area[metric].value:.3f}")
     return result
+
+
+def _keep_network(
+    folder: Path, fitted: Fitted, recipe: Recipe, cells: Cells, manifest_hash: str, initial: InitialWeights
+) -> None:
+    """Leave the network of a fold as a saved model that knows who taught it."""
+    model = with_config(fitted.model, recipe, cells)
+    training = {"manifest_sha256": manifest_hash, "init": initial.record(), "recipe": recipe.to_dict()}
+    save_model(model, folder, half=True, training=training)
+    shutil.copyfile(folder.with_suffix(".json"), folder / MANIFEST_FILE)
 
 
 def _refuse_tested_images(cells: Cells, sources: Sources, report: Report) -> None:

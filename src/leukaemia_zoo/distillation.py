@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from leukaemia_zoo import sources
+from leukaemia_zoo.architectures import build_model
 from leukaemia_zoo.augmentation import CellAugmentation
 from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.layers import CellMask
@@ -25,6 +27,7 @@ from leukaemia_zoo.recipes import DistillationRecipe
 from leukaemia_zoo.run_folder import RunFolder
 from leukaemia_zoo.seeds import reseed
 from leukaemia_zoo.timing import TimeLeft
+from leukaemia_zoo.weights_io import load_tensors
 
 _NOISE = 4.0
 """Standard deviation, in grey levels, of the noise that `DistillationRecipe.restain` adds."""
@@ -38,8 +41,9 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     """MobileNet 1.0 up to the layers whose feature maps are imitated.
 
     Args:
-        weights: ``"imagenet"`` to download Keras' own weights, or a ``.npz`` file with one array a weight, named
-            ``layer/variable`` as in ``keras.applications.MobileNet``. Layers that are not needed may be missing.
+        weights: ``"imagenet"`` to download Keras' own weights; a ``.npz`` file with one array a weight, named
+            ``layer/variable`` as in ``keras.applications.MobileNet``, in which layers that are not needed may be
+            missing; or a ``mobilenet`` of this package, as its name in the zoo or its folder.
         input_size: Height and width.
         layer_names: Layers of MobileNet.
 
@@ -49,6 +53,8 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     Raises:
         WeightsError: If the weights cannot be had or do not fit.
     """
+    if is_of_this_package(weights):
+        return _own_teacher(weights, input_size, layer_names)
     source = "imagenet" if str(weights) == "imagenet" else None
     with precision("float32"):  # in bfloat16 its features would be off by some percent
         inputs = keras.Input((*input_size, 3))
@@ -63,6 +69,29 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     teacher = keras.Model(inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
     if source is None:
         _assign_arrays(teacher, Path(weights))
+    teacher.trainable = False
+    return teacher
+
+
+def is_of_this_package(weights: str | Path) -> bool:
+    """Whether a teacher is a weight of the zoo or a saved model, and not ImageNet's weights of MobileNet."""
+    return sources.is_in_zoo(str(weights)) or (Path(weights) / sources.CONFIG_FILE).is_file()
+
+
+def _own_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: list[str]) -> keras.Model:
+    found = sources.find(str(weights))
+    config = found.spec.config
+    if config.architecture != "mobilenet":
+        raise WeightsError(
+            f"The teacher {weights} is a '{config.architecture}': features are learnt from a 'mobilenet' alone."
+        )
+    with precision("float32"):
+        network = build_model("mobilenet", input_size=input_size, head=config.head)
+    known = {layer.name for layer in network.layers}
+    if missing := [name for name in layer_names if name not in known]:
+        raise WeightsError(f"The teacher {weights} has no layers {', '.join(missing)}, which the recipe's pairs name.")
+    load_tensors(network, found.file, without_head=True)
+    teacher = keras.Model(network.inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
     teacher.trainable = False
     return teacher
 

@@ -7,6 +7,7 @@ penalty to choose. Fine-tuning of all layers may follow; validation subjects dec
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from leukaemia_zoo.architectures import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM, build_model, with_output
 from leukaemia_zoo.augmentation import CellAugmentation
@@ -32,7 +34,7 @@ from leukaemia_zoo.run_state import RunState
 from leukaemia_zoo.seeds import reseed
 from leukaemia_zoo.splits import Split
 from leukaemia_zoo.timing import TimeLeft
-from leukaemia_zoo.views import symmetric_views, turned_views
+from leukaemia_zoo.views import drawn_view, symmetric_views, turned_views
 from leukaemia_zoo.weights_io import copy_tensors, load_tensors
 
 Report = Callable[[str], None]
@@ -47,10 +49,13 @@ class CellArrays:
     Attributes:
         pixels: Uint8 (views, N, height, width, 3); the first view is what prediction sees.
         area: Float (N,), area of the cell in official pixels.
+        frames: Uint8 frames (height, width, 3) that views are drawn from in fine-tuning; None where the recipe draws
+            none.
     """
 
     pixels: np.ndarray
     area: np.ndarray
+    frames: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +110,13 @@ def read_arrays(cells: Cells, recipe: Recipe, seed: int, preprocessing: Preproce
     preprocessing = preprocessing or preprocessing_for(recipe)
     pixels = np.empty((recipe.turned_views, len(cells), recipe.input_size, recipe.input_size, 3), np.uint8)
     area = np.empty(len(cells))
+    frames: list[np.ndarray] = [np.empty(0, np.uint8)] * len(cells)
 
     def read(row: int) -> None:
         frame = read_image(cells.paths[row])
         area[row] = cell_area(frame)
+        if recipe.drawn_views:
+            frames[row] = _drawable(frame, preprocessing)
         # The file's name, not its row, so that a cell has the same views in every table.
         name_seed = int.from_bytes(cells.paths[row].stem.encode()[-8:], "little")
         pixels[:, row] = turned_views(frame, preprocessing, recipe.turned_views, seed + name_seed)
@@ -116,12 +124,26 @@ def read_arrays(cells: Cells, recipe: Recipe, seed: int, preprocessing: Preproce
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(read, range(len(cells))))
-    return CellArrays(pixels, area)
+    return CellArrays(pixels, area, tuple(frames) if recipe.drawn_views else None)
+
+
+def _drawable(frame: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """The frame as views are drawn from it: at most 1.5 times as fine as the network's input, to save memory."""
+    image = Image.fromarray(preprocessing.reduced(frame))
+    side = math.ceil(1.5 * max(preprocessing.input_size) / preprocessing.crop_fraction)
+    if min(image.size) > side:
+        scale = side / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def preprocessing_for(recipe: Recipe) -> Preprocessing:
     """The preprocessing of a network that is trained by a recipe."""
-    return Preprocessing((recipe.input_size, recipe.input_size))
+    size = (recipe.input_size, recipe.input_size)
+    if recipe.crop_fraction == Preprocessing.crop_fraction:
+        return Preprocessing(size)
+    return Preprocessing(size, crop_fraction=recipe.crop_fraction, reference_frame=None)
 
 
 def fit_network(
@@ -135,6 +157,8 @@ def fit_network(
     report: Report,
     embeddings: Embeddings | None = None,
     devices: int = 1,
+    frames: tuple[np.ndarray, ...] | None = None,
+    teacher: keras.Model | None = None,
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
@@ -150,6 +174,8 @@ def fit_network(
         report: Called with each line of progress.
         embeddings: Of ``pixels`` by the trunk, where they are known already.
         devices: Number of devices that share the batches of the fine-tuning; see `on_devices`.
+        frames: See `CellArrays`.
+        teacher: A network that has learnt the same classes, for a recipe with a ``soft_share``.
 
     Raises:
         DataError: If the recipe leaves nothing to train.
@@ -159,15 +185,72 @@ def fit_network(
     check_trainable(recipe, model, trunk is not None, len(folds))
     if trunk is not None:
         load_tensors(model, trunk, without_head=True)
-    if trunk is not None and has_statistics(model):
+    views = _Views(pixels, frames, recipe, preprocessing_for(recipe))
+    if trunk is not None and has_statistics(model) and recipe.fine_tune_epochs and recipe.train_batch_norm:
+        adapt_statistics(model, cells, views, folds[0][0], recipe, seed)
+        begin_with_classifier(model, cells, views, folds[0][0], recipe, seed)
+        report("all layers begin with BatchNorm at these cells and a linear classifier on the features as they are")
+    elif trunk is not None and has_statistics(model):
         rows = np.concatenate([fold[1] for fold in folds])
         if len(folds) == 1:
             rows = np.concatenate([rows, folds[0][0]])
         embeddings = embeddings or embed(model, pixels, rows, recipe)
         fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
     if recipe.fine_tune_epochs:
-        fitted = tune_layers(model, recipe, cells, pixels, *folds[0], state, seed, report, trunk is not None, devices)
+        keeps = trunk is not None and not recipe.train_batch_norm
+        soft = None if teacher is None else SoftTargets.by(teacher, views)
+        fitted = tune_layers(
+            model, recipe, cells, pixels, *folds[0], state, seed, report, keeps, devices, views=views, soft=soft
+        )
     return fitted
+
+
+_ADAPTATION_STEPS = 60
+"""Batches of 64 cells whose mean statistics BatchNorm takes before it learns."""
+
+
+def adapt_statistics(
+    model: keras.Model, cells: Cells, views: _Views, train_rows: np.ndarray, recipe: Recipe, seed: int
+) -> None:
+    """Replace the statistics of every BatchNorm by those of the training cells; nothing else is changed."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    weights = drawing_weights(cells, train_rows, recipe)
+    momenta = [layer.momentum for layer in norms]
+    sums = [[np.zeros(layer.moving_mean.shape), np.zeros(layer.moving_variance.shape)] for layer in norms]
+    drawn = _Drawn(
+        views, cells.labels, train_rows, weights, 64, [seed, _ADAPTATION], len(cells.class_names), _ADAPTATION_STEPS
+    )
+    try:
+        for layer in norms:
+            layer.momentum = 0.0  # what it holds after a batch are the statistics of that batch
+        for number in range(len(drawn)):
+            model(drawn[number][0], training=True)
+            for layer, (mean, variance) in zip(norms, sums, strict=True):
+                mean += keras.ops.convert_to_numpy(layer.moving_mean) / len(drawn)
+                variance += keras.ops.convert_to_numpy(layer.moving_variance) / len(drawn)
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    for layer, (mean, variance) in zip(norms, sums, strict=True):
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
+
+
+def begin_with_classifier(
+    model: keras.Model, cells: Cells, views: _Views, train_rows: np.ndarray, recipe: Recipe, seed: int
+) -> None:
+    """Set the last layer to a logistic regression on drawn views of the training cells, at the first penalty."""
+    from sklearn.linear_model import LogisticRegression
+
+    network = keras.Model(model.inputs, model.get_layer(EMBEDDING_LAYER).output)
+    weights = drawing_weights(cells, train_rows, recipe)
+    steps = max(1, len(train_rows) // 128)
+    drawn = _Drawn(views, cells.labels, train_rows, weights, 128, [seed, _BEGINNING], len(cells.class_names), steps)
+    batches = [drawn[number] for number in range(steps)]
+    features = np.concatenate([np.asarray(network.predict_on_batch(images)) for images, _ in batches])
+    labels = np.concatenate([targets.argmax(axis=1) for _, targets in batches])
+    classifier = LogisticRegression(C=recipe.inverse_penalties[0], max_iter=300).fit(features, labels)
+    model.get_layer(LOGITS_LAYER).set_weights(_as_softmax(classifier))
 
 
 def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: int = 1) -> None:
@@ -192,6 +275,10 @@ def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: i
             f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
             "head 'texture' or fine_tune_epochs in the recipe."
         )
+    if recipe.soft_share and not recipe.drawn_views:
+        raise DataError(
+            "Another network teaches on the views that both see: set drawn_views in the recipe, or soft_share to 0."
+        )
     if recipe.fine_tune_epochs and folds > 1:
         raise DataError(
             "Fine-tuning takes a split with the parts train and validation, not folds: give such a split (--split), or "
@@ -205,8 +292,10 @@ def validates_by_folds(recipe: Recipe, distilled: bool) -> bool:
 
 
 def folds_of(split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of training and validation rows."""
+    """Pairs of training and validation rows; without validation rows where all cells teach."""
     parts = {name: np.array(rows) for name, rows in split.parts.items() if name != "test"}
+    if set(parts) == {"train"}:
+        return [(parts["train"], np.zeros(0, np.int64))]
     if set(parts) == {"train", "validation"}:
         return [(parts["train"], parts["validation"])]
     return [
@@ -427,8 +516,12 @@ def tune_layers(
     devices: int = 1,
     unfreeze: int | None = None,
     until: float | None = None,
+    views: _Views | None = None,
+    soft: SoftTargets | None = None,
 ) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
+
+    Without validation cells the last epoch stays.
 
     Args:
         model: The network, which gets the best weights.
@@ -444,8 +537,11 @@ def tune_layers(
         devices: Number of devices that share the batches.
         unfreeze: Of the layers with kernels only the last so many learn, besides the classifier; None for all.
         until: Time of ``time.perf_counter()`` by which to end: no epoch is begun that would last longer.
+        views: Where the cells are drawn from; None for ``pixels``.
+        soft: Another network that teaches beside the labels.
     """
-    progress = state.progress
+    progress, validates = state.progress, len(validation_rows) > 0
+    views = views or _Views(pixels, None, recipe, preprocessing_for(recipe))
     labels, classes = cells.labels, len(cells.class_names)
     weights = drawing_weights(cells, train_rows, recipe)
     steps = max(1, len(train_rows) // recipe.batch_size)
@@ -460,30 +556,37 @@ def tune_layers(
             report(f"fine-tuning ended after {epoch} epochs: the time is up")
             break
         reseed(trainer, seed, epoch)
-        drawn = _Drawn(pixels, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes)
+        drawn = _Drawn(views, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes, soft=soft)
         # The order within an epoch is drawn there: Keras' own shuffling would not be the same after a resume.
         with on_devices(devices):
             loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
         copy_tensors(learner, model)
-        logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
-        figures = validation_figures(logits, labels[validation_rows])
-        row = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss, **figures}
+        if recipe.train_batch_norm and (validates or epoch + 1 == recipe.fine_tune_epochs):
+            # Its running statistics lag behind weights that change: on C-NMC cells every probability was shifted.
+            adapt_statistics(model, cells, views, train_rows, recipe, seed)
+        row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
+        if validates:
+            logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
+            row |= validation_figures(logits, labels[validation_rows])
         progress["curves"].append(row)
-        better = row["log_loss"] < progress["best"]
+        better = not validates or row["log_loss"] < progress["best"]
         progress["waited"] = 0 if better else progress["waited"] + 1
         progress["epoch"] = epoch + 1
         if better:
-            progress.update(best=row["log_loss"], chosen=row)
+            progress.update(best=row.get("log_loss", progress["best"]), chosen=row)
             state.save_best(model)
         state.save(trainer)
         seconds = time.perf_counter() - began
         report(
-            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, {_figures(row)}"
-            f"{' (best)' if better else ''}, {seconds:.0f} s"
+            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, "
+            f"{_figures(row) + (' (best), ' if better else ', ') if validates else ''}{seconds:.0f} s"
             f"{left.told(epoch + 1, recipe.fine_tune_epochs)}"
         )
     state.restore_best(model)
     chosen = progress["chosen"]
+    if not validates:
+        nothing = np.zeros((0, classes))
+        return Fitted(model, 1.0, chosen, progress["curves"], validation_rows, nothing, None)
     shown = pixels[0, validation_rows]
     logits = view_logits(model, shown, recipe.prediction_views)
     limit = limit_of(view_scores(model, shown, recipe.prediction_views)) if has_statistics(model) else None
@@ -503,7 +606,12 @@ def _trainer(
     learner = new_network(recipe, classes, seed, recipe.precision)
     inputs = keras.Input(learner.input_shape[1:])
     augmentation = CellAugmentation(
-        recipe.zoom, recipe.shift, recipe.colour, any_angle=recipe.turned_views == 1, seed=seed, name="views"
+        0.0 if recipe.drawn_views else recipe.zoom,
+        0.0 if recipe.drawn_views else recipe.shift,
+        recipe.colour,
+        any_angle=recipe.turned_views == 1 and not recipe.drawn_views,
+        seed=seed,
+        name="views",
     )
     trainer = keras.Model(inputs, with_output(learner, "logits")(augmentation(inputs)))
     copy_tensors(model, learner)
@@ -549,33 +657,93 @@ def frozen_layers(model: keras.Model, unfreeze: int) -> list[keras.layers.Layer]
     return [layer for layer in model.layers[:first] if layer.name != LOGITS_LAYER]
 
 
+_ADAPTATION, _BEGINNING = 1_000_001, 1_000_002
+"""Stand in for the number of an epoch in the seeds of views that are drawn before the first."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Views:
+    """Where the views of cells come from: read beforehand, or drawn anew from the frames at every step."""
+
+    pixels: np.ndarray
+    frames: tuple[np.ndarray, ...] | None
+    recipe: Recipe
+    preprocessing: Preprocessing
+
+    def draw(self, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float32 (N, height, width, 3): one view of each cell, the one of its number or by the seed a new one."""
+        if self.frames is None:
+            return self.pixels[numbers, rows].astype(np.float32)
+        rng = np.random.default_rng(seed)
+        angles = rng.uniform(0.0, 2 * math.pi, len(rows))
+        mirrored = rng.random(len(rows)) < 0.5
+        factors = np.exp(rng.uniform(-self.recipe.zoom, self.recipe.zoom, len(rows)))
+        drawn = [
+            drawn_view(self.frames[row], self.preprocessing, angle, bool(swapped), factor)
+            for row, angle, swapped, factor in zip(rows, angles, mirrored, factors, strict=True)
+        ]
+        return np.stack(drawn).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """A network that has learnt the same classes, whose probabilities are a part of what another one learns.
+
+    It sees the same views, at its own input size. Its temperature is taken back: softer targets tell more.
+    """
+
+    network: keras.Model
+    views: _Views
+    temperature: float
+    share: float
+
+    @classmethod
+    def by(cls, teacher: keras.Model, views: _Views) -> SoftTargets:
+        """By a network with its ``zoo``, for views from these frames."""
+        config = teacher.zoo
+        own = dataclasses.replace(views, preprocessing=config.preprocessing)
+        return cls(with_output(teacher, "logits"), own, config.temperature, views.recipe.soft_share)
+
+    def mixed(self, targets: np.ndarray, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float32 (N, classes): the targets, and in part what the network says of the same views."""
+        logits = np.asarray(self.network.predict_on_batch(self.views.draw(rows, numbers, seed)), np.float64)
+        soft = apply_temperature(logits, 1.0 / self.temperature)
+        return ((1.0 - self.share) * targets + self.share * soft).astype(np.float32)
+
+
 class _Drawn(keras.utils.PyDataset):
-    """An epoch of randomly drawn cells, each in one of its views; the same for the same seed."""
+    """An epoch of randomly drawn cells, each in one view; the same for the same seed."""
 
     def __init__(
         self,
-        pixels: np.ndarray,
+        views: _Views,
         labels: np.ndarray,
         rows: np.ndarray,
         weights: np.ndarray,
         batch_size: int,
         seed: list[int],
         classes: int,
+        steps: int | None = None,
+        soft: SoftTargets | None = None,
     ) -> None:
-        super().__init__()
+        # Views are drawn in two threads while the network learns: Pillow works outside of Python's lock.
+        super().__init__(workers=1 if views.frames is None else 2)
         rng = np.random.default_rng(seed)
-        steps = max(1, len(rows) // batch_size)
+        steps = steps or max(1, len(rows) // batch_size)
         self._rows = rows[rng.choice(len(rows), size=(steps, batch_size), p=weights)]
-        self._views = rng.integers(len(pixels), size=self._rows.shape)
-        self._pixels = pixels
+        self._numbers = rng.integers(len(views.pixels), size=self._rows.shape)
+        self._views, self._seed, self._soft = views, seed, soft
         self._targets = np.eye(classes, dtype=np.float32)[labels]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._rows[index]
-        return self._pixels[self._views[index], rows].astype(np.float32), self._targets[rows]
+        rows, numbers, seed = self._rows[index], self._numbers[index], [*self._seed, index]
+        targets = self._targets[rows]
+        if self._soft is not None:
+            targets = self._soft.mixed(targets, rows, numbers, seed)
+        return self._views.draw(rows, numbers, seed), targets
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config,
 
 IMAGENET = "imagenet"
 NONE = "none"
+ARRAYS = ".npz"
+
+_OWN_LAYERS = ("neck", "statistics", "logits", "dense")
+"""How the layers are called that stand on a published network in this package."""
 
 # Networks of keras.applications, their papers, and the licences of their weights as the documentation of Keras 2 gave
 # them; that of Keras 3 gives none.
@@ -99,6 +103,10 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
         name, paper, licence = _PUBLISHED[architecture]
         row = {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
         return InitialWeights(f"ImageNet, keras.applications {name}", data=(row,))
+    if Path(init).suffix == ARRAYS and Path(init).is_file():
+        name, paper, licence = _PUBLISHED.get(architecture, (Path(init).name, "given as initial weights", "not stated"))
+        row = {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
+        return InitialWeights(Path(init).name, sha256_of(init), (row,), Path(init))
     spec, file = _find_file(init, architecture)
     digest = sha256_of(file)
     spec = spec or next((row for row in weights().values() if row.sha256 == digest), None)
@@ -107,6 +115,23 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
         return InitialWeights(file.name, digest, data, file, seen_by_trunk(file))
     trained = training_of(spec, file.parent)
     return InitialWeights(_label(init), digest, tuple(spec.data), file, trained, spec.training.get("init"))
+
+
+def _take_arrays(model: keras.Model, file: Path) -> None:
+    """Copy the arrays of an ``.npz`` file, named ``layer/variable``, into a network; its own head stays random."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            # Older releases of Keras call the kernel of a depthwise convolution by its full name.
+            found = {name.replace("/depthwise_kernel", "/kernel"): arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"The initial weights {file} cannot be read as an .npz file ({error}).") from None
+    for name, variable in named_variables(model).items():
+        if name.startswith(_OWN_LAYERS):
+            continue
+        key = name.replace("/depthwise_kernel", "/kernel")
+        if key not in found or found[key].shape != tuple(variable.shape):
+            raise WeightsError(f"The initial weights {file} lack '{key}' of the shape {tuple(variable.shape)}.")
+        variable.assign(found[key].astype(np.float32))
 
 
 def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:
@@ -178,6 +203,9 @@ def write_initial_weights(
         model = new_network(recipe, 2, seed)
         if initial.file is None:
             about = {"sha256": _take_imagenet(model, recipe)}
+        elif initial.file.suffix == ARRAYS:
+            _take_arrays(model, initial.file)
+            about = {"sha256": initial.sha256}
         else:
             load_tensors(model, initial.file, without_head=True)
             about = {"sha256": initial.sha256}

@@ -60,9 +60,12 @@ class Recipe:
         head: See `build_model`.
         dropout: See `build_model`.
         distillation: The first stage, or None to begin with random weights.
+        crop_fraction: See `Preprocessing`; with another one than that of C-NMC's frames no frame is reduced first.
         validation_folds: Folds by subject that choose the classifier's penalty and temperature: each validates a
             classifier that was fitted on the others; the last one is fitted on all.
         validation_share: Share of the subjects that fine-tuning keeps for the choice of the epoch and the temperature.
+            With 0 all subjects teach for all epochs, the last epoch stays, and the temperature is found on the
+            out-of-fold predictions of a cross-validation.
         turned_views: Views of each training cell, turned all around the circle; see `turned_views`.
         prediction_views: Symmetric views that a prediction averages over: 1, 4 (quarter turns) or 8 (also mirrored).
         inverse_penalties: Values of C that are tried for the classifier, a logistic regression on the embeddings.
@@ -71,11 +74,17 @@ class Recipe:
             probabilities true to the share of classes in the data.
         fine_tune_epochs: Epochs in which all layers learn, after the classifier or from random weights.
         fine_tune_learning_rate: Highest learning rate of these epochs; it rises in the first and falls as a cosine.
+        train_batch_norm: Whether every BatchNorm learns in fine-tuning, scales and statistics. Its statistics are first
+            taken from the training cells, so that the classifier begins on the features that training sees.
+        drawn_views: Whether fine-tuning turns, mirrors and sizes each cell anew at every step, in one resampling of the
+            whole frame; otherwise it takes one of the ``turned_views`` and turns it by quarters.
         patience: Epochs without better validation figures after which fine-tuning ends.
         batch_size: Cells a batch.
         weight_decay: Of AdamW.
         label_smoothing: Share of the label that is spread over all classes.
-        zoom: See `CellAugmentation`; in fine-tuning.
+        soft_share: Share of the target that the probabilities of another network take in fine-tuning, from the same
+            view; see ``logits_teacher`` of `train`. 0 for none.
+        zoom: See `CellAugmentation`; in fine-tuning. Of ``drawn_views`` the size changes by as much.
         shift: See `CellAugmentation`; in fine-tuning.
         colour: See `CellAugmentation`; in fine-tuning.
         precision: Keras' policy in training; predictions are always computed in float32. "auto" is "mixed_bfloat16" on
@@ -88,6 +97,7 @@ class Recipe:
     head: str
     dropout: float
     distillation: DistillationRecipe | None
+    crop_fraction: float = 2 / 3
     validation_folds: int = 5
     validation_share: float = 0.2
     turned_views: int = 3
@@ -97,10 +107,13 @@ class Recipe:
     balance_classes: bool = False
     fine_tune_epochs: int = 0
     fine_tune_learning_rate: float = 1e-4
+    train_batch_norm: bool = False
+    drawn_views: bool = False
     patience: int = 3
     batch_size: int = 48
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
+    soft_share: float = 0.0
     zoom: float = 0.1
     shift: float = 0.03
     colour: float = 0.3
@@ -115,7 +128,7 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     """The recipe of a network, with settings replaced.
 
     Args:
-        architecture: Name of the network.
+        architecture: Name of the network, or of a weight that has a recipe of its own, such as ``"mobilenet.pbc"``.
         changes: Settings that replace the recipe's own, as a dict or a JSON file; ``{"distillation": {"epochs": 4}}``
             replaces one setting inside the distillation, ``{"distillation": null}`` leaves it out.
 
@@ -130,14 +143,15 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
         >>> recipe_for("cnn_attention", {"batch_size": 16}).batch_size
         16
     """
+    name, architecture = architecture, architecture.partition(".")[0]
     if architecture not in ARCHITECTURES:
         raise UnknownNameError(
             f"There is no architecture '{architecture}'; {close_matches(architecture, ARCHITECTURES)}"
         )
     rows = json.loads((resources.files("leukaemia_zoo") / "recipes.json").read_text(encoding="utf-8"))
-    if architecture not in rows:
-        raise UnknownNameError(f"There is no recipe for '{architecture}' yet; {close_matches(architecture, rows)}")
-    settings = {**rows[architecture], "architecture": architecture}
+    if name not in rows:
+        raise UnknownNameError(f"There is no recipe for '{name}' yet; {close_matches(name, rows)}")
+    settings = {**rows[name], "architecture": architecture}
     changes = read_changes(changes)
     if isinstance(changes.get("distillation"), Mapping):
         changes = {**changes, "distillation": {**(settings["distillation"] or {}), **changes["distillation"]}}

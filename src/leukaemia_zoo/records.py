@@ -15,10 +15,12 @@ import keras
 import numpy as np
 
 from leukaemia_zoo import __version__
+from leukaemia_zoo import sources as places
 from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.distillation import TEACHER_SOURCE
+from leukaemia_zoo.distillation import TEACHER_SOURCE, is_of_this_package
 from leukaemia_zoo.files import replacing
 from leukaemia_zoo.initial_weights import InitialWeights
+from leukaemia_zoo.logits_teachers import LogitsTeacher
 from leukaemia_zoo.machine import environment
 from leukaemia_zoo.recipes import Recipe
 from leukaemia_zoo.splits import Split, save_manifest
@@ -44,6 +46,7 @@ class Sources:
     unlabelled: str | Path | None
     trunk: str | Path | None
     initial: InitialWeights = dataclasses.field(default_factory=InitialWeights)
+    logits_teachers: tuple[LogitsTeacher, ...] = ()
 
 
 def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices: int = 1) -> str:
@@ -51,6 +54,7 @@ def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices:
     given = [str(value) for value in (sources.teacher, sources.unlabelled, sources.trunk)]
     if sources.initial.source is not None:
         given += [sources.initial.source, str(sources.initial.sha256)]
+    given += [teacher.sha256 for teacher in sources.logits_teachers]
     if devices > 1:
         given.append(f"{devices} devices")
     content = [recipe.to_dict(), seed, data, given, keras.backend.backend(), __version__]
@@ -71,9 +75,10 @@ def provenance(
         taught = list(about["init"].get("data", []))
     elif begins_as_teacher(recipe, sources):
         initial = teacher_beginning(None if given else sources.teacher)
-    data += [row for row in taught if row not in data]
+    taught += [dict(row) for teacher in sources.logits_teachers for row in teacher.data]
+    data += [row for row in {json.dumps(row): row for row in taught}.values() if row not in data]
     if features is not None and "init" not in header:
-        data.append({"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"})
+        data += [row for row in _data_of_teacher(sources.teacher) if row not in data]
     distillation, notes = None, list(cells.notes)
     if features is not None and "init" not in header:
         # What made a trunk that is given, its own header knows, not this call; an older one says less.
@@ -93,9 +98,15 @@ def provenance(
         "cells": cells.summary(),
         "notes": notes,
         "distillation": distillation,
+        **_told_of_teachers(sources.logits_teachers),
         "data": data,
         **environment_record(),
     }
+
+
+def _told_of_teachers(teachers: tuple[LogitsTeacher, ...]) -> dict[str, Any]:
+    """What a record says of networks whose probabilities were a part of the targets."""
+    return {"logits_teachers": [{"weight": one.weight, "sha256": one.sha256} for one in teachers]} if teachers else {}
 
 
 def begins_as_teacher(recipe: Recipe, sources: Sources) -> bool:
@@ -134,7 +145,17 @@ def described_teacher(teacher: str | Path | None) -> dict[str, str]:
     if str(teacher) == "imagenet":
         return {"network": TEACHER_SOURCE, "weights": "keras.applications, imagenet"}
     assert teacher is not None
+    if is_of_this_package(teacher):
+        found = places.find(str(teacher))
+        return {"network": found.spec.config.architecture, "weights": Path(teacher).name, "sha256": found.spec.sha256}
     return {"network": TEACHER_SOURCE, "weights": Path(teacher).name, "sha256": sha256_of(teacher)}
+
+
+def _data_of_teacher(teacher: str | Path | None) -> list[dict[str, Any]]:
+    """What taught a teacher of features, as rows of ``data``."""
+    if teacher is None or not is_of_this_package(teacher):
+        return [{"name": "teacher", "source": TEACHER_SOURCE, "licence": "Apache-2.0"}]
+    return [dict(row) for row in places.find(str(teacher)).spec.data]
 
 
 def class_counts(cells: Cells, rows: np.ndarray) -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError, reason, shortened, shown
+from leukaemia_zoo.limits import VerdictLimits
 from leukaemia_zoo.preprocessing import Preprocessing
 
 MAX_SIDE = 2048
@@ -71,6 +72,8 @@ class ModelConfig:
             temperature belongs to their average.
         weight: Name of the pretrained weight inside, or None.
         origin: Where on the Hugging Face Hub the weights came from, ``hf://org/name@commit``, or None.
+        verdict_limits: Below which probability a class is ruled out, so that a cell gets a verdict or is "uncertain";
+            None where they were not found.
         ood_limit: Of 100 cells that were held out in training 99 have an OOD score of at most this; an image above it
             does not look like the training cells. None where it is not known; see `ood_scores`.
     """
@@ -85,11 +88,16 @@ class ModelConfig:
     weight: str | None = None
     origin: str | None = None
     ood_limit: float | None = None
+    verdict_limits: VerdictLimits | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
-        data = dataclasses.asdict(self)
-        return {**data, "class_names": list(self.class_names), "preprocessing": self.preprocessing.to_dict()}
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        limits = None if self.verdict_limits is None else self.verdict_limits.to_dict()
+        preprocessing = self.preprocessing.to_dict()
+        return {
+            **data, "class_names": list(self.class_names), "preprocessing": preprocessing, "verdict_limits": limits
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
@@ -148,6 +156,12 @@ class ModelConfig:
             preprocessing = Preprocessing.from_dict(data["preprocessing"])
         except DataError as error:
             raise WeightsError(f"A model configuration has a wrong preprocessing: {reason(error)}.") from None
+        verdict_limits = None
+        if data.get("verdict_limits") is not None:
+            try:
+                verdict_limits = VerdictLimits.from_dict(data["verdict_limits"], classes)
+            except DataError as error:
+                raise WeightsError(f"A model configuration has wrong limits: {reason(error)}.") from None
         height, width = preprocessing.input_size
         if max(height, width) > MAX_SIDE:
             raise WeightsError(
@@ -165,6 +179,7 @@ class ModelConfig:
             weight=data.get("weight"),
             origin=data.get("origin"),
             ood_limit=limit,
+            verdict_limits=verdict_limits,
             **numbers,
         )
 

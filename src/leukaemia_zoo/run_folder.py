@@ -43,7 +43,8 @@ def files_of_training(folds: int | None = None, trunk: bool = False) -> list[str
         names = ["config.json", "model.safetensors", "split.json", "validation.csv", "training.json"]
         names += ["curves.csv", "curves.svg"]
     else:
-        names = ["cross_validation.json", "out_of_fold.csv", *(f"fold_{number}.json" for number in range(folds))]
+        names = ["cross_validation.json", "out_of_fold.csv", "calibration.json"]
+        names += [f"fold_{number}.json" for number in range(folds)]
     return names if trunk else [*names, TRUNK_FILE]
 
 

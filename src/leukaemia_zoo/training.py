@@ -18,8 +18,10 @@ import numpy as np
 
 from leukaemia_zoo.architectures import LOGITS_LAYER
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects
+from leukaemia_zoo.calibrating import Calibration, fingerprint_of_recipe
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.conformal import fit_limits
 from leukaemia_zoo.curves import write_curves
 from leukaemia_zoo.datasets import as_cells
 from leukaemia_zoo.devices import number_of_devices, on_devices
@@ -41,6 +43,7 @@ from leukaemia_zoo.fitting import (
 from leukaemia_zoo.images import find_images, read_image
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights, write_initial_weights
 from leukaemia_zoo.loading import save_model
+from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
 from leukaemia_zoo.precision import precision, resolved
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe, recipe_for
@@ -78,6 +81,8 @@ def train(
     trunk: str | Path | None = None,
     init: str | Path | None = None,
     split: str | Path | Split | None = None,
+    logits_teacher: str | Path | None = None,
+    calibration: str | Path | None = None,
     seed: int = 0,
     devices: int | str = 1,
     restart: bool = False,
@@ -103,7 +108,12 @@ def train(
         init: Weights before the first stage: ``"imagenet"`` for those that Keras publishes for five of the
             architectures, a safetensors file or saved-model folder of this package or a name of the zoo for all tensors
             but the last layer's, None for random ones.
-        split: Manifest or `Split` with the parts train and validation, or with folds by subject; None makes one.
+        split: Manifest or `Split` with the parts train and validation, or with folds by subject; None makes one. Cells
+            without subjects are split by cell, which says nothing about new people; a line of progress says so.
+        logits_teacher: Folder of a saved model of the same classes, for a recipe with a ``soft_share``: its
+            probabilities of the same view are a part of the targets.
+        calibration: Folder of a finished cross-validation of the same recipe, for a recipe whose ``validation_share``
+            is 0: all subjects teach, and temperature and limits are those of the out-of-fold predictions.
         seed: Of the split, the weights, the order and the views.
         devices: Number of devices that share the batches of distillation and fine-tuning, or ``"all"``.
         restart: Begin anew instead of resuming.
@@ -119,6 +129,7 @@ def train(
         DeviceError: If the devices are not there, or cannot share the batches.
     """
     recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
+    found = _calibration(recipe, calibration)
     initial = find_initial_weights(init, recipe.architecture, trunk)
     cells, out = as_cells(cells), Path(out)
     refuse_to_replace(
@@ -126,10 +137,12 @@ def train(
     )
     if split is None:
         split = development_split(cells, recipe, teacher is not None, seed, initial.source is not None)
+        if split.method == "split_by_cell":
+            report("note: the cells have no subjects, so the figures below are of cells of the people who taught it")
     elif not isinstance(split, Split):
         split = load_manifest(split, cells)
     check_split(cells, split)
-    sources = Sources(teacher, unlabelled, trunk, initial)
+    sources = Sources(teacher, unlabelled, trunk, initial, found_teachers(recipe, logits_teacher))
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE, len(folds_of(split)))
     make_folder(out)
     manifest, manifest_hash = manifest_of(cells, split)
@@ -148,31 +161,30 @@ def train(
     arrays = read_arrays(cells, recipe, seed)
     taught = training_rows(split)
     features = distilled(recipe, state, out / TRUNK_FILE, cells, taught, arrays.pixels, sources, seed, report, count)
-    fitted = fit_network(recipe, cells, arrays.pixels, split, features, state, seed, report, devices=count)
-
+    guide = load_logits_teacher(sources.logits_teachers, 0, cells, np.zeros(0, np.int64), report)
+    fitted = fit_network(
+        recipe, cells, arrays.pixels, split, features, state, seed, report,
+        devices=count, frames=arrays.frames, teacher=guide,
+    )  # fmt: skip
+    judged: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     validation = fitted.validation_rows
-    probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
-    labels, owners = cells.labels[validation], [cells.subjects[row] for row in validation]
-    measured = bootstrap_over_subjects(labels, probabilities, owners, seed=seed)
-    model = _finished(fitted, recipe, cells)
-    folds = "" if "train" in split.parts else f", in turn by {len(split.parts)} folds"
-    where = (
-        f"{len(validation):,} cells of {len(set(owners))} validation subjects{folds}, which also chose penalty or "
-        "epoch and the temperature"
-    )
-    figures = {"validation": {"on": where, "values": measured.to_dict()["intervals"]}}
+    if found is None:
+        found, judged, figures = _judged(fitted, recipe, cells, split, seed, report)
+        write_predictions(
+            out / "validation.csv", cells, validation, apply_temperature(fitted.validation_logits, found.temperature)
+        )
+    model = _finished(fitted.model, found, recipe, cells)
     record = {
         **provenance(recipe, cells, seed, sources, features, count),
         "manifest_sha256": manifest_hash,
         "seconds": round(state.seconds()),
         "curves": fitted.curves,
         "chosen": fitted.chosen,
-        "temperature": fitted.temperature,
-        "uncalibrated": metrics(labels, apply_temperature(fitted.validation_logits, 1.0)),
+        "temperature": found.temperature,
         "metrics": figures,
-        "per_subject": per_subject(labels, probabilities, owners, cells.class_names),
+        **judged,
     }
-    write_predictions(out / "validation.csv", cells, validation, probabilities)
     save_model(
         model,
         out,
@@ -181,7 +193,7 @@ def train(
         training={
             "train": class_counts(cells, taught),
             "validation": class_counts(cells, validation),
-            "validation_folds": 1 if "train" in split.parts else len(split.parts),
+            "validation_folds": int(len(validation) > 0) if "train" in split.parts else len(split.parts),
             "manifest_sha256": manifest_hash,
             "seed": seed,
             "recipe": recipe.to_dict(),
@@ -196,13 +208,53 @@ def train(
     write_curves(out, record, report)
     write_json(out / "training.json", record)
     state.remove()
+    if not MIN_TEMPERATURE * 1.01 < found.temperature < MAX_TEMPERATURE * 0.99:
+        report("the temperature is at the end of its range: there are too few validation cells to calibrate")
+    report(f"temperature {found.temperature:.3f}; saved in {out}")
+    return model
+
+
+def _calibration(recipe: Recipe, folder: str | Path | None) -> Calibration | None:
+    """The calibration of a recipe that keeps no subjects for its own; None for one that does."""
+    if recipe.validation_share > 0:
+        if folder is not None:
+            raise DataError(
+                "This recipe calibrates the network on validation subjects of its own: leave out the calibration "
+                "(--calibration), or set validation_share to 0 in the recipe."
+            )
+        return None
+    if folder is None:
+        raise DataError(
+            "This recipe lets all subjects teach and keeps none to calibrate the network: cross-validate it first "
+            "(--cross-validate 5), and name that folder (--calibration)."
+        )
+    return Calibration.load(folder, recipe)
+
+
+def _judged(
+    fitted: Fitted, recipe: Recipe, cells: Cells, split: Split, seed: int, report: Report
+) -> tuple[Calibration, dict[str, Any], dict[str, Any]]:
+    """What the validation cells say: calibration, rows of the record, and figures."""
+    validation = fitted.validation_rows
+    probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
+    labels, owners = cells.labels[validation], [cells.subjects[row] for row in validation]
+    measured = bootstrap_over_subjects(labels, probabilities, owners, seed=seed)
+    folds = "" if "train" in split.parts else f", in turn by {len(split.parts)} folds"
+    people = "" if None in owners else f" of {len(set(owners))} validation subjects"
+    where = f"{len(validation):,} cells{people}{folds}, which also chose penalty or epoch and the temperature" + (
+        "; the data name no people, so these are cells of people who taught it" if None in owners else ""
+    )
     for metric in ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity", "ece"):
         if metric in measured:
             report(f"validation {metric}: {measured[metric]}")
-    if not MIN_TEMPERATURE * 1.01 < fitted.temperature < MAX_TEMPERATURE * 0.99:
-        report("the temperature is at the end of its range: there are too few validation cells to calibrate")
-    report(f"temperature {fitted.temperature:.3f}; saved in {out}")
-    return model
+    limits = fit_limits(labels, probabilities, owners, cells.class_names)
+    calibration = Calibration(fitted.temperature, fitted.ood_limit, limits, fingerprint_of_recipe(recipe))
+    judged: dict[str, Any] = {
+        "uncalibrated": metrics(labels, apply_temperature(fitted.validation_logits, 1.0)),
+    }
+    if None not in owners:
+        judged["per_subject"] = per_subject(labels, probabilities, owners, cells.class_names)
+    return calibration, judged, {"validation": {"on": where, "values": measured.to_dict()["intervals"]}}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -276,7 +328,10 @@ def development_split(cells: Cells, recipe: Recipe, distilled: bool, seed: int, 
         parts = {f"fold_{number}": fold.parts["test"] for number, fold in enumerate(folds, start=1)}
         return Split(parts, seed, f"kfold_by_subject, {recipe.validation_folds} folds")
     share = recipe.validation_share
-    return split_by_subject(cells, {"train": 1 - share, "validation": share}, seed)
+    if share == 0:
+        return Split({"train": tuple(range(len(cells)))}, seed, "all")
+    unknown = all(subject is None for subject in cells.subjects)
+    return split_by_subject(cells, {"train": 1 - share, "validation": share}, seed, allow_unknown_subjects=unknown)
 
 
 def forget_trunk(file: Path, state: RunState) -> None:
@@ -402,11 +457,22 @@ def _features_from(distillation: dict[str, Any] | None) -> dict[str, Any] | None
     return {key: distillation.get(key) for key in ("unlabelled", "images", "sha256")}
 
 
-def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
+def _finished(model: keras.Model, calibration: Calibration, recipe: Recipe, cells: Cells) -> keras.Model:
     """The network with the temperature inside its last layer, and what it takes to feed it."""
-    model = fitted.model
     head = model.get_layer(LOGITS_LAYER)
-    head.set_weights([values / fitted.temperature for values in head.get_weights()])
+    head.set_weights([values / calibration.temperature for values in head.get_weights()])
+    model = with_config(model, recipe, cells)
+    model.zoo = dataclasses.replace(
+        model.zoo,
+        temperature=calibration.temperature,
+        ood_limit=calibration.ood_limit,
+        verdict_limits=calibration.verdict_limits,
+    )
+    return model
+
+
+def with_config(model: keras.Model, recipe: Recipe, cells: Cells) -> keras.Model:
+    """The network with what it takes to feed it, not calibrated."""
     model.zoo = ModelConfig(
         architecture=recipe.architecture,
         class_names=cells.class_names,
@@ -414,7 +480,5 @@ def _finished(fitted: Fitted, recipe: Recipe, cells: Cells) -> keras.Model:
         preprocessing=preprocessing_for(recipe),
         dropout=recipe.dropout,
         views=recipe.prediction_views,
-        temperature=fitted.temperature,
-        ood_limit=fitted.ood_limit,
     )
     return model

@@ -1,0 +1,109 @@
+"""What a weight that all subjects taught takes from a cross-validation: temperature, OOD limit and limits of verdicts.
+
+Nobody is left to calibrate such a weight on. The cross-validation of the same recipe has predicted every subject by a
+network that did not know them; its predictions stand for those of the weight on new people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature, fit_temperature
+from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.conformal import coverage, fit_limits
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.limits import VerdictLimits, verdict_codes
+from leukaemia_zoo.ood import limit_of
+from leukaemia_zoo.recipes import Recipe
+
+CALIBRATION_FILE = "calibration.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What out-of-fold predictions say of a weight.
+
+    Attributes:
+        temperature: That calibrates the logits of all cells, each of which was predicted out of fold.
+        ood_limit: What 99 of 100 cells do not exceed, see `limit_of`; None for a head without statistics.
+        verdict_limits: See `VerdictLimits`.
+        recipe: Hash of the recipe, so that a weight of another one does not take it.
+    """
+
+    temperature: float
+    ood_limit: float | None
+    verdict_limits: VerdictLimits
+    recipe: str
+
+    @classmethod
+    def found(cls, logits: FloatArray, cells: Cells, scores: FloatArray, recipe: str) -> Calibration:
+        """The calibration from the logits (N, classes) and OOD scores (N,), NaN without, of every cell out of fold."""
+        temperature = fit_temperature(logits, cells.labels)
+        limits = fit_limits(cells.labels, apply_temperature(logits, temperature), cells.subjects, cells.class_names)
+        return cls(temperature, None if np.isnan(scores).any() else limit_of(scores), limits, recipe)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "temperature": self.temperature,
+            "ood_limit": self.ood_limit,
+            "class_names": list(self.verdict_limits.class_names),
+            "verdict_limits": self.verdict_limits.to_dict(),
+            "recipe": self.recipe,
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path, recipe: Recipe) -> Calibration:
+        """What a cross-validation of this recipe left in its folder.
+
+        Raises:
+            DataError: If there is none, or it is of another recipe.
+        """
+        file = Path(folder) / CALIBRATION_FILE
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            limits = VerdictLimits.from_dict(data["verdict_limits"], data["class_names"])
+            found = cls(float(data["temperature"]), data["ood_limit"], limits, data["recipe"])
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            raise DataError(
+                f"{folder} holds no calibration ({error}): name the folder of a finished cross-validation of this "
+                "recipe (--calibration)."
+            ) from None
+        if found.recipe != fingerprint_of_recipe(recipe):
+            raise DataError(
+                f"The cross-validation in {folder} was made by another recipe: cross-validate this one, or give the "
+                "recipe it had (--recipe)."
+            )
+        return found
+
+
+def fingerprint_of_recipe(recipe: Recipe) -> str:
+    """Hash of a recipe's settings."""
+    return hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def cross_calibrated(logits: FloatArray, labels: IntArray, folds: IntArray) -> tuple[FloatArray, list[float]]:
+    """Probabilities of each cell at the temperature that the cells of the other folds have, and these temperatures."""
+    probabilities, temperatures = np.zeros_like(logits), []
+    for fold in np.unique(folds):
+        test = folds == fold
+        temperatures.append(fit_temperature(logits[~test], labels[~test]))
+        probabilities[test] = apply_temperature(logits[test], temperatures[-1])
+    return probabilities, temperatures
+
+
+def cross_fitted_coverage(cells: Cells, probabilities: FloatArray, folds: IntArray) -> dict[str, Any]:
+    """How often verdicts are right, wrong or left to a human, by limits that were found on the other folds."""
+    codes = np.zeros(len(cells), np.int64)
+    for fold in np.unique(folds):
+        test = folds == fold
+        others = cells.subset(np.flatnonzero(~test))
+        limits = fit_limits(others.labels, probabilities[~test], others.subjects, cells.class_names)
+        codes[test] = verdict_codes(probabilities[test], limits.at())
+    return coverage(cells.labels, codes, cells.subjects, cells.class_names)
