@@ -1,0 +1,13 @@
+"""Names that graphs, engine and export share."""
+
+IMAGES = "images"
+"""The input: float32 (cells, height, width, 3), RGB, 0 to 255, as `Preprocessing` gives it."""
+
+EMBEDDINGS = "embeddings"
+"""What the classifier sees: float32 (cells, features)."""
+
+PROBABILITIES = "probabilities"
+"""One a class, float32 (cells, classes)."""
+
+OPSET = 17
+"""Version of the ONNX operators that graphs are written in: engines from 2022 on read it."""
