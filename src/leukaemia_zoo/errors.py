@@ -66,6 +66,10 @@ class CytologyMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``cytology`` that is not installed; the message says how to install it."""
 
 
+class EngineError(LeukaemiaZooError, RuntimeError):
+    """The inference engine is not installed, has no graph of a network, or does not say what Keras says."""
+
+
 class DataError(LeukaemiaZooError, ValueError):
     """A data set, CSV, label or subject that cannot be used as given."""
 

@@ -11,3 +11,6 @@ PROBABILITIES = "probabilities"
 
 OPSET = 17
 """Version of the ONNX operators that graphs are written in: engines from 2022 on read it."""
+
+UNBOUND = "bound by name from the weight file"
+"""Where a graph says that its weights lie: nowhere, so that an engine refuses to run with one that was not bound."""

@@ -21,9 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leukaemia_zoo.architectures import EMBEDDING_LAYER
 from leukaemia_zoo.attention import AttentionBlock
-from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES, OPSET
+from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES, OPSET, UNBOUND
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.layers import _MASK_FLOOR, CellMask, CellStatistics
+from leukaemia_zoo.layers import MASK_FLOOR, CellMask, CellStatistics
 from leukaemia_zoo.weights_io import named_variables
 
 _BATCH = "cells"
@@ -76,7 +76,7 @@ class _Tensor:
     """What flows between two nodes: its name, and its shape as Keras has it (channels last)."""
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: tuple[Any, ...]
 
 
 class _Tracer:
@@ -88,7 +88,7 @@ class _Tracer:
         self.weights: dict[str, TensorProto] = {}
         self.constants: dict[str, TensorProto] = {}
 
-    def add(self, kind: str, inputs: list[str], shape: tuple[int | None, ...], **attributes: Any) -> _Tensor:
+    def add(self, kind: str, inputs: list[str], shape: tuple[Any, ...], **attributes: Any) -> _Tensor:
         """One node of the kind, with one output of the shape."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
@@ -100,7 +100,7 @@ class _Tracer:
         if name not in self.weights:
             tensor = TensorProto(name=name, dims=tuple(variable.shape), data_type=TensorProto.FLOAT)
             tensor.data_location = TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="weights")
+            tensor.external_data.add(key="location", value=UNBOUND)
             self.weights[name] = tensor
         return name
 
@@ -123,10 +123,9 @@ class _Tracer:
     def _through(self, operation: Any) -> Callable[..., Any]:
         if isinstance(operation, keras.Function):
             return lambda inputs, **_: self.walk(operation, inputs)
-        for kind, write in _WRITERS.items():
-            if isinstance(operation, kind):
-                return lambda *args, **_: write(self, operation, *args)
-        write = _BARE.get(type(operation).__name__) if not isinstance(operation, layers.Layer) else None
+        write = next((write for kind, write in _WRITERS.items() if isinstance(operation, kind)), None)
+        if write is None and not isinstance(operation, layers.Layer):
+            write = _BARE.get(type(operation).__name__)
         if write is None:
             raise ArchitectureError(
                 f"No graph can be made of '{operation.name}': nothing is known here of layers of the kind "
@@ -156,13 +155,12 @@ def _check_channels_last(layer: Any) -> None:
         raise ArchitectureError(f"No graph can be made of '{layer.name}': it does not take channels last.")
 
 
-def _window(layer: Any, shape: tuple[int | None, ...], window: tuple[int, int]) -> tuple[list[int], list[int]]:
+def _window(layer: Any, shape: tuple[Any, ...], window: tuple[int, int]) -> tuple[list[int], list[int]]:
     """(height, width) that come out of a window that slides, and the padding (top, left, bottom, right)."""
     strides = layer.strides
     dilation = getattr(layer, "dilation_rate", (1, 1))
     sizes, before, after = [], [], []
     for side, size, stride, step in zip(shape[1:3], window, strides, dilation, strict=True):
-        assert side is not None
         span = (size - 1) * step + 1
         if layer.padding == "same":
             out = math.ceil(side / stride)
@@ -287,7 +285,6 @@ def _flattened(tracer: _Tracer, layer: Any, x: _Tensor) -> _Tensor:
     # Keras flattens with the channels last.
     turned = tracer.add("Transpose", [x.name], x.shape, perm=[0, 2, 3, 1])
     _, height, width, channels = x.shape
-    assert height is not None and width is not None and channels is not None
     return tracer.add("Flatten", [turned.name], (None, height * width * channels), axis=1)
 
 
@@ -295,14 +292,12 @@ def _padded(tracer: _Tracer, layer: Any, x: _Tensor) -> _Tensor:
     (top, bottom), (left, right) = layer.padding
     pads = tracer.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
     _, height, width, channels = x.shape
-    assert height is not None and width is not None
     return tracer.add("Pad", [x.name, pads], (None, height + top + bottom, width + left + right, channels))
 
 
 def _cropped(tracer: _Tracer, layer: Any, x: _Tensor) -> _Tensor:
     (top, bottom), (left, right) = layer.cropping
     _, height, width, channels = x.shape
-    assert height is not None and width is not None
     ends = [height - bottom, width - right]
     bounds = [tracer.constant(values, np.int64) for values in ([top, left], ends, [2, 3])]
     return tracer.add("Slice", [x.name, *bounds], (None, ends[0] - top, ends[1] - left, channels))
@@ -339,7 +334,6 @@ def _mask(tracer: _Tracer, layer: Any, images: _Tensor) -> _Tensor:
 
 def _statistics(tracer: _Tracer, layer: Any, x: _Tensor, cell: _Tensor) -> _Tensor:
     channels = x.shape[-1]
-    assert channels is not None
     places, one = (None, None, channels), (None, 1, channels)
     axes = tracer.constant([2, 3], np.int64)
     tiny = tracer.constant(1e-6)
@@ -347,7 +341,7 @@ def _statistics(tracer: _Tracer, layer: Any, x: _Tensor, cell: _Tensor) -> _Tens
     def summed(of: _Tensor) -> _Tensor:
         return tracer.add("ReduceSum", [of.name, axes], one, keepdims=1)
 
-    lowered = tracer.add("Sub", [cell.name, tracer.constant(_MASK_FLOOR)], cell.shape)
+    lowered = tracer.add("Sub", [cell.name, tracer.constant(MASK_FLOOR)], cell.shape)
     weight = tracer.add("Relu", [lowered.name], cell.shape)
     total = tracer.add("Add", [summed(weight).name, tiny], one)
     mean = tracer.add("Div", [summed(tracer.add("Mul", [x.name, weight.name], places)).name, total.name], one)
@@ -373,7 +367,6 @@ def _flipped(tracer: _Tracer, operation: Any, x: _Tensor) -> _Tensor:
     if operation.axis not in (-1, 3) or len(x.shape) != 4:
         raise ArchitectureError(f"No graph can be made of '{operation.name}': it flips more than the channels.")
     channels = x.shape[-1]
-    assert channels is not None
     order = tracer.constant(np.arange(channels)[::-1], np.int64)
     return tracer.add("Gather", [x.name, order], x.shape, axis=1)
 
