@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leukaemia_zoo.architectures import STATISTICS_NORM
+from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.images import as_image, image_items, read_image
 from leukaemia_zoo.loading import config_of
@@ -73,23 +74,6 @@ def ood_scores(model: keras.Model, images: Any, *, batch_size: int = 32) -> npt.
 
 def _read(item: Any, name: str) -> np.ndarray:
     return read_image(item) if isinstance(item, str | os.PathLike) else as_image(item, name=name)
-
-
-def distance(standardised: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The score of cells from their standard scores.
-
-    Args:
-        standardised: Float array (N, features), mean over the views of a prediction.
-
-    Returns:
-        Float64 array (N,): the root mean square over the features.
-
-    Example:
-        >>> distance(np.array([[0.0, 0.0], [3.0, -4.0]])).round(2).tolist()
-        [0.0, 3.54]
-    """
-    squares = np.square(np.asarray(standardised, np.float64))
-    return np.asarray(np.sqrt(squares.mean(axis=1)))
 
 
 def limit_of(scores: np.ndarray) -> float:

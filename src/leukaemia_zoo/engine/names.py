@@ -9,6 +9,9 @@ EMBEDDINGS = "embeddings"
 PROBABILITIES = "probabilities"
 """One a class, float32 (cells, classes)."""
 
+SCORES = "ood_score"
+"""How little a cell looks like those of the training, float32 (cells,); see `ood_scores`."""
+
 OPSET = 17
 """Version of the ONNX operators that graphs are written in: engines from 2022 on read it."""
 

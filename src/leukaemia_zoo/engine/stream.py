@@ -23,23 +23,23 @@ _AHEAD = 4
 
 
 def embedding_stream(
-    network: Network, items: Iterable[tuple[Any, str]], *, views: int | None = None, raise_errors: bool = False
-) -> Iterator[np.ndarray | ImageError]:
+    network: Network, items: Iterable[tuple[Any, ...]], *, views: int | None = None, raise_errors: bool = False
+) -> Iterator[tuple[tuple[Any, ...], np.ndarray | ImageError]]:
     """The embedding of one image after the other, as many at once as there are cores.
 
     Args:
         network: The network.
-        items: Of each image its path or frame, and how to name it in an error.
+        items: Of each image its path or frame, how to name it in an error, and what else is to be given back with it.
         views: 1, 4 or 8; None for the number that the weight was calibrated for.
         raise_errors: Raise at the first bad image instead of giving its error in its place.
 
     Yields:
-        In order, the embedding (features,) of an image, mean over the views, or why there is none.
+        In order, the item, and the embedding (features,) of its image, mean over the views, or why there is none.
     """
     prepare = network.zoo.preprocessing
 
-    def read(item: tuple[Any, str]) -> np.ndarray | ImageError:
-        source, name = item
+    def read(item: tuple[Any, ...]) -> np.ndarray | ImageError:
+        source, name, *_ = item
         try:
             frame = read_image(source) if isinstance(source, str | os.PathLike) else as_image(source, name=name)
             return prepare(frame)[None]
@@ -48,20 +48,20 @@ def embedding_stream(
                 raise
             return error
 
-    def judge(item: tuple[Any, str]) -> np.ndarray | ImageError:
+    def judge(
+        item: tuple[Any, ...], run_each: Callable[..., Any] = map
+    ) -> tuple[tuple[Any, ...], np.ndarray | ImageError]:
         pixels = read(item)
-        return pixels if isinstance(pixels, ImageError) else network.embeddings(pixels, views=views)[0]
+        if isinstance(pixels, ImageError):
+            return item, pixels
+        return item, network.embeddings(pixels, views=views, run_each=run_each)[0]
 
     rows = iter(items)
     first = list(itertools.islice(rows, 2))
     with worker_pool() as pool:
         if len(first) == 1:
             # Of a single image the views are what the cores can share.
-            pixels = read(first[0])
-            if isinstance(pixels, ImageError):
-                yield pixels
-            else:
-                yield network.embeddings(pixels, views=views, run_each=pool.map)[0]
+            yield judge(first[0], pool.map)
             return
         yield from ordered(judge, itertools.chain(first, rows), pool, _AHEAD * pool._max_workers)
 
