@@ -14,28 +14,31 @@ import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.architectures import EMBEDDING_LAYER
+from leukaemia_zoo.engine.network import Network, resolve
+from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.files import replacing
 from leukaemia_zoo.images import as_image, image_items, read_image
-from leukaemia_zoo.loading import config_of
 from leukaemia_zoo.views import symmetric_views
 from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
+
+if TYPE_CHECKING:
+    import keras
 
 FloatArray = npt.NDArray[np.float32]
 
 
-def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArray:
+def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_size: int = 32) -> FloatArray:
     """Describe images by the features that the classifier of a network sees.
 
     Args:
-        model: A network from `load_model`, with any output.
+        model: A weight as `load_model` takes it, which needs neither Keras nor its backend; or a network from
+            `load_model`, with any output.
         images: What `predict` takes: paths, folders, or whole frames (height, width, 3), RGB, 0 to 255. They are
             cropped and resized as the weight's own preprocessing says.
         batch_size: Images computed at once.
@@ -51,10 +54,17 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArra
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> lz.embed(lz.load_model("cnn_attention"), np.zeros((2, 450, 450, 3), "uint8")).shape
+        >>> lz.embed("cnn_attention", np.zeros((2, 450, 450, 3), "uint8")).shape
         (2, 512)
     """
     items, _ = image_items(images)
+    model = resolve(model)
+    if isinstance(model, Network):
+        named = ((item, f"images[{number}]") for number, item in enumerate(items))
+        rows = [np.asarray(found)[None] for _, found in embedding_stream(model, named, raise_errors=True)]
+        return np.concatenate([np.zeros((0, model.features), np.float32), *rows])
+    from leukaemia_zoo.loading import config_of
+
     network = _network(model)
     config = config_of(model)
 
@@ -64,9 +74,9 @@ def embed(model: keras.Model, images: Any, *, batch_size: int = 32) -> FloatArra
         return config.preprocessing(read_image(item) if is_file else as_image(item, name=f"images[{number}]"))
 
     found = [np.zeros((0, int(network.output_shape[-1])), np.float32)]
-    rows = enumerate(items)
+    numbered = enumerate(items)
     with ThreadPoolExecutor() as pool:
-        while batch := list(itertools.islice(rows, batch_size)):
+        while batch := list(itertools.islice(numbered, batch_size)):
             pixels = np.stack(list(pool.map(prepare, batch))).astype(np.float32)
             views = symmetric_views(pixels, config.views)
             found.append(np.mean([np.asarray(network.predict_on_batch(view)) for view in views], axis=0))
@@ -114,6 +124,8 @@ def weights_digest(model: keras.Model, without_head: bool = True) -> str:
         model: A network of this package.
         without_head: Leave out the classifier, on which embeddings do not depend.
     """
+    import keras
+
     digest = hashlib.sha256()
     for name, variable in named_variables(model).items():
         if not (without_head and name.split("/", 1)[0] == HEAD_LAYER):
@@ -123,6 +135,10 @@ def weights_digest(model: keras.Model, without_head: bool = True) -> str:
 
 
 def _network(model: keras.Model) -> keras.Model:
+    import keras
+
+    from leukaemia_zoo.architectures import EMBEDDING_LAYER
+
     if not any(layer.name == EMBEDDING_LAYER for layer in model.layers):
         raise ArchitectureError(
             f"The model '{model.name}' has no layer '{EMBEDDING_LAYER}': load it with load_model, or name the features "
@@ -132,6 +148,8 @@ def _network(model: keras.Model) -> keras.Model:
 
 
 def _key(model: keras.Model) -> str:
+    from leukaemia_zoo.loading import config_of
+
     config = config_of(model)
     about = [weights_digest(model), config.architecture, config.preprocessing.to_dict(), config.views]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

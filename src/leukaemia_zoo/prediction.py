@@ -14,6 +14,8 @@ import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
 from leukaemia_zoo.engine.classifier import distance
+from leukaemia_zoo.engine.network import Network, resolve
+from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError, ImageError
 from leukaemia_zoo.images import as_image, image_items, read_image
 from leukaemia_zoo.registry import ModelConfig
@@ -21,8 +23,6 @@ from leukaemia_zoo.views import symmetric_views
 
 if TYPE_CHECKING:
     import keras
-
-    from leukaemia_zoo.engine.network import Network
 
 NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
@@ -224,7 +224,7 @@ def predict(
         >>> lz.predict("cnn_attention", frame)[0].label in ("hem", "all")
         True
     """
-    model = _engine(model)
+    model = resolve(model)
     items, are_files = image_items(images)
     report = are_files if errors is None else errors == "report"
     if subjects is not None and len(subjects) != len(items):
@@ -253,7 +253,7 @@ def iter_predictions(
     Yields:
         One `Prediction` an item, in order.
     """
-    model = _engine(model)
+    model = resolve(model)
     config = _config(model)
     named = ((item, _name(item, number)) for number, item in enumerate(items))
     owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
@@ -262,7 +262,7 @@ def iter_predictions(
         (item, name, subject_from_name(Path(item)) if subject is None and _is_file(item) else subject)
         for (item, name), subject in zip(named, owners, strict=subjects is not None)
     )
-    judge = _judged_by_engine if _is_network(model) else _judged_by_keras
+    judge = _judged_by_engine if isinstance(model, Network) else _judged_by_keras
     for name, subject, found in judge(model, config, rows, batch_size, raise_errors):
         if isinstance(found, ImageError):
             yield Prediction(name, subject, None, None, config.class_names, str(found))
@@ -282,14 +282,16 @@ _Judged = tuple[str, str | None, tuple[np.ndarray, float | None] | ImageError]
 def _judged_by_engine(
     network: Network, config: ModelConfig, rows: Iterator[_Row], batch_size: int, raise_errors: bool
 ) -> Iterator[_Judged]:
-    from leukaemia_zoo.engine.stream import embedding_stream
-
     for (_, name, subject), found in embedding_stream(network, rows, raise_errors=raise_errors):
         if isinstance(found, ImageError):
             yield name, subject, found
             continue
         scores = network.scores(found[None])
-        yield name, subject, (network.classifier.probabilities(found[None])[0], None if scores is None else scores[0])
+        yield (
+            name,
+            subject,
+            (network.classifier.probabilities(found[None])[0], None if scores is None else float(scores[0])),
+        )
 
 
 def _judged_by_keras(
@@ -322,23 +324,8 @@ def _judged_by_keras(
             pending = following
 
 
-def _is_network(model: Any) -> bool:
-    from leukaemia_zoo.engine.network import Network
-
-    return isinstance(model, Network)
-
-
-def _engine(model: Any) -> Any:
-    """A name becomes a network on the engine; a network stays what it is."""
-    if not isinstance(model, str | os.PathLike):
-        return model
-    from leukaemia_zoo.engine.network import Network
-
-    return Network.load(model)
-
-
 def _config(model: Any) -> ModelConfig:
-    if _is_network(model):
+    if isinstance(model, Network):
         return model.zoo
     from leukaemia_zoo.loading import config_of
 

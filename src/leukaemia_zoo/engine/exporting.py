@@ -28,6 +28,9 @@ Format = Literal["onnx", "openvino"]
 MOST_DIFFERENCE = 1e-3
 """An exported file may differ from the network by this much in probability, or it is not left."""
 
+_FEWEST = 20
+"""Cells for int8, half to calibrate it on and half to compare it on."""
+
 _CONTRACT = (
     "images: float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing gives them; "
     "probabilities: float32 (cells, classes) in the order of the classes, averaged over the views, calibrated"
@@ -75,8 +78,8 @@ def export(
         to: ``"onnx"`` or ``"openvino"``.
         int8: Compute convolutions with whole numbers of 8 bits: smaller, faster on processors that have instructions
             for it, and a little different. The difference is told in what is returned, and refuses nothing.
-        calibration: For int8: files, folders or frames of cells like those that will be judged, 100 or more; the
-            ranges of the numbers inside are measured on them.
+        calibration: For int8: files, folders or frames of cells like those that will be judged, 20 or more, better 200.
+            The ranges of the numbers inside are measured on every other one, and the difference on the rest.
         views: 1, 4 or 8; None for the number that the weight was calibrated for.
 
     Returns:
@@ -85,7 +88,7 @@ def export(
     Raises:
         ExportMissingError: If a package for it is not installed.
         UnknownNameError: If there is no such format.
-        DataError: If int8 is wanted without calibration cells.
+        DataError: If int8 is wanted without calibration cells, or the name of the file has another suffix.
         EngineError: If the file differs by more than 0.001 in probability; it is not left then.
         LeukaemiaZooError: As `load_model`, if there is no such weight.
 
@@ -103,20 +106,21 @@ def export(
     if file.suffix != suffix or file.is_dir():
         raise DataError(f"{file} does not name a file with the suffix {suffix}, which other programs know {to} by.")
     if int8 and calibration is None:
-        raise DataError("int8 needs calibration=FOLDER: a hundred cells or more like those that will be judged.")
+        raise DataError("int8 needs calibration=FOLDER: 20 cells or more, better 200, like those that will be judged.")
     _require("onnx", *(["openvino"] if to == "openvino" else []))
     with tempfile.TemporaryDirectory() as folder:
         found = _found(model, Path(folder))
         network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
-        cells = golden = golden_cells(*network.zoo.preprocessing.input_size)
-        if calibration is not None:
-            cells = np.concatenate([golden, _prepared(network, calibration)])
+        cells = golden_cells(*network.zoo.preprocessing.input_size)
         whole = Path(folder) / "whole.onnx"
         _write_whole(network, found, whole, views)
         if int8:
             from leukaemia_zoo.engine.quantising import quantise
 
-            quantise(whole, cells[len(golden) :])
+            real = _prepared(network, calibration)
+            # Judged on cells that it was not calibrated on.
+            cells = real[1::2]
+            quantise(whole, real[::2])
         written = [whole] if to == "onnx" else _to_openvino(whole, Path(folder) / "whole.xml")
         run = _run_onnx if to == "onnx" else _run_openvino
         expected = network.probabilities(cells, views=views)
@@ -163,8 +167,8 @@ def _prepared(network: Network, images: Any) -> np.ndarray:
     items, are_files = image_items(images)
     frames = (read_image(item) if are_files else as_image(item, name="calibration") for item in items)
     pixels = [network.zoo.preprocessing(frame) for frame in frames]
-    if not pixels:
-        raise DataError("There are no images to calibrate int8 on.")
+    if len(pixels) < _FEWEST:
+        raise DataError(f"There are {len(pixels)} images to calibrate int8 on: give {_FEWEST} or more, better 200.")
     return np.stack(pixels)
 
 

@@ -80,6 +80,16 @@ class Network:
         """Of the architecture."""
         return self.zoo.architecture
 
+    @property
+    def features(self) -> int:
+        """Length of an embedding."""
+        return int(self.classifier.kernel.shape[0])
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether its embeddings are standard scores by the training cells: those of the head ``texture`` are."""
+        return self.zoo.head == "texture"
+
     def embeddings(
         self, batch: np.ndarray, *, views: int | None = None, run_each: Callable[..., Any] = map
     ) -> npt.NDArray[np.float32]:
@@ -113,12 +123,16 @@ class Network:
 
     def scores(self, embeddings: np.ndarray) -> npt.NDArray[np.float64] | None:
         """OOD scores (N,) from embeddings; None for a head without statistics of its training cells."""
-        # Only the head ``texture`` ends in standard scores.
-        return distance(embeddings) if self.zoo.head == "texture" else None
+        return distance(embeddings) if self.has_statistics else None
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         outputs = self._session.run([EMBEDDINGS], {IMAGES: images.astype(np.float32)})
         return np.asarray(outputs[0])
+
+
+def resolve(model: Any) -> Any:
+    """A name, folder or repository becomes a network on the engine; a network that is loaded stays what it is."""
+    return Network.load(model) if isinstance(model, str | os.PathLike) else model
 
 
 def worker_pool() -> ThreadPoolExecutor:

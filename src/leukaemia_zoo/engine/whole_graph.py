@@ -48,7 +48,7 @@ def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
     model.graph.initializer.extend([*constants, *more])
     cells = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     outputs = [(PROBABILITIES, [cells, len(network.zoo.class_names)]), (EMBEDDINGS, [cells, features])]
-    if network.zoo.head == "texture":
+    if network.has_statistics:
         outputs.append((SCORES, [cells]))
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs)
@@ -119,7 +119,7 @@ def _judged(network: Network, views: int, features: int) -> tuple[list[Any], lis
         _constant("logits/kernel", kernel),
         _constant("logits/bias", bias),
     ]
-    if network.zoo.head == "texture":
+    if network.has_statistics:
         nodes += [
             helper.make_node("Mul", [EMBEDDINGS, EMBEDDINGS], ["squares"]),
             helper.make_node("ReduceMean", ["squares"], ["mean_square"], axes=[1], keepdims=0),
