@@ -413,7 +413,7 @@ def test_int8_tells_its_difference(tmp_path, draw_cell):
     [
         ({"out": "cells.txt"}, DataError, r"suffix \.onnx"),
         ({"to": "onx"}, UnknownNameError, "did you mean onnx"),
-        ({"int8": True}, DataError, "calibration=FOLDER"),
+        ({"int8": True}, DataError, "a folder of cells for its calibration"),
         ({"int8": True, "calibration": EXAMPLES}, DataError, "There are 6 images .* give 20"),
         ({"model": "mobilnet"}, UnknownNameError, "did you mean mobilenet"),
     ],

@@ -39,11 +39,11 @@ def predict(options: argparse.Namespace) -> int:
     if options.subjects and not any(_look_up(subjects, path) for path in paths):
         raise DataError(f"{options.subjects} has a subject for none of the {len(paths)} files: compare their paths.")
 
-    from leukaemia_zoo.engine.network import Network
+    from leukaemia_zoo.engine.network import resolve
     from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally, iter_predictions
 
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
-        model = Network.load(options.model)
+        model = resolve(options.model)
     owners = (_look_up(subjects, path) for path in paths) if subjects else None
     found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
     tally, table = SubjectTally(), not options.quiet and len(paths) <= _TABLE_ROWS
@@ -76,7 +76,7 @@ def predict(options: argparse.Namespace) -> int:
         if not (table or options.csv or options.json):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS)
-    if unfamiliar and model.zoo.ood_limit is not None:
+    if unfamiliar:
         sys.stdout.flush()
         print(printing.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
     return 1 if failed else 0

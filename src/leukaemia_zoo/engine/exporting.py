@@ -106,7 +106,9 @@ def export(
     if file.suffix != suffix or file.is_dir():
         raise DataError(f"{file} does not name a file with the suffix {suffix}, which other programs know {to} by.")
     if int8 and calibration is None:
-        raise DataError("int8 needs calibration=FOLDER: 20 cells or more, better 200, like those that will be judged.")
+        raise DataError(
+            "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
+        )
     _require("onnx", *(["openvino"] if to == "openvino" else []))
     with tempfile.TemporaryDirectory() as folder:
         found = _found(model, Path(folder))

@@ -11,7 +11,7 @@ from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import TOLERANCE
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.engine.tracing import trace
-from leukaemia_zoo.errors import EngineError
+from leukaemia_zoo.errors import ArchitectureError, EngineError
 from leukaemia_zoo.prediction import class_probabilities
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.weights_io import head_tensors, load_tensors
@@ -28,8 +28,8 @@ def make_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
         The bytes of an ONNX file without weights.
 
     Raises:
-        ArchitectureError: If the network has a layer of a kind that no graph is written of.
-        EngineError: If its probabilities differ from those of Keras.
+        EngineError: If the network has a layer of a kind that no graph is written of, or its probabilities differ from
+            those of Keras.
     """
     model = build_model(
         config.architecture,
@@ -38,7 +38,10 @@ def make_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
         head=config.head,
     )
     load_tensors(model, os.fspath(weights))
-    graph = trace(model).SerializeToString(deterministic=True)
+    try:
+        graph = trace(model).SerializeToString(deterministic=True)
+    except ArchitectureError as error:
+        raise EngineError(str(error)) from error
     cells = golden_cells(*config.preprocessing.input_size)
     expected = class_probabilities(model, config, cells)
     difference = float(np.abs(Network(config, weights, graph).probabilities(cells) - expected).max())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,8 @@ from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.sources import find
 from leukaemia_zoo.views import symmetric_views
 from leukaemia_zoo.weights_io import HEAD_LAYER, read_tensors
+
+_log = logging.getLogger(__name__)
 
 _LARGE = 8_000_000
 """Weights of more values than the caches of a processor hold are read from memory in each pass: all views in one."""
@@ -131,8 +135,23 @@ class Network:
 
 
 def resolve(model: Any) -> Any:
-    """A name, folder or repository becomes a network on the engine; a network that is loaded stays what it is."""
-    return Network.load(model) if isinstance(model, str | os.PathLike) else model
+    """A name, folder or repository becomes a network on the engine; a network that is loaded stays what it is.
+
+    Where the engine has no graph of it and none can be made, it is loaded by Keras, if that is installed.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return model
+    try:
+        return Network.load(model)
+    except EngineError as error:
+        if importlib.util.find_spec("keras") is None:
+            raise
+        try:
+            from leukaemia_zoo.loading import load_model
+        except ImportError:  # Keras is there and its backend is not
+            raise error from None
+        _log.info("%s Keras judges instead.", error)
+        return load_model(model)
 
 
 def worker_pool() -> ThreadPoolExecutor:
