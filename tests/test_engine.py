@@ -220,6 +220,25 @@ def test_a_layer_that_nobody_knows_is_named(tmp_path):
         trace(build_model("odd"))
 
 
+def test_keras_judges_what_no_graph_can_be_made_of(tmp_path, draw_cell):
+    from keras import layers
+
+    from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, register_architecture, save_model
+
+    def build(images):
+        x = layers.Conv2D(4, 3, activation="gelu", name="conv")(layers.Rescaling(1 / 255, name="scale")(images))
+        return layers.GlobalAveragePooling2D(name="pool")(x)
+
+    register_architecture("odd", build, input_size=32)
+    model = build_model("odd")
+    model.zoo = ModelConfig("odd", ("hem", "all"), "own", Preprocessing((32, 32)))
+    save_model(model, tmp_path / "odd")
+    with pytest.raises(EngineError, match="gelu"):
+        Network.load(tmp_path / "odd")
+    found, expected = predict(tmp_path / "odd", draw_cell()), predict(load_model(tmp_path / "odd"), draw_cell())
+    np.testing.assert_allclose(found.probabilities, expected.probabilities)
+
+
 # --- files that are not what they should be ---
 
 
@@ -423,6 +442,18 @@ def test_mistakes_in_an_export_are_told(tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         export(options.pop("model"), tmp_path / options.pop("out"), **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_exports(tmp_path, capsys):
+    from leukaemia_zoo.cli import main
+
+    assert main(["export", "cnn", "--out", str(tmp_path / "cells.onnx"), "--views", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "on 3 golden cells it differs from the network by at most" in said
+    assert "For research only" in said
+    assert main(["export", "cnn", "--out", str(tmp_path / "cells.txt")]) == 2
+    assert "suffix .onnx" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["cells.onnx"]
 
 
 def test_an_export_to_openvino_says_the_same(tmp_path):
