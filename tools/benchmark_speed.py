@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,13 @@ def main() -> None:
         for part in options.parts:
             print(f"\n{part}", flush=True)
             rows += PARTS[part](options, Path(folder))
+    from leukaemia_zoo.engine.network import cores
+
     options.out.parent.mkdir(exist_ok=True)
     with options.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["part", "weight", "what", "value", "unit", "cores"])
         writer.writeheader()
-        writer.writerows({**row, "cores": _cores()} for row in rows)
+        writer.writerows({**row, "cores": cores()} for row in rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,11 +169,11 @@ def folder_engine(weight: str, folder: str) -> dict[str, Any]:
 def arrays_engine(weight: str, folder: str) -> dict[str, Any]:
     """Cells/s of the engine on preprocessed arrays, on all cores."""
     from leukaemia_zoo import find_images, read_image
-    from leukaemia_zoo.engine.network import Network, worker_pool
+    from leukaemia_zoo.engine.network import Network, cores
 
     network = Network.load(weight)
     batch = network.zoo.preprocessing.batch([read_image(file) for file in find_images([folder])[0][:200]])
-    with worker_pool() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(network.embeddings, np.split(batch[:20], 20)))
         pieces = np.split(batch, len(batch))
         begin = time.perf_counter()
@@ -233,14 +236,14 @@ def latency_engine(weight: str) -> dict[str, Any]:
     """One weight on the engine."""
     begin = time.perf_counter()
     from leukaemia_zoo.engine.golden import golden_cells
-    from leukaemia_zoo.engine.network import Network, worker_pool
+    from leukaemia_zoo.engine.network import Network, cores
 
     network = Network.load(weight)
     cells = golden_cells(*network.zoo.preprocessing.input_size)
-    with worker_pool() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
 
         def judge(batch: np.ndarray) -> Any:
-            return network.classifier.probabilities(network.embeddings(batch, run_each=pool.map))
+            return network.classifier.probabilities(network.embeddings(batch, pool=pool))
 
         judge(cells[:1])
         ready = time.perf_counter() - begin
@@ -303,10 +306,6 @@ def _cells(folder: Path, count: int) -> list[Path]:
             files[-1], compress_level=1
         )
     return files
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _row(part: str, weight: str, what: str, value: float, unit: str) -> dict[str, Any]:

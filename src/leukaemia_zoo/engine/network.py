@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,14 @@ class Network:
         return self.zoo.head == "texture"
 
     def embeddings(
-        self, batch: np.ndarray, *, views: int | None = None, run_each: Callable[..., Any] = map
+        self, batch: np.ndarray, *, views: int | None = None, pool: ThreadPoolExecutor | None = None
     ) -> npt.NDArray[np.float32]:
         """What the classifier sees, mean over the turned and mirrored views.
 
         Args:
             batch: Array (N, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight gives it.
             views: 1, 4 or 8; None for the number that the weight was calibrated for.
-            run_each: How to apply a function to several pieces of work, in order: ``map``, or that of a pool.
+            pool: Threads that share the work on this batch; None for the calling thread alone.
 
         Returns:
             Float32 array (N, features).
@@ -115,7 +115,9 @@ class Network:
             raise ArchitectureError(f"'{self.name}' takes a batch (N, {size[0]}, {size[1]}, 3), not {batch.shape}.")
         turned = symmetric_views(batch, self.zoo.views if views is None else views)
         flat = turned.reshape(-1, *size)
-        pieces = [flat[start : start + self._piece] for start in range(0, len(flat), self._piece)]
+        most = self._piece if pool is None else min(self._piece, math.ceil(len(flat) / cores()))
+        pieces = [flat[start : start + most] for start in range(0, len(flat), max(most, 1))]
+        run_each = map if pool is None else pool.map
         outputs = np.concatenate([*run_each(self._run, pieces)]) if pieces else self._run(flat)
         if not np.isfinite(outputs).all():
             raise ArchitectureError(f"The network '{self.name}' gives numbers that are not finite: train it again.")
@@ -154,10 +156,9 @@ def resolve(model: Any) -> Any:
         return load_model(model)
 
 
-def worker_pool() -> ThreadPoolExecutor:
-    """As many threads as this process has cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ThreadPoolExecutor(max_workers=cores or 1)
+def cores() -> int:
+    """How many cores this process may use."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
 def _session(graph: bytes, tensors: dict[str, np.ndarray], weights: str | os.PathLike[str]) -> Any:

@@ -6,12 +6,12 @@ import collections
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
-from leukaemia_zoo.engine.network import Network, worker_pool
+from leukaemia_zoo.engine.network import Network, cores
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.images import as_image, read_image
 
@@ -49,21 +49,21 @@ def embedding_stream(
             return error
 
     def judge(
-        item: tuple[Any, ...], run_each: Callable[..., Any] = map
+        item: tuple[Any, ...], pool: ThreadPoolExecutor | None = None
     ) -> tuple[tuple[Any, ...], np.ndarray | ImageError]:
         pixels = read(item)
         if isinstance(pixels, ImageError):
             return item, pixels
-        return item, network.embeddings(pixels, views=views, run_each=run_each)[0]
+        return item, network.embeddings(pixels, views=views, pool=pool)[0]
 
     rows = iter(items)
     first = list(itertools.islice(rows, 2))
-    with worker_pool() as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         if len(first) == 1:
             # Of a single image the views are what the cores can share.
-            yield judge(first[0], pool.map)
+            yield judge(first[0], pool)
             return
-        yield from ordered(judge, itertools.chain(first, rows), pool, _AHEAD * pool._max_workers)
+        yield from ordered(judge, itertools.chain(first, rows), pool, _AHEAD * cores())
 
 
 def ordered(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Executor, ahead: int) -> Iterator[_Result]:
