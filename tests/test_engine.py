@@ -155,7 +155,7 @@ def test_a_model_of_another_size_gets_its_graph_once(own_folder, draw_cell, monk
     monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: None)
     np.testing.assert_allclose(predict(own_folder, frames).probabilities, expected, atol=TOLERANCE)
     kept.write_bytes(kept.read_bytes()[:-1])
-    with pytest.raises(EngineError, match=r"48x48 pixels .* keras and onnx .* pip install"):
+    with pytest.raises(EngineError, match=r"48x48 pixels .* keras and onnx must be installed: `pip"):
         predict(own_folder, frames)
 
 

@@ -68,7 +68,7 @@ def find_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
         height, width = config.preprocessing.input_size
         raise EngineError(
             f"There is no graph of '{config.architecture}' with the head '{config.head}' at {height}x{width} pixels in "
-            f"this package, and {' and '.join(missing)} to make it with is not installed: "
+            f"this package; to make it, {' and '.join(missing)} must be installed: "
             "`pip install 'leukaemia-zoo[export]'`, or predict with load_model."
         )
     from leukaemia_zoo.engine.making import make_graph
