@@ -107,11 +107,12 @@ def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Files a second of a folder, beside Keras over the same folder and the engine alone on decoded arrays."""
     _cells(folder / "many" / "cells", options.cells)
-    weight, rates = options.weight, {}
+    weight, rates, work = options.weight, {}, {}
     for _ in range(options.repeats):
         for what in ("folder_engine", "folder_keras", "arrays_engine"):
-            found = _measure(what, weight, str(folder / "many"))
-            rates[what] = max(rates.get(what, 0.0), found["rate"])
+            measured = _measure(what, weight, str(folder / "many"))
+            rates[what] = max(rates.get(what, 0.0), measured["rate"])
+            work[what] = min(work.get(what, np.inf), 1000 * measured["work"])
     ours, keras, bare = (rates[what] for what in ("folder_engine", "folder_keras", "arrays_engine"))
     return _printed(
         [
@@ -119,6 +120,9 @@ def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             _row("folder", weight, "files, model.predict over image_dataset_from_directory", keras, "files/s"),
             _row("folder", weight, "decoded arrays, engine", bare, "cells/s"),
             _row("folder", weight, "faster than Keras", ours / keras, "times"),
+            # Whatever else runs on the machine.
+            _row("folder", weight, "processor time a file, engine", work["folder_engine"], "ms"),
+            _row("folder", weight, "processor time a file, Keras", work["folder_keras"], "ms"),
             _row("folder", weight, "share of the bare engine", ours / bare, "of 1"),
         ]
     )
@@ -161,9 +165,9 @@ def folder_engine(weight: str, folder: str) -> dict[str, Any]:
 
     network, files = Network.load(weight), find_images([folder])[0]
     list(iter_predictions(network, files[:20]))
-    begin = time.perf_counter()
+    begin, work = time.perf_counter(), time.process_time()
     count = sum(1 for _ in iter_predictions(network, files))
-    return {"rate": count / (time.perf_counter() - begin)}
+    return _rate(count, begin, work)
 
 
 def arrays_engine(weight: str, folder: str) -> dict[str, Any]:
@@ -176,9 +180,9 @@ def arrays_engine(weight: str, folder: str) -> dict[str, Any]:
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(network.embeddings, np.split(batch[:20], 20)))
         pieces = np.split(batch, len(batch))
-        begin = time.perf_counter()
+        begin, work = time.perf_counter(), time.process_time()
         list(pool.map(network.embeddings, pieces))
-    return {"rate": len(batch) / (time.perf_counter() - begin)}
+    return _rate(len(batch), begin, work)
 
 
 def folder_keras(weight: str, folder: str) -> dict[str, Any]:
@@ -210,9 +214,9 @@ def folder_keras(weight: str, folder: str) -> dict[str, Any]:
         return found.map(turned, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     model.predict(cells(2), verbose=0)
-    begin = time.perf_counter()
-    count = len(model.predict(cells(), verbose=0)) / views
-    return {"rate": count / (time.perf_counter() - begin)}
+    begin, work = time.perf_counter(), time.process_time()
+    count = len(model.predict(cells(), verbose=0)) // views
+    return _rate(count, begin, work)
 
 
 def resident(weight: str, folder: str, count: str) -> dict[str, Any]:
@@ -271,6 +275,11 @@ def latency_keras(weight: str) -> dict[str, Any]:
     seconds = _fastest(lambda: class_probabilities(model, model.zoo, batch), 3)
     golden = class_probabilities(model, model.zoo, cells).tolist()
     return {"golden": golden, "latency": latency, "rate": len(batch) / seconds, "ready": ready}
+
+
+def _rate(count: int, begin: float, work: float) -> dict[str, Any]:
+    """Images a second of the clock, and seconds of a processor an image, since two readings."""
+    return {"rate": count / (time.perf_counter() - begin), "work": (time.process_time() - work) / count}
 
 
 def _fastest(work: Any, times: int = 7) -> float:
