@@ -179,7 +179,7 @@ def test_predict_the_examples_with_the_default_model(run, tmp_path):
     assert (status, err) == (0, "")
     assert "6 files by cnn_attention.cnmc" in out
     rows = read_rows(tmp_path / "out.csv")
-    expected = predict(load_model("cnn_attention"), [row["path"] for row in rows])
+    expected = predict("cnn_attention", [row["path"] for row in rows])
     np.testing.assert_allclose(
         [[float(row["p_hem"]), float(row["p_all"])] for row in rows], expected.probabilities, atol=1e-6
     )
@@ -206,7 +206,7 @@ def test_predict_a_mixed_folder(run, tiny_folder, mixed_folder, tmp_path):
         "bomb.png cut_off.png empty.bmp one_pixel.png text.png UID_7_1_1_all.bmp UID_H3_1_1_hem.png wrong_suffix.jpg"
     )
     assert [row["path"] for row in rows] == [str(mixed_folder / name) for name in order.split()]
-    expected = predict(load_model(tiny_folder), [row["path"] for row in rows])
+    expected = predict(tiny_folder, [row["path"] for row in rows])
     for row, item in zip(rows, expected, strict=True):
         assert (row["subject"] or None, row["label"] or None, row["error"] or None) == (
             *(item.subject, item.label, item.error),

@@ -32,6 +32,7 @@ _MODULE_OF = {
     "estimate_scale": "fields",
     "reject": "fields",
     "normalise_stain": "stains",
+    "export": "engine.exporting",
     "predict": "prediction",
     "iter_predictions": "prediction",
     "Prediction": "prediction",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cross_validation import cross_validate
     from leukaemia_zoo.datasets import read_cnmc, read_csv, read_data, read_folders
     from leukaemia_zoo.embeddings import embed
+    from leukaemia_zoo.engine.exporting import export
     from leukaemia_zoo.fields import ExtractedCell, estimate_scale, extract_cells, reject
     from leukaemia_zoo.finetuning import FineTuned, fine_tune
     from leukaemia_zoo.images import find_images, read_image

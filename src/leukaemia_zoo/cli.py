@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from leukaemia_zoo import __version__, cli_commands, cli_finetune, cli_paths, cli_predict
+from leukaemia_zoo import __version__, cli_commands, cli_export, cli_finetune, cli_paths, cli_predict
 from leukaemia_zoo.errors import LeukaemiaZooError
 from leukaemia_zoo.printing import printable
 
@@ -100,6 +100,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--quiet", action="store_true", help="print no table")
     predict.set_defaults(run=cli_predict.predict)
+
+    export = commands.add_parser("export", help="write a network as one file for other programs")
+    export.add_argument("model", help="name in the zoo, folder of a saved model, or hf://org/name@revision")
+    export.add_argument(
+        "--to", default="onnx", choices=("onnx", "openvino"), help="kind of the file (default: %(default)s)"
+    )
+    export.add_argument("--out", type=cli_paths.path, required=True, metavar="FILE", help=".onnx, or .xml for OpenVINO")
+    export.add_argument(
+        "--int8", action="store_true", help="convolutions in whole numbers: smaller, a little different"
+    )
+    export.add_argument(
+        "--calibration", type=cli_paths.path, metavar="DIR", help="for --int8: 20 images of cells or more, better 200"
+    )
+    export.add_argument(
+        "--views", type=int, choices=(1, 4, 8), help="views inside (default: those that the weight was calibrated for)"
+    )
+    export.set_defaults(run=cli_export.export)
 
     train = commands.add_parser("train", help="train a network on single-cell images, by subject")
     train.add_argument("name", help="architecture, such as cnn or cnn_attention")

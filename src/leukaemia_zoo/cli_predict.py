@@ -47,12 +47,11 @@ def predict(options: argparse.Namespace) -> int:
     if options.subjects and not any(_look_up(subjects, path) for path in paths):
         raise DataError(f"{options.subjects} has a subject for none of the {len(paths)} files: compare their paths.")
 
-    # From here on the backend is needed: mistakes in the call were told before its seconds.
-    with without_notes_of_the_backend():
-        from leukaemia_zoo.loading import load_model
+    from leukaemia_zoo.engine.network import resolve
     from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally, iter_predictions
 
-    model = load_model(options.model)
+    with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
+        model = resolve(options.model)
     owners = (_look_up(subjects, path) for path in paths) if subjects else None
     found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
     # Data on the standard output are for a program: what is for people must not stand among them.

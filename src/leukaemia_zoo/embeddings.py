@@ -13,21 +13,23 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.architectures import EMBEDDING_LAYER
+from leukaemia_zoo.engine.network import Network, resolve
+from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.files import replacing
 from leukaemia_zoo.images import image_items, read_image
-from leukaemia_zoo.loading import as_model, config_of
 from leukaemia_zoo.preprocessing import network_pixels
 from leukaemia_zoo.reading import read_arrays
 from leukaemia_zoo.views import symmetric_views
 from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
+
+if TYPE_CHECKING:
+    import keras
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -36,7 +38,8 @@ def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_siz
     """Describe images by the features that the classifier of a network sees.
 
     Args:
-        model: A network from `load_model`, with any output; or the name of one, a folder or ``hf://`` address.
+        model: A weight as `load_model` takes it, which needs neither Keras nor its backend; or a network from
+            `load_model`, with any output.
         images: What `predict` takes: paths, folders, or whole frames (height, width, 3), RGB, 0 to 255. They are
             cropped and resized as the weight's own preprocessing says.
         batch_size: Images computed at once.
@@ -52,11 +55,17 @@ def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_siz
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> lz.embed(lz.load_model("cnn_attention"), np.full((2, 450, 450, 3), 90, "uint8")).shape
+        >>> lz.embed("cnn_attention", np.full((2, 450, 450, 3), 90, "uint8")).shape
         (2, 512)
     """
-    model = as_model(model)
     items, _ = image_items(images)
+    model = resolve(model)
+    if isinstance(model, Network):
+        named = ((item, f"images[{number}]") for number, item in enumerate(items))
+        rows = [np.asarray(found)[None] for _, found in embedding_stream(model, named, raise_errors=True)]
+        return np.concatenate([np.zeros((0, model.features), np.float32), *rows])
+    from leukaemia_zoo.loading import config_of
+
     network = _network(model)
     config = config_of(model)
 
@@ -65,9 +74,9 @@ def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_siz
         return network_pixels(item, f"images[{number}]", config.preprocessing)
 
     found = [np.zeros((0, int(network.output_shape[-1])), np.float32)]
-    rows = enumerate(items)
+    numbered = enumerate(items)
     with ThreadPoolExecutor() as pool:
-        while batch := list(itertools.islice(rows, batch_size)):
+        while batch := list(itertools.islice(numbered, batch_size)):
             pixels = np.stack(list(pool.map(prepare, batch))).astype(np.float32)
             views = symmetric_views(pixels, config.views)
             found.append(np.mean([np.asarray(network.predict_on_batch(view)) for view in views], axis=0))
@@ -84,7 +93,7 @@ def embed_files(
     """`embed` for files, with what is known already taken from a folder.
 
     Args:
-        model: A network from `load_model`.
+        model: What `embed` takes.
         paths: Image files.
         cache: Folder that keeps the embeddings, one file for each network and preprocessing; None computes all.
         batch_size: Images computed at once.
@@ -94,6 +103,8 @@ def embed_files(
     """
     if cache is None:
         return embed(model, list(paths), batch_size=batch_size)
+    from leukaemia_zoo.loading import as_model
+
     model = as_model(model)
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_digest, paths))
@@ -120,6 +131,8 @@ def weights_digest(model: keras.Model, without_head: bool = True) -> str:
         model: A network of this package.
         without_head: Leave out the classifier, on which embeddings do not depend.
     """
+    import keras
+
     digest = hashlib.sha256()
     for name, variable in named_variables(model).items():
         if not (without_head and name.split("/", 1)[0] == HEAD_LAYER):
@@ -129,6 +142,10 @@ def weights_digest(model: keras.Model, without_head: bool = True) -> str:
 
 
 def _network(model: keras.Model) -> keras.Model:
+    import keras
+
+    from leukaemia_zoo.architectures import EMBEDDING_LAYER
+
     if not any(layer.name == EMBEDDING_LAYER for layer in model.layers):
         raise ArchitectureError(
             f"The model '{model.name}' has no layer '{EMBEDDING_LAYER}': load it with load_model, or name the features "
@@ -138,6 +155,8 @@ def _network(model: keras.Model) -> keras.Model:
 
 
 def _key(model: keras.Model) -> str:
+    from leukaemia_zoo.loading import config_of
+
     config = config_of(model)
     about = [weights_digest(model), config.architecture, config.preprocessing.to_dict(), config.views]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

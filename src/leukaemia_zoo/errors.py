@@ -70,6 +70,14 @@ class CytologyMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``cytology`` that is not installed; the message says how to install it."""
 
 
+class EngineError(LeukaemiaZooError, RuntimeError):
+    """The inference engine is not installed, has no graph of a network, or does not say what Keras says."""
+
+
+class ExportMissingError(LeukaemiaZooError, ImportError):
+    """A package of the extra ``export`` that is not installed; the message says how to install it."""
+
+
 class DataError(LeukaemiaZooError, ValueError):
     """A data set, CSV, label or subject that cannot be used as given."""
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from leukaemia_zoo.images import BLACK
 
-_MASK_FLOOR = 0.3
+MASK_FLOOR = 0.3
 """A position of a feature map counts from this share of cell pixels on: below it, it mostly describes the border."""
 
 
@@ -83,7 +83,7 @@ class CellStatistics(keras.layers.Layer):
 
     def call(self, features: Any, cell: Any) -> Any:
         """Statistics of ``features`` over ``cell``; see the class."""
-        weight = ops.maximum(cell - _MASK_FLOOR, 0.0)
+        weight = ops.maximum(cell - MASK_FLOOR, 0.0)
         total = ops.sum(weight, axis=(1, 2)) + 1e-6
         mean = ops.sum(features * weight, axis=(1, 2)) / total
         centred = features - mean[:, None, None, :]

@@ -10,18 +10,21 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.architectures import STATISTICS_NORM
+from leukaemia_zoo.engine.classifier import distance
+from leukaemia_zoo.engine.network import Network, resolve
+from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.images import image_items
-from leukaemia_zoo.loading import as_model, config_of
 from leukaemia_zoo.preprocessing import network_pixels
 from leukaemia_zoo.views import symmetric_views
+
+if TYPE_CHECKING:
+    import keras
 
 FAMILIAR_SHARE = 0.99
 """This share of held-out cells has a score of at most the limit: one cell in a hundred is flagged without reason."""
@@ -37,8 +40,8 @@ def ood_scores(
     around 1, of which 99 in 100 are at most ``model.zoo.ood_limit``. `predict` gives the same score with its verdict.
 
     Args:
-        model: A network with the head ``"texture"``, from `load_model` with any output but ``"embeddings"``; or the
-            name of one, a folder or ``hf://`` address.
+        model: A weight with the head ``"texture"`` as `load_model` takes it, or such a network from `load_model` with
+            any output but ``"embeddings"``.
         images: What `predict` takes: paths, or frames (height, width, 3), RGB, 0 to 255.
         batch_size: Images computed at once.
 
@@ -52,19 +55,23 @@ def ood_scores(
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> model = lz.load_model("cnn_attention")
-        >>> scores = lz.ood_scores(model, np.full((1, 450, 450, 3), 255, "uint8"))
-        >>> scores.shape, bool(scores[0] > model.zoo.ood_limit)
+        >>> scores = lz.ood_scores("cnn_attention", np.full((1, 450, 450, 3), 255, "uint8"))
+        >>> scores.shape, bool(scores[0] > lz.model_info("cnn_attention").weight.config.ood_limit)
         ((1,), True)
     """
-    model = as_model(model)
+    model = resolve(model)
+    if isinstance(model, Network):
+        if not model.has_statistics:
+            raise _no_statistics(model.name, model.zoo.head)
+        named = ((item, f"images[{number}]") for number, item in enumerate(image_items(images)[0]))
+        found = [np.asarray(embedding) for _, embedding in embedding_stream(model, named, raise_errors=True)]
+        return distance(np.stack(found)) if found else np.zeros(0)
+    from leukaemia_zoo.loading import config_of
+
     config = config_of(model)
     layer = statistics_layer(model)
     if layer is None:
-        raise ArchitectureError(
-            f"The model '{model.name}' with the head '{config.head}' holds no statistics of the cells it was trained "
-            "on: take a weight with the head 'texture'."
-        )
+        raise _no_statistics(model.name, config.head)
     network = _kept(model, "statistics", layer.output)
     rows = enumerate(image_items(images)[0])
     scores = [np.zeros(0)]
@@ -76,21 +83,11 @@ def ood_scores(
     return np.concatenate(scores)
 
 
-def distance(standardised: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The score of cells from their standard scores.
-
-    Args:
-        standardised: Float array (N, features), mean over the views of a prediction.
-
-    Returns:
-        Float64 array (N,): the root mean square over the features.
-
-    Example:
-        >>> distance(np.array([[0.0, 0.0], [3.0, -4.0]])).round(2).tolist()
-        [0.0, 3.54]
-    """
-    squares = np.square(np.asarray(standardised, np.float64))
-    return np.asarray(np.sqrt(squares.mean(axis=1)))
+def _no_statistics(name: str, head: str) -> ArchitectureError:
+    return ArchitectureError(
+        f"The model '{name}' with the head '{head}' holds no statistics of the cells it was trained on: take a weight "
+        "with the head 'texture'."
+    )
 
 
 def limit_of(scores: np.ndarray) -> float:
@@ -108,6 +105,8 @@ def limit_of(scores: np.ndarray) -> float:
 
 def statistics_layer(model: keras.Model) -> keras.layers.Layer | None:
     """The layer whose output are the standard scores; None if a network has none, or was cut off before it."""
+    from leukaemia_zoo.architectures import STATISTICS_NORM
+
     return next((layer for layer in model.layers if layer.name == STATISTICS_NORM), None)
 
 
@@ -124,6 +123,8 @@ _networks: weakref.WeakKeyDictionary[keras.Model, dict[str, keras.Model]] = weak
 
 
 def _kept(model: keras.Model, kind: str, outputs: Any) -> keras.Model:
+    import keras
+
     # Not as an attribute: Keras would take it for a part of the model.
     networks = _networks.setdefault(model, {})
     if kind not in networks:

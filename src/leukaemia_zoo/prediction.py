@@ -8,19 +8,22 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import keras
 import numpy as np
 
 from leukaemia_zoo.cnmc import subject_from_name
+from leukaemia_zoo.engine.classifier import distance
+from leukaemia_zoo.engine.network import Network, resolve
+from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError, ImageError
 from leukaemia_zoo.images import image_items
-from leukaemia_zoo.loading import as_model, config_of
-from leukaemia_zoo.ood import distance, with_statistics
 from leukaemia_zoo.preprocessing import network_pixels
 from leukaemia_zoo.registry import ModelConfig
 from leukaemia_zoo.views import symmetric_views
+
+if TYPE_CHECKING:
+    import keras
 
 NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
@@ -193,7 +196,7 @@ class Predictions(Sequence[Prediction]):
 
 
 def predict(
-    model: keras.Model | str | os.PathLike[str],
+    model: keras.Model | Network | str | os.PathLike[str],
     images: Any,
     *,
     subjects: Sequence[str | None] | None = None,
@@ -203,14 +206,14 @@ def predict(
     """Predict the class of cells from files or arrays.
 
     Args:
-        model: A network from `load_model`, with probabilities as output; or the name of one, a folder or
-            ``hf://org/name@revision``, which is then loaded at each call.
+        model: A weight as `load_model` takes it, which is judged by an engine that needs neither Keras nor its backend;
+            or a network from `load_model`, with probabilities as output.
         images: One path or a sequence of paths, of which folders stand for the images in them; or one frame (height,
             width, 3), a batch (N, height, width, 3) or a sequence of frames of any sizes: RGB, 0 to 255, uint8 or
             float; or images of Pillow, or open binary files, such as a BytesIO. Frames are cropped and resized as the
             weight's own preprocessing says, so give whole frames, not the network's input size.
         subjects: Subject of each image; None takes it from C-NMC file names.
-        batch_size: Images computed at once.
+        batch_size: Images that Keras computes at once; an engine takes as many as there are cores.
         errors: What happens with an image that cannot be read: ``"raise"``, or ``"report"`` in the ``error`` of its
             prediction and go on. None reports for files and raises for arrays, where it is a mistake in the program.
 
@@ -225,20 +228,20 @@ def predict(
         >>> import numpy as np, leukaemia_zoo as lz
         >>> frame = np.zeros((450, 450, 3), "uint8")
         >>> frame[150:300, 150:300] = (90, 40, 110)
-        >>> lz.predict(lz.load_model("cnn_attention"), frame)[0].label in ("hem", "all")
+        >>> lz.predict("cnn_attention", frame)[0].label in ("hem", "all")
         True
     """
-    model = as_model(model)
+    model = resolve(model)
     items, are_files = image_items(images)
     report = are_files if errors is None else errors == "report"
     if subjects is not None and len(subjects) != len(items):
         raise ImageError(f"There are {len(subjects)} subjects for {len(items)} images; give one each.")
     found = iter_predictions(model, items, subjects=subjects, batch_size=batch_size, raise_errors=not report)
-    return Predictions(found, config_of(model).class_names)
+    return Predictions(found, _config(model).class_names)
 
 
 def iter_predictions(
-    model: keras.Model | str | os.PathLike[str],
+    model: keras.Model | Network | str | os.PathLike[str],
     items: Iterable[Any],
     *,
     subjects: Iterable[str | None] | None = None,
@@ -248,28 +251,65 @@ def iter_predictions(
     """Predict one cell after the other, with the memory of two batches however many there are.
 
     Args:
-        model: What `predict` takes.
+        model: As `predict` takes it.
         items: Paths, frames as arrays, images of Pillow or open binary files.
         subjects: Subject of each, as many as items; None takes it from C-NMC file names.
-        batch_size: Images computed at once.
+        batch_size: Images that Keras computes at once.
         raise_errors: Raise at the first bad image instead of reporting it in its prediction.
 
     Yields:
         One `Prediction` an item, in order.
     """
-    model = as_model(model)
-    config = config_of(model)
-    network = model if (scored := with_statistics(model)) is None else scored
+    model = resolve(model)
+    config = _config(model)
     named = ((item, _name(item, number)) for number, item in enumerate(items))
     owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
     # With fewer subjects than items, zip would drop cells without a word.
-    rows = zip(named, owners, strict=subjects is not None)
+    rows = (
+        (item, name, subject_from_name(Path(item)) if subject is None and _is_file(item) else subject)
+        for (item, name), subject in zip(named, owners, strict=subjects is not None)
+    )
+    judge = _judged_by_engine if isinstance(model, Network) else _judged_by_keras
+    for name, subject, found in judge(model, config, rows, batch_size, raise_errors):
+        if isinstance(found, ImageError):
+            yield Prediction(name, subject, None, None, config.class_names, str(found))
+            continue
+        values, score = found
+        label = config.class_names[int(np.argmax(values))]
+        unfamiliar = None if score is None or config.ood_limit is None else score > config.ood_limit
+        yield Prediction(
+            name, subject, label, tuple(values.tolist()), config.class_names, ood_score=score, unfamiliar=unfamiliar
+        )
 
-    def prepare(row: tuple[tuple[Any, str], str | None]) -> tuple[str, str | None, np.ndarray | ImageError]:
-        (item, name), subject = row
-        is_file = isinstance(item, str | os.PathLike)
-        if subject is None and is_file:
-            subject = subject_from_name(Path(item))
+
+_Row = tuple[Any, str, str | None]
+_Judged = tuple[str, str | None, tuple[np.ndarray, float | None] | ImageError]
+
+
+def _judged_by_engine(
+    network: Network, config: ModelConfig, rows: Iterator[_Row], batch_size: int, raise_errors: bool
+) -> Iterator[_Judged]:
+    for (_, name, subject), found in embedding_stream(network, rows, raise_errors=raise_errors):
+        if isinstance(found, ImageError):
+            yield name, subject, found
+            continue
+        scores = network.scores(found[None])
+        yield (
+            name,
+            subject,
+            (network.classifier.probabilities(found[None])[0], None if scores is None else float(scores[0])),
+        )
+
+
+def _judged_by_keras(
+    model: keras.Model, config: ModelConfig, rows: Iterator[_Row], batch_size: int, raise_errors: bool
+) -> Iterator[_Judged]:
+    from leukaemia_zoo.ood import with_statistics
+
+    network = model if (scored := with_statistics(model)) is None else scored
+
+    def prepare(row: _Row) -> tuple[str, str | None, np.ndarray | ImageError]:
+        item, name, subject = row
         try:
             return name, subject, network_pixels(item, name, config.preprocessing)
         except ImageError as error:
@@ -282,29 +322,28 @@ def iter_predictions(
         pending = _submit(pool, prepare, rows, batch_size)
         while pending:
             following = _submit(pool, prepare, rows, batch_size)
-            yield from _verdicts(network, config, [future.result() for future in pending])
+            batch = [future.result() for future in pending]
+            good = [pixels for _, _, pixels in batch if isinstance(pixels, np.ndarray)]
+            judged = zip(*_judged(network, config, np.stack(good)), strict=True) if good else iter(())
+            for name, subject, pixels in batch:
+                yield name, subject, pixels if isinstance(pixels, ImageError) else next(judged)
             pending = following
+
+
+def _config(model: Any) -> ModelConfig:
+    if isinstance(model, Network):
+        return model.zoo
+    from leukaemia_zoo.loading import config_of
+
+    return config_of(model)
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, str | os.PathLike)
 
 
 def _submit(pool: ThreadPoolExecutor, work: Callable[[Any], Any], rows: Iterator[Any], count: int) -> list[Any]:
     return [pool.submit(work, row) for row in itertools.islice(rows, count)]
-
-
-def _verdicts(
-    network: keras.Model, config: ModelConfig, batch: list[tuple[str, str | None, np.ndarray | ImageError]]
-) -> Iterator[Prediction]:
-    good = [pixels for _, _, pixels in batch if isinstance(pixels, np.ndarray)]
-    found = zip(*_judged(network, config, np.stack(good)), strict=True) if good else iter(())
-    for name, subject, pixels in batch:
-        if isinstance(pixels, ImageError):
-            yield Prediction(name, subject, None, None, config.class_names, str(pixels))
-            continue
-        values, score = next(found)
-        label = config.class_names[int(np.argmax(values))]
-        unfamiliar = None if score is None or config.ood_limit is None else score > config.ood_limit
-        yield Prediction(
-            name, subject, label, tuple(values.tolist()), config.class_names, ood_score=score, unfamiliar=unfamiliar
-        )
 
 
 def _judged(network: keras.Model, config: ModelConfig, batch: np.ndarray) -> tuple[np.ndarray, list[float | None]]:
@@ -348,4 +387,4 @@ def _averaged(model: keras.Model, config: ModelConfig, outputs: Sequence[Any]) -
 
 
 def _name(item: Any, number: int) -> str:
-    return os.fspath(item) if isinstance(item, str | os.PathLike) else f"images[{number}]"
+    return os.fspath(item) if _is_file(item) else f"images[{number}]"

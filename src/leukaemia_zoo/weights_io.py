@@ -191,6 +191,23 @@ def check_tensors(model: Any, expected: Any) -> None:
         )
 
 
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a safetensors file by its name.
+
+    Raises:
+        WeightsError: If the file is not there or is no safetensors file.
+        TensorMismatchError: If a tensor has another dtype than float16 or float32.
+    """
+    with _opened(path) as file:
+        names = list(file.keys())
+        odd = [name for name in names if file.get_slice(name).get_dtype() not in _ALLOWED_DTYPES]
+        if odd:
+            raise TensorMismatchError(
+                f"{path} holds tensors of other dtypes than {list(_ALLOWED_DTYPES)}: {shortened(map(shown, odd))}."
+            )
+        return {name: file.get_tensor(name) for name in names}
+
+
 def copy_tensors(source: Any, target: Any) -> None:
     """Assign the weights of one network to another of the same architecture, by name.
 

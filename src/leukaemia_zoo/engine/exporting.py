@@ -1,0 +1,233 @@
+"""A network as one file for other programs, which is run before it is handed over.
+
+The file holds everything between the pixels of a preprocessed cell and the probabilities: scaling, views, classifier
+and temperature. What is needed around it, classes, preprocessing and limits, travels in its metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from leukaemia_zoo.engine.golden import golden_cells
+from leukaemia_zoo.engine.graphs import find_graph
+from leukaemia_zoo.engine.names import IMAGES, PROBABILITIES
+from leukaemia_zoo.engine.network import Network
+from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError, reason
+from leukaemia_zoo.registry import close_matches
+from leukaemia_zoo.sources import Found, find
+
+Format = Literal["onnx", "openvino"]
+
+MOST_DIFFERENCE = 1e-3
+"""An exported file may differ from the network by this much in probability, or it is not left."""
+
+_FEWEST = 20
+"""Cells for int8, half to calibrate it on and half to compare it on."""
+
+_CONTRACT = (
+    "images: float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing gives them; "
+    "probabilities: float32 (cells, classes) in the order of the classes, averaged over the views, calibrated"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how it compares.
+
+    Attributes:
+        file: The file; an OpenVINO network has a second one beside it, with the suffix ``.bin``.
+        difference: The largest difference in probability from the network itself, over ``cells`` cells.
+        cells: How many cells it was compared on.
+        changed: Cells whose most probable class is another one.
+        size: In bytes.
+    """
+
+    file: Path
+    difference: float
+    cells: int
+    changed: int
+    size: int
+
+
+def export(
+    model: Any,
+    out: str | os.PathLike[str],
+    *,
+    to: Format = "onnx",
+    int8: bool = False,
+    calibration: Any = None,
+    views: int | None = None,
+) -> Exported:
+    """Write a network as one file for other programs, and prove that it says the same.
+
+    The file takes ``images``, float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight
+    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features) and, where the network
+    holds statistics of its training cells, ``ood_score`` (cells,). Views and temperature are inside. Its metadata hold
+    classes, preprocessing, limits, licence and that it is for research only.
+
+    Args:
+        model: A weight as `load_model` takes it, or a loaded or trained Keras network of the zoo.
+        out: The file to write: ``.onnx``, or ``.xml`` for OpenVINO.
+        to: ``"onnx"`` or ``"openvino"``.
+        int8: Compute convolutions with whole numbers of 8 bits: smaller, faster on processors that have instructions
+            for it, and a little different. The difference is told in what is returned, and refuses nothing.
+        calibration: For int8: files, folders or frames of cells like those that will be judged, 20 or more, better 200.
+            The ranges of the numbers inside are measured on every other one, and the difference on the rest.
+        views: 1, 4 or 8; None for the number that the weight was calibrated for.
+
+    Returns:
+        The file and its difference from the network.
+
+    Raises:
+        ExportMissingError: If a package for it is not installed.
+        UnknownNameError: If there is no such format.
+        DataError: If int8 is wanted without calibration cells, or the name of the file has another suffix.
+        EngineError: If the file differs by more than 0.001 in probability; it is not left then.
+        LeukaemiaZooError: As `load_model`, if there is no such weight.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     exported = export("cnn_attention", f"{folder}/cells.onnx")
+        >>> exported.difference < 1e-4
+        True
+    """
+    if to not in get_args(Format):
+        raise UnknownNameError(f"Nothing can be exported to '{to}'; {close_matches(str(to), get_args(Format))}")
+    suffix = {"onnx": ".onnx", "openvino": ".xml"}[to]
+    file = Path(out)
+    if file.suffix != suffix or file.is_dir():
+        raise DataError(f"{file} does not name a file with the suffix {suffix}, which other programs know {to} by.")
+    if int8 and calibration is None:
+        raise DataError(
+            "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
+        )
+    _require("onnx", *(["openvino"] if to == "openvino" else []))
+    with tempfile.TemporaryDirectory() as folder:
+        found = _found(model, Path(folder))
+        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
+        cells = golden_cells(*network.zoo.preprocessing.input_size)
+        whole = Path(folder) / "whole.onnx"
+        _write_whole(network, found, whole, views)
+        if int8:
+            from leukaemia_zoo.engine.quantising import quantise
+
+            real = _prepared(network, calibration)
+            # Judged on cells that it was not calibrated on.
+            cells = real[1::2]
+            quantise(whole, real[::2])
+        written = [whole] if to == "onnx" else _to_openvino(whole, Path(folder) / "whole.xml")
+        run = _run_onnx if to == "onnx" else _run_openvino
+        expected = network.probabilities(cells, views=views)
+        probabilities = run(written[0], cells)
+        difference = float(np.abs(probabilities - expected).max())
+        if not int8 and not difference <= MOST_DIFFERENCE:
+            raise EngineError(
+                f"{file} was not written: what {to} makes of '{network.name}' differs by {difference:.1e} in "
+                f"probability, more than {MOST_DIFFERENCE}; take another format, and tell us."
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for part in written:
+            _move(part, file.with_suffix(part.suffix))
+    changed = int((probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    size = sum(file.with_suffix(part.suffix).stat().st_size for part in written)
+    return Exported(file, difference, len(cells), changed, size)
+
+
+def _require(*packages: str) -> None:
+    import importlib.util
+
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ExportMissingError(
+            f"{' and '.join(missing)} is not installed: `pip install 'leukaemia-zoo[export]'"
+            + (" openvino`." if "openvino" in missing else "`.")
+        )
+
+
+def _found(model: Any, folder: Path) -> Found:
+    """The weight that is meant; a network in memory is saved first."""
+    if isinstance(model, str | os.PathLike):
+        return find(os.fspath(model))
+    from leukaemia_zoo.loading import config_of, save_model
+
+    config_of(model)
+    save_model(model, folder / "model")
+    return find(os.fspath(folder / "model"))
+
+
+def _prepared(network: Network, images: Any) -> np.ndarray:
+    from leukaemia_zoo.images import as_image, image_items, read_image
+
+    items, are_files = image_items(images)
+    frames = (read_image(item) if are_files else as_image(item, name="calibration") for item in items)
+    pixels = [network.zoo.preprocessing(frame) for frame in frames]
+    if len(pixels) < _FEWEST:
+        raise DataError(f"There are {len(pixels)} images to calibrate int8 on: give {_FEWEST} or more, better 200.")
+    return np.stack(pixels)
+
+
+def _write_whole(network: Network, found: Found, file: Path, views: int | None) -> None:
+    """The whole graph: views, network, their mean, classifier; constants folded, and with them each BatchNorm."""
+    import onnx
+    import onnxruntime
+
+    from leukaemia_zoo.engine.whole_graph import metadata, whole_graph
+
+    graph = whole_graph(network, found, network.zoo.views if views is None else views)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # Basic: what it writes is ONNX and nothing of the engine's own.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(file)
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    folded = onnx.load(file)
+    del folded.opset_import[:]
+    folded.opset_import.extend(graph.opset_import)
+    folded.ir_version, folded.producer_name = graph.ir_version, graph.producer_name
+    onnx.helper.set_model_props(folded, metadata(network, found, _CONTRACT))
+    onnx.checker.check_model(folded, full_check=True)
+    onnx.save(folded, file)
+
+
+def _to_openvino(file: Path, out: Path) -> list[Path]:
+    import onnx
+    import openvino
+
+    model = openvino.convert_model(file)
+    for entry in onnx.load(file).metadata_props:
+        model.set_rt_info(entry.value, ["leukaemia_zoo", entry.key])
+    openvino.save_model(model, out, compress_to_fp16=False)
+    return [out, out.with_suffix(".bin")]
+
+
+def _run_onnx(file: Path, cells: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run([PROBABILITIES], {IMAGES: cell[None].astype(np.float32)})[0] for cell in cells])
+
+
+def _run_openvino(file: Path, cells: np.ndarray) -> np.ndarray:
+    import openvino
+
+    # In full precision: what a processor makes of it in half is its user's choice.
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.concatenate([compiled({IMAGES: cell[None].astype(np.float32)})[PROBABILITIES] for cell in cells])
+
+
+def _move(part: Path, target: Path) -> None:
+    from leukaemia_zoo.files import replacing
+
+    try:
+        with replacing(target) as beside:
+            shutil.copyfile(part, beside)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({reason(error.strerror or error)}): name another file.") from None

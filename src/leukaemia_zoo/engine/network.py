@@ -1,0 +1,191 @@
+"""A weight on the inference engine: images in; embeddings, probabilities and OOD scores out. Nothing here is Keras."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from leukaemia_zoo.engine.classifier import Classifier, distance
+from leukaemia_zoo.engine.graphs import find_graph
+from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
+from leukaemia_zoo.errors import ArchitectureError, EngineError, TensorMismatchError, WeightsError, reason, shortened
+from leukaemia_zoo.registry import ModelConfig
+from leukaemia_zoo.sources import find
+from leukaemia_zoo.views import symmetric_views
+from leukaemia_zoo.weights_io import HEAD_LAYER, read_tensors
+
+_log = logging.getLogger(__name__)
+
+_LARGE = 8_000_000
+"""Weights of more values than the caches of a processor hold are read from memory in each pass: all views in one."""
+
+
+class Network:
+    """A weight of the zoo, or of one's own, ready to judge cells without Keras.
+
+    Attributes:
+        zoo: The `ModelConfig`, with classes and preprocessing, as at a loaded Keras model.
+        classifier: The last layer.
+
+    Example:
+        >>> import numpy as np
+        >>> network = Network.load("cnn_attention")
+        >>> network.probabilities(np.zeros((2, 100, 100, 3), np.uint8)).shape
+        (2, 2)
+    """
+
+    def __init__(self, config: ModelConfig, weights: str | os.PathLike[str], graph: bytes) -> None:
+        """Bind the weights of a safetensors file to a graph.
+
+        Raises:
+            TensorMismatchError: If the file does not hold the weights of the graph.
+            WeightsError: If one of them is not finite.
+            EngineError: If the engine is not installed.
+        """
+        tensors = {name: value.astype(np.float32) for name, value in read_tensors(Path(weights)).items()}
+        if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
+            raise WeightsError(f"{weights} holds numbers that are not finite, in {shortened(bad)}; fetch it again.")
+        try:
+            self.classifier = Classifier(tensors.pop(f"{HEAD_LAYER}/kernel"), tensors.pop(f"{HEAD_LAYER}/bias"))
+        except KeyError:
+            raise TensorMismatchError(f"{weights} holds no head '{HEAD_LAYER}'.") from None
+        units, classes = self.classifier.bias.size, len(config.class_names)
+        if units != classes and (units, classes) != (1, 2):
+            raise TensorMismatchError(f"The head in {weights} has {units} units, which do not fit {classes} classes.")
+        self.zoo = config
+        self._session = _session(graph, tensors, weights)
+        self._piece = 8 if sum(value.size for value in tensors.values()) > _LARGE else 2
+
+    @classmethod
+    def load(cls, name: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> Network:
+        """Find a weight as `load_model` does, and its graph.
+
+        Args:
+            name: Architecture or weight of the zoo, folder of a saved model, or ``hf://org/name@revision``.
+            weights: Folder, ``.safetensors`` file or ``hf://`` repository to take the weight from.
+
+        Raises:
+            LeukaemiaZooError: As `load_model`; and EngineError if there is no graph of the network, or no engine.
+        """
+        found = find(os.fspath(name), weights)
+        config = found.spec.config
+        return cls(config, found.file, find_graph(config, found.file))
+
+    @property
+    def name(self) -> str:
+        """Of the architecture."""
+        return self.zoo.architecture
+
+    @property
+    def features(self) -> int:
+        """Length of an embedding."""
+        return int(self.classifier.kernel.shape[0])
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether its embeddings are standard scores by the training cells: those of the head ``texture`` are."""
+        return self.zoo.head == "texture"
+
+    def embeddings(
+        self, batch: np.ndarray, *, views: int | None = None, pool: ThreadPoolExecutor | None = None
+    ) -> npt.NDArray[np.float32]:
+        """What the classifier sees, mean over the turned and mirrored views.
+
+        Args:
+            batch: Array (N, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight gives it.
+            views: 1, 4 or 8; None for the number that the weight was calibrated for.
+            pool: Threads that share the work on this batch; None for the calling thread alone.
+
+        Returns:
+            Float32 array (N, features).
+
+        Raises:
+            ArchitectureError: If the batch has another shape, or what comes out is not finite.
+        """
+        size = (*self.zoo.preprocessing.input_size, 3)
+        if batch.ndim != 4 or batch.shape[1:] != size:
+            raise ArchitectureError(f"'{self.name}' takes a batch (N, {size[0]}, {size[1]}, 3), not {batch.shape}.")
+        turned = symmetric_views(batch, self.zoo.views if views is None else views)
+        flat = turned.reshape(-1, *size)
+        most = self._piece if pool is None else min(self._piece, math.ceil(len(flat) / cores()))
+        pieces = [flat[start : start + most] for start in range(0, len(flat), max(most, 1))]
+        run_each = map if pool is None else pool.map
+        outputs = np.concatenate([*run_each(self._run, pieces)]) if pieces else self._run(flat)
+        if not np.isfinite(outputs).all():
+            raise ArchitectureError(f"The network '{self.name}' gives numbers that are not finite: train it again.")
+        return outputs.reshape(*turned.shape[:2], -1).mean(axis=0)
+
+    def probabilities(self, batch: np.ndarray, *, views: int | None = None) -> npt.NDArray[np.float64]:
+        """Float64 array (N, classes) of a batch; see `embeddings`."""
+        return self.classifier.probabilities(self.embeddings(batch, views=views))
+
+    def scores(self, embeddings: np.ndarray) -> npt.NDArray[np.float64] | None:
+        """OOD scores (N,) from embeddings; None for a head without statistics of its training cells."""
+        return distance(embeddings) if self.has_statistics else None
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        outputs = self._session.run([EMBEDDINGS], {IMAGES: images.astype(np.float32)})
+        return np.asarray(outputs[0])
+
+
+def resolve(model: Any) -> Any:
+    """A name, folder or repository becomes a network on the engine; a network that is loaded stays what it is.
+
+    Where the engine has no graph of it and none can be made, it is loaded by Keras, if that is installed.
+    """
+    if isinstance(model, Network):
+        return model
+    if not isinstance(model, str | os.PathLike):
+        from leukaemia_zoo.loading import as_model
+
+        return as_model(model)
+    try:
+        return Network.load(model)
+    except EngineError as error:
+        if importlib.util.find_spec("keras") is None:
+            raise
+        try:
+            from leukaemia_zoo.loading import load_model
+        except ImportError:  # Keras is there and its backend is not
+            raise error from None
+        _log.info("%s Keras judges instead.", error)
+        return load_model(model)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+
+
+def _session(graph: bytes, tensors: dict[str, np.ndarray], weights: str | os.PathLike[str]) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            f"The inference engine cannot be imported ({reason(error)}): `pip install onnxruntime`, or predict with "
+            "load_model."
+        ) from error
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it refuses is told below
+    # One thread a call, and as many calls as there are cores: measured faster than one call on all cores, on cells as
+    # small as these, and none of them spins while another works.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in tensors.values()]
+    options.add_external_initializers(list(tensors), values)
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the engine has no family of its own for what it refuses
+        raise TensorMismatchError(
+            f"The tensors in {Path(weights)} are not those of its network ({reason(error)}): load the file with the "
+            "architecture and options that it was saved with."
+        ) from None
