@@ -12,13 +12,6 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
-from leukaemia_zoo.calibrating import (
-    CALIBRATION_FILE,
-    Calibration,
-    cross_calibrated,
-    cross_fitted_coverage,
-    fingerprint_of_recipe,
-)
 from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.datasets import as_cells
@@ -39,6 +32,8 @@ from leukaemia_zoo.fitting import (
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
 from leukaemia_zoo.loading import save_model
 from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
+from leukaemia_zoo.ood import limit_of
+from leukaemia_zoo.out_of_fold import CALIBRATION_FILE, Calibration, cross_calibrated, cross_fitted_coverage
 from leukaemia_zoo.overlap import MANIFEST_FILE
 from leukaemia_zoo.recipes import Recipe, recipe_for
 from leukaemia_zoo.records import UNKNOWN_IMAGES, Sources, fingerprint, plain, provenance, write_predictions
@@ -195,7 +190,8 @@ def out_of_fold(
         for part, temperature in zip(parts, temperatures, strict=True):
             test = fold_of_cell == part["fold"]
             part |= {"temperature": temperature, "metrics": metrics(cells.labels[test], probabilities[test])}
-        calibration = Calibration.found(logits, cells, scores, fingerprint_of_recipe(recipe))
+        limit = None if np.isnan(scores).any() else limit_of(scores)
+        calibration = Calibration.found(logits, cells.labels, cells.subjects, cells.class_names, limit, recipe.digest())
     return OutOfFold(probabilities, calibration, arrays.area, fold_of_cell, parts, own_record, shared)
 
 
@@ -295,7 +291,9 @@ def cross_validate(
         "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
     }
     if found.calibration is not None:
-        result["coverage"] = cross_fitted_coverage(cells, probabilities, found.folds)
+        result["coverage"] = cross_fitted_coverage(
+            probabilities, cells.labels, cells.subjects, cells.class_names, found.folds
+        )
         write_json(out / CALIBRATION_FILE, plain(found.calibration.to_dict()))
     write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=found.folds)
     result = plain(result)

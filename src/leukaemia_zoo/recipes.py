@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -122,6 +123,10 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """Hash of all settings, 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None = None) -> Recipe:

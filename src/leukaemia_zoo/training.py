@@ -18,7 +18,6 @@ import numpy as np
 
 from leukaemia_zoo.architectures import LOGITS_LAYER
 from leukaemia_zoo.bootstrap import bootstrap_over_subjects
-from leukaemia_zoo.calibrating import Calibration, fingerprint_of_recipe
 from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.conformal import fit_limits
@@ -44,6 +43,7 @@ from leukaemia_zoo.images import find_images, read_image
 from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights, write_initial_weights
 from leukaemia_zoo.loading import save_model
 from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
+from leukaemia_zoo.out_of_fold import Calibration
 from leukaemia_zoo.precision import precision, resolved
 from leukaemia_zoo.preprocessing import Preprocessing
 from leukaemia_zoo.recipes import Recipe, recipe_for
@@ -228,7 +228,7 @@ def _calibration(recipe: Recipe, folder: str | Path | None) -> Calibration | Non
             "This recipe lets all subjects teach and keeps none to calibrate the network: cross-validate it first "
             "(--cross-validate 5), and name that folder (--calibration)."
         )
-    return Calibration.load(folder, recipe)
+    return Calibration.load(folder, recipe.digest())
 
 
 def _judged(
@@ -248,7 +248,7 @@ def _judged(
         if metric in measured:
             report(f"validation {metric}: {measured[metric]}")
     limits = fit_limits(labels, probabilities, owners, cells.class_names)
-    calibration = Calibration(fitted.temperature, fitted.ood_limit, limits, fingerprint_of_recipe(recipe))
+    calibration = Calibration(fitted.temperature, fitted.ood_limit, limits, recipe.digest())
     judged: dict[str, Any] = {
         "uncalibrated": metrics(labels, apply_temperature(fitted.validation_logits, 1.0)),
     }

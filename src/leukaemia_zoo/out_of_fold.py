@@ -7,20 +7,18 @@ network that did not know them; its predictions stand for those of the weight on
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature, fit_temperature
-from leukaemia_zoo.cells import Cells
 from leukaemia_zoo.conformal import coverage, fit_limits
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.evaluation import Subjects
 from leukaemia_zoo.limits import VerdictLimits, verdict_codes
-from leukaemia_zoo.ood import limit_of
-from leukaemia_zoo.recipes import Recipe
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -31,7 +29,7 @@ class Calibration:
 
     Attributes:
         temperature: That calibrates the logits of all cells, each of which was predicted out of fold.
-        ood_limit: What 99 of 100 cells do not exceed, see `limit_of`; None for a head without statistics.
+        ood_limit: What 99 of 100 cells do not exceed, see `ood.limit_of`; None for a head without statistics.
         verdict_limits: See `VerdictLimits`.
         recipe: Hash of the recipe, so that a weight of another one does not take it.
     """
@@ -42,11 +40,19 @@ class Calibration:
     recipe: str
 
     @classmethod
-    def found(cls, logits: FloatArray, cells: Cells, scores: FloatArray, recipe: str) -> Calibration:
-        """The calibration from the logits (N, classes) and OOD scores (N,), NaN without, of every cell out of fold."""
-        temperature = fit_temperature(logits, cells.labels)
-        limits = fit_limits(cells.labels, apply_temperature(logits, temperature), cells.subjects, cells.class_names)
-        return cls(temperature, None if np.isnan(scores).any() else limit_of(scores), limits, recipe)
+    def found(
+        cls,
+        logits: FloatArray,
+        labels: IntArray,
+        subjects: Subjects,
+        class_names: Sequence[str],
+        ood_limit: float | None,
+        recipe: str,
+    ) -> Calibration:
+        """The calibration from the logits (N, classes) of every cell, by networks that did not know its subject."""
+        temperature = fit_temperature(logits, labels)
+        limits = fit_limits(labels, apply_temperature(logits, temperature), subjects, class_names)
+        return cls(temperature, ood_limit, limits, recipe)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -59,8 +65,8 @@ class Calibration:
         }
 
     @classmethod
-    def load(cls, folder: str | Path, recipe: Recipe) -> Calibration:
-        """What a cross-validation of this recipe left in its folder.
+    def load(cls, folder: str | Path, recipe: str) -> Calibration:
+        """What a cross-validation of the recipe with this hash left in its folder.
 
         Raises:
             DataError: If there is none, or it is of another recipe.
@@ -75,17 +81,12 @@ class Calibration:
                 f"{folder} holds no calibration ({error}): name the folder of a finished cross-validation of this "
                 "recipe (--calibration)."
             ) from None
-        if found.recipe != fingerprint_of_recipe(recipe):
+        if found.recipe != recipe:
             raise DataError(
                 f"The cross-validation in {folder} was made by another recipe: cross-validate this one, or give the "
                 "recipe it had (--recipe)."
             )
         return found
-
-
-def fingerprint_of_recipe(recipe: Recipe) -> str:
-    """Hash of a recipe's settings."""
-    return hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def cross_calibrated(logits: FloatArray, labels: IntArray, folds: IntArray) -> tuple[FloatArray, list[float]]:
@@ -98,12 +99,18 @@ def cross_calibrated(logits: FloatArray, labels: IntArray, folds: IntArray) -> t
     return probabilities, temperatures
 
 
-def cross_fitted_coverage(cells: Cells, probabilities: FloatArray, folds: IntArray) -> dict[str, Any]:
+def cross_fitted_coverage(
+    probabilities: FloatArray,
+    labels: IntArray,
+    subjects: Sequence[str | None],
+    class_names: Sequence[str],
+    folds: IntArray,
+) -> dict[str, Any]:
     """How often verdicts are right, wrong or left to a human, by limits that were found on the other folds."""
-    codes = np.zeros(len(cells), np.int64)
+    codes = np.zeros(len(labels), np.int64)
     for fold in np.unique(folds):
         test = folds == fold
-        others = cells.subset(np.flatnonzero(~test))
-        limits = fit_limits(others.labels, probabilities[~test], others.subjects, cells.class_names)
+        others = [subject for subject, tested in zip(subjects, test, strict=True) if not tested]
+        limits = fit_limits(labels[~test], probabilities[~test], others, class_names)
         codes[test] = verdict_codes(probabilities[test], limits.at())
-    return coverage(cells.labels, codes, cells.subjects, cells.class_names)
+    return coverage(labels, codes, subjects, class_names)
