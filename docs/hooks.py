@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.recipes import recipe_for
-from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec, weights
+from leukaemia_zoo.training.recipes import recipe_for
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, weights
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"^<!-- zoo: (\w+)(?: (.+?))? -->$", re.MULTILINE)
@@ -141,9 +141,9 @@ def precision(_: str) -> str:
 
 def benchmark_table(name: str) -> str:
     """One table of the zoo's own report."""
-    from leukaemia_zoo.report_data import Contents
-    from leukaemia_zoo.report_tables import tables
-    from leukaemia_zoo.report_text import markdown_table
+    from leukaemia_zoo.report.contents import Contents
+    from leukaemia_zoo.report.tables import tables
+    from leukaemia_zoo.report.text import markdown_table
 
     contents = Contents(json.loads(_figures.RESULTS.read_text(encoding="utf-8")))
     return "\n".join(markdown_table(tables(contents)[name]))
@@ -180,7 +180,7 @@ def run(arguments: str) -> str:
     if not weights() and shlex.split(arguments)[0] == "predict":
         return f"```console\n$ leukaemia-zoo {arguments}\n```\n\n{_figures.NOTHING_YET}"
     result = subprocess.run(
-        [sys.executable, "-m", "leukaemia_zoo.cli", *shlex.split(arguments)],
+        [sys.executable, "-m", "leukaemia_zoo", *shlex.split(arguments)],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "100"},
         capture_output=True,

@@ -25,7 +25,7 @@ def set_fixed_weights(model):
     Their scale keeps activations of order 1 through all depths, so that a softmax over them is not saturated and a
     difference anywhere shows at the end.
     """
-    from leukaemia_zoo.weights_io import named_variables
+    from leukaemia_zoo.zoo.tensors import named_variables
 
     for name, variable in named_variables(model).items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -74,8 +74,8 @@ def small():
     from keras import ops
 
     from leukaemia_zoo import AttentionBlock, build_model
-    from leukaemia_zoo.attention import attention_maps
-    from leukaemia_zoo.layers import CellMask, CellStatistics
+    from leukaemia_zoo.prediction.features import attention_maps
+    from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
 
     found = {}
     rng = np.random.default_rng(1)
@@ -105,7 +105,7 @@ def large():
     from keras import backend
 
     from leukaemia_zoo import build_model
-    from leukaemia_zoo.weights_io import named_variables
+    from leukaemia_zoo.zoo.tensors import named_variables
 
     found = {}
     for name, size in LARGE.items():
@@ -120,7 +120,7 @@ def large():
 def shipped():
     """Every weight that travels in the package."""
     from leukaemia_zoo import load_model, ood_scores
-    from leukaemia_zoo.registry import packaged_file, weights
+    from leukaemia_zoo.zoo.registry import packaged_file, weights
 
     found = {}
     for name in [spec.name for spec in weights().values() if packaged_file(spec).is_file()]:

@@ -37,7 +37,7 @@ def _cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _architectures():
     """What a test registers is gone after it."""
-    from leukaemia_zoo import registry
+    from leukaemia_zoo.zoo import registry
 
     known = dict(registry._BY_NAME)
     yield

@@ -8,9 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from leukaemia_zoo import cli, registry
+from leukaemia_zoo.cli import app
+from leukaemia_zoo.zoo import registry
 
 if __name__ == "__main__":
     rows = [registry.WeightSpec.from_dict(row) for row in json.loads(Path(sys.argv[1]).read_text())]
     registry.weights = lambda: {row.name: row for row in rows}
-    sys.exit(cli.main(sys.argv[2:]))
+    sys.exit(app.main(sys.argv[2:]))

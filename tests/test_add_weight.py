@@ -10,10 +10,10 @@ from types import ModuleType
 import pytest
 
 from leukaemia_zoo import build_model, save_model
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.common.files import check_integrity
 from leukaemia_zoo.errors import IntegrityError
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.registry import ModelConfig, WeightSpec
-from leukaemia_zoo.weights_io import check_integrity
+from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec
 
 TOOL = Path(__file__).parents[1] / "tools" / "add_weight.py"
 NAME = "cnn_attention.mydata"

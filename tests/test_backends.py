@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from backend_outputs import LARGE, SMALL, cells, outputs_of, set_fixed_weights
 
-from leukaemia_zoo import build_model, load_model, registry, save_model
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE
-from leukaemia_zoo.weights_io import named_variables
+from leukaemia_zoo import build_model, load_model, save_model
+from leukaemia_zoo.zoo import registry
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
+from leukaemia_zoo.zoo.tensors import named_variables
 
 PACKAGED = [name for name, spec in sorted(registry.weights().items()) if registry.packaged_file(spec).is_file()]
 BACKENDS = ("tensorflow", "jax", "torch")

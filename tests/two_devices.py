@@ -18,13 +18,14 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
 import keras
 import numpy as np
 
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.devices import number_of_devices, on_devices
-from leukaemia_zoo.distillation import distil
-from leukaemia_zoo.fitting import fit_network, new_network
-from leukaemia_zoo.recipes import recipe_for
-from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.splits import Split
+from leukaemia_zoo.cells.splits import Split
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.hardware import number_of_devices, on_devices
+from leukaemia_zoo.training.classifier import new_network
+from leukaemia_zoo.training.distillation import distil
+from leukaemia_zoo.training.fitting import fit_network
+from leukaemia_zoo.training.recipes import recipe_for
+from leukaemia_zoo.training.runs import RunState
 
 CHANGES = {
     "input_size": 32,

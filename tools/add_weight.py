@@ -18,11 +18,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.loading import load_model
-from leukaemia_zoo.registry import WeightSpec
-from leukaemia_zoo.sources import read_saved
-from leukaemia_zoo.weights_io import check_integrity
+from leukaemia_zoo.common.files import check_integrity, write_json
+from leukaemia_zoo.zoo.loading import load_model
+from leukaemia_zoo.zoo.registry import WeightSpec
+from leukaemia_zoo.zoo.sources import read_saved
 
 PACKAGE = Path(__file__).parents[1] / "src" / "leukaemia_zoo"
 LARGEST_PACKAGED = 4_000_000  # bytes: the wheel stays below 10 MB with two of them

@@ -83,7 +83,7 @@ def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
     weight, cell = options.weight, _cells(folder / "one", 1)[0]
     exported = export(weight, folder / "whole.onnx").file
-    command = "import sys; from leukaemia_zoo.cli import main; sys.exit(main())"
+    command = "import sys; from leukaemia_zoo.cli.app import main; sys.exit(main())"
     keras = "import sys, leukaemia_zoo as lz; print(lz.predict(lz.load_model(sys.argv[1]), sys.argv[2])[0].label)"
     commands = {
         "leukaemia-zoo predict": [sys.executable, "-c", command, "predict", str(cell), "--model", weight],
@@ -139,7 +139,7 @@ def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def each_weight(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Latency of one cell, cells a second, and the largest difference in probability from Keras."""
-    from leukaemia_zoo.registry import weights
+    from leukaemia_zoo.zoo.registry import weights
 
     rows = []
     for weight in options.weights or sorted(weights()):
@@ -263,7 +263,7 @@ def latency_keras(weight: str) -> dict[str, Any]:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from leukaemia_zoo import load_model
     from leukaemia_zoo.engine.golden import golden_cells
-    from leukaemia_zoo.prediction import class_probabilities
+    from leukaemia_zoo.zoo.outputs import class_probabilities
 
     model = load_model(weight)
     cells = golden_cells(*model.zoo.preprocessing.input_size)

@@ -111,7 +111,7 @@ def main() -> None:
 
 def ways_of(options: argparse.Namespace) -> list[str]:
     """Names of the ways to train."""
-    from leukaemia_zoo.sources import find
+    from leukaemia_zoo.zoo.sources import find
 
     scratch = dict.fromkeys(find(name).spec.config.architecture for name in options.weights)
     usual = "frozen MobileNet, ImageNet" if options.imagenet else "frozen MobileNetV2, random"
@@ -139,7 +139,7 @@ def run_one(way: str, number: int, options: argparse.Namespace) -> None:
         run = {"way": way, "per_class": number, "seed": seed, **found, "seconds": seconds}
         run["other_seconds"] = time.perf_counter() - began - seconds
         run["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        from leukaemia_zoo.files import write_json
+        from leukaemia_zoo.common.files import write_json
 
         write_json(file, run | about)
         print(f"{way}, {number} a class, seed {seed}: accuracy {run['accuracy']:.3f}, {seconds:.1f} s", flush=True)
@@ -152,7 +152,7 @@ def slug(way: str) -> str:
 
 def figures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Accuracy and macro F1 of the test cells."""
-    from leukaemia_zoo.evaluation import metrics
+    from leukaemia_zoo.evaluation.metrics import metrics
 
     found = metrics(labels, probabilities)
     return {name: found[name] for name in FIGURES}
@@ -170,7 +170,7 @@ def trainer_of(way: str, options: argparse.Namespace) -> Callable[[int, int], An
 def fine_tuned(model: Any, number: int, seed: int, options: argparse.Namespace, settings: dict[str, Any]) -> Any:
     """`fine_tune` as it is, but for the budget and the crop, which is the same for all ways."""
     import leukaemia_zoo as lz
-    from leukaemia_zoo.inspection import DEFAULT_CROP
+    from leukaemia_zoo.adaptation.inspection import DEFAULT_CROP
 
     found = lz.fine_tune(
         model,
@@ -195,7 +195,7 @@ def from_scratch(architecture: str, number: int, seed: int, options: argparse.Na
     import keras
 
     from leukaemia_zoo import build_model
-    from leukaemia_zoo.registry import model_info
+    from leukaemia_zoo.zoo.registry import model_info
 
     weight = model_info(architecture).weight
     assert weight is not None
@@ -214,10 +214,10 @@ def frozen(way: str, number: int, seed: int, options: argparse.Namespace) -> Any
     began = time.perf_counter()
     import keras
 
-    from leukaemia_zoo.distillation import load_teacher
-    from leukaemia_zoo.images import read_image
-    from leukaemia_zoo.inspection import DEFAULT_CROP
-    from leukaemia_zoo.preprocessing import Preprocessing
+    from leukaemia_zoo.adaptation.inspection import DEFAULT_CROP
+    from leukaemia_zoo.cells.images import read_image
+    from leukaemia_zoo.cells.preprocessing import Preprocessing
+    from leukaemia_zoo.training.distillation import load_teacher
 
     keras.utils.set_random_seed(seed)
     cells, test, train, validation = parts_of(options.data, number, seed)
@@ -271,8 +271,8 @@ def frozen(way: str, number: int, seed: int, options: argparse.Namespace) -> Any
 
 def parts_of(data: Path, number: int, seed: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
     """The table and the rows that test, teach and validate, as `fine_tune` deals them out."""
-    from leukaemia_zoo.inspection import inspect_cells
-    from leukaemia_zoo.small_splits import split_for_fine_tuning
+    from leukaemia_zoo.adaptation.inspection import inspect_cells
+    from leukaemia_zoo.adaptation.splits import split_for_fine_tuning
 
     inspected = inspect_cells(data)
     split = split_for_fine_tuning(inspected, per_class=number, seed=seed)
@@ -292,10 +292,10 @@ def read_runs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def write_table(options: argparse.Namespace) -> None:
     """Means and ranges over the seeds, and every run."""
-    from leukaemia_zoo.cards import LIBRARY
-    from leukaemia_zoo.files import write_json
-    from leukaemia_zoo.inspection import DEFAULT_CROP
-    from leukaemia_zoo.machine import environment
+    from leukaemia_zoo.adaptation.inspection import DEFAULT_CROP
+    from leukaemia_zoo.common.files import write_json
+    from leukaemia_zoo.common.hardware import environment
+    from leukaemia_zoo.zoo.cards import LIBRARY
 
     runs = read_runs(options)
     table = []
@@ -336,7 +336,7 @@ def write_table(options: argparse.Namespace) -> None:
 
 def saw_pbc(name: str) -> bool:
     """Whether the trunk of a weight was distilled on PBC, as its own description says."""
-    from leukaemia_zoo.sources import find
+    from leukaemia_zoo.zoo.sources import find
 
     spec = find(name).spec
     told = [(spec.training.get("distillation") or {}).get("unlabelled"), *(row.get("name") for row in spec.data)]
@@ -345,8 +345,8 @@ def saw_pbc(name: str) -> bool:
 
 def draw(table: Path, picture: Path) -> None:
     """Learning curves: mean accuracy and macro F1 over the seeds, bars from the worst seed to the best."""
-    from leukaemia_zoo.files import replacing
-    from leukaemia_zoo.svg import LIGHT, drawing, figure_of
+    from leukaemia_zoo.common.files import replacing
+    from leukaemia_zoo.report.drawing import LIGHT, drawing, figure_of
 
     data = json.loads(table.read_text(encoding="utf-8"))
     ways = list(dict.fromkeys(row["way"] for row in data["table"]))

@@ -426,13 +426,13 @@ def _image_originals() -> list[Files]:
 
 
 def _read_image(folder: Path) -> np.ndarray:
-    from leukaemia_zoo.images import read_image
+    from leukaemia_zoo.cells.images import read_image
 
     return read_image(next(file for file in folder.rglob("*") if file.is_file()))
 
 
 def _fault_of_image(pixels: np.ndarray) -> str | None:
-    from leukaemia_zoo.images import MAX_PIXELS, MIN_SIDE
+    from leukaemia_zoo.cells.images import MAX_PIXELS, MIN_SIDE
 
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         return f"pixels of {pixels.dtype}, {pixels.shape}"
@@ -607,7 +607,7 @@ def _change_table(rng: random.Random, originals: list[Files]) -> Input:
 
 
 def _read_table(folder: Path) -> Any:
-    from leukaemia_zoo.datasets import read_csv
+    from leukaemia_zoo.cells.readers import read_csv
 
     cells = read_csv(folder / "cells.csv")
     rows = zip(cells.paths, cells.labels.tolist(), cells.subjects, strict=True)
@@ -619,7 +619,7 @@ def _subject_originals() -> list[Files]:
 
 
 def _read_subjects(folder: Path) -> Any:
-    from leukaemia_zoo.cli_predict import _subject_of_path
+    from leukaemia_zoo.cli.predictions import _subject_of_path
 
     return _subject_of_path(folder / "cells.csv")
 
@@ -646,7 +646,7 @@ def _preliminary_images() -> Files:
 
 
 def _read_preliminary(folder: Path) -> Any:
-    from leukaemia_zoo.datasets import read_cnmc
+    from leukaemia_zoo.cells.readers import read_cnmc
 
     cells = read_cnmc(folder)
     return [
@@ -782,8 +782,8 @@ def _tensors() -> dict[str, np.ndarray]:
 
 
 def _configuration() -> dict[str, Any]:
-    from leukaemia_zoo.preprocessing import Preprocessing
-    from leukaemia_zoo.registry import ModelConfig
+    from leukaemia_zoo.cells.preprocessing import Preprocessing
+    from leukaemia_zoo.zoo.registry import ModelConfig
 
     config = ModelConfig("cnn_attention", ("hem", "all"), "flatten", Preprocessing((32, 32)), ood_limit=12.5, views=8)
     return config.to_dict()
@@ -794,7 +794,7 @@ def _model_files(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> File
 
     from safetensors.numpy import save
 
-    from leukaemia_zoo.registry import weights
+    from leukaemia_zoo.zoo.registry import weights
 
     data = save(tensors, metadata={"leukaemia_zoo": json.dumps(config)})
     row = weights()["cnn_attention.cnmc"].to_dict() | {"config": config, "file": "model.safetensors"}
@@ -811,9 +811,9 @@ def _model_originals() -> list[Files]:
 
 def _read_model(folder: Path) -> Any:
     """What is told of a model: its row, its card, and what it was trained on."""
-    from leukaemia_zoo.cards import model_card
-    from leukaemia_zoo.overlap import training_of
-    from leukaemia_zoo.sources import read_whole
+    from leukaemia_zoo.training.leaks import training_of
+    from leukaemia_zoo.zoo.cards import model_card
+    from leukaemia_zoo.zoo.sources import read_whole
 
     spec, _ = read_whole(folder)
     trained = training_of(spec, folder)
@@ -866,8 +866,8 @@ def _trunk_originals() -> list[Files]:
 
 
 def _read_trunk(folder: Path) -> Any:
-    from leukaemia_zoo.seen import seen_by_trunk
-    from leukaemia_zoo.weights_io import read_config
+    from leukaemia_zoo.training.leaks import seen_by_trunk
+    from leukaemia_zoo.zoo.tensors import read_config
 
     config, seen = read_config(folder / "model.safetensors"), seen_by_trunk(folder / "model.safetensors")
     for block in (config or {}, (config or {}).get("distillation") or {}):  # as a training reads them
@@ -877,8 +877,8 @@ def _read_trunk(folder: Path) -> Any:
 
 def _read_weights(folder: Path) -> Any:
     """What is read of a weight file without a network, as it is and as a description promises it."""
-    from leukaemia_zoo.sources import read_whole
-    from leukaemia_zoo.weights_io import head_tensors, read_config
+    from leukaemia_zoo.zoo.sources import read_whole
+    from leukaemia_zoo.zoo.tensors import head_tensors, read_config
 
     kernel, bias = head_tensors(folder / "model.safetensors")
     config = read_config(folder / "model.safetensors")
@@ -895,7 +895,7 @@ def _network() -> Any:
 
 
 def _network_originals() -> list[Files]:
-    from leukaemia_zoo.weights_io import named_variables
+    from leukaemia_zoo.zoo.tensors import named_variables
 
     rng = np.random.default_rng(0)
     tensors = {
@@ -907,7 +907,7 @@ def _network_originals() -> list[Files]:
 
 def _read_into_network(folder: Path) -> Any:
     """Assign to a network, all or none."""
-    from leukaemia_zoo.weights_io import load_tensors
+    from leukaemia_zoo.zoo.tensors import load_tensors
 
     before = _network().get_weights()
     try:
@@ -930,8 +930,8 @@ def _fault_of_network(values: Any) -> str | None:
 def _manifest_originals() -> list[Files]:
     import tempfile
 
-    from leukaemia_zoo.datasets import read_csv
-    from leukaemia_zoo.splits import Split, save_manifest
+    from leukaemia_zoo.cells.readers import read_csv
+    from leukaemia_zoo.cells.splits import Split, save_manifest
 
     with tempfile.TemporaryDirectory() as place:
         _lay_out(Path(place), _manifest_data())
@@ -945,9 +945,9 @@ def _manifest_data() -> Files:
 
 
 def _read_manifest(folder: Path) -> Any:
-    from leukaemia_zoo.datasets import read_csv
-    from leukaemia_zoo.overlap import training_of_folder
-    from leukaemia_zoo.splits import load_manifest, manifest_sha256
+    from leukaemia_zoo.cells.readers import read_csv
+    from leukaemia_zoo.cells.splits import load_manifest, manifest_sha256
+    from leukaemia_zoo.training.leaks import training_of_folder
 
     trained = training_of_folder(folder)
     people = trained and (sorted(trained.people), trained.fingerprints.tolist(), sorted(trained.files), trained.gaps)
@@ -956,7 +956,7 @@ def _read_manifest(folder: Path) -> Any:
 
 
 def _recipe_originals() -> list[Files]:
-    from leukaemia_zoo.recipes import recipe_for
+    from leukaemia_zoo.training.recipes import recipe_for
 
     whole = recipe_for("cnn_attention").to_dict()
     return [
@@ -966,7 +966,7 @@ def _recipe_originals() -> list[Files]:
 
 
 def _read_recipe(folder: Path) -> Any:
-    from leukaemia_zoo.recipes import recipe_for
+    from leukaemia_zoo.training.recipes import recipe_for
 
     found = recipe_for("cnn_attention", folder / "recipe.json")
     hash(found)  # frozen, all through
@@ -1011,9 +1011,9 @@ def _report_originals() -> list[Files]:
 
 def _read_report(folder: Path) -> Any:
     """Read, and tell in each way but the page with its plots."""
-    from leukaemia_zoo.report import Report
-    from leukaemia_zoo.report_data import Contents
-    from leukaemia_zoo.report_text import as_csv, as_markdown
+    from leukaemia_zoo.report.contents import Contents
+    from leukaemia_zoo.report.report import Report
+    from leukaemia_zoo.report.text import as_csv, as_markdown
 
     found = Report.load(folder)
     contents, twin = Contents(found.data), Report({"schema": 1, "models": {"cnn.cnmc": {"metrics": {"auroc": 0.5}}}})
@@ -1022,7 +1022,7 @@ def _read_report(folder: Path) -> Any:
 
 
 def _page_of_report(folder: Path) -> Any:
-    from leukaemia_zoo.report import Report
+    from leukaemia_zoo.report.report import Report
 
     found = Report.load(folder)
     found.save(folder / "again")
@@ -1032,7 +1032,7 @@ def _page_of_report(folder: Path) -> Any:
 def _training_originals() -> list[Files]:
     import tempfile
 
-    from leukaemia_zoo.overlap import TrainedOn, pack
+    from leukaemia_zoo.training.leaks import TrainedOn, pack
 
     known = TrainedOn("0" * 64, frozenset({(True, "20"), (False, "Ä")}), np.arange(9, dtype=np.uint64))
     with tempfile.TemporaryDirectory() as place:
@@ -1041,7 +1041,7 @@ def _training_originals() -> list[Files]:
 
 
 def _read_trainings(folder: Path) -> Any:
-    from leukaemia_zoo.overlap import unpack
+    from leukaemia_zoo.training.leaks import unpack
 
     found = unpack(folder / "trainings.npz")
     return {digest: (sorted(one.people), one.fingerprints.tolist()) for digest, one in found.items()}

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.loading import load_model
-from leukaemia_zoo.prediction import predict
-from leukaemia_zoo.registry import weights
+from leukaemia_zoo.common.files import write_json
+from leukaemia_zoo.prediction.verdicts import predict
+from leukaemia_zoo.zoo.loading import load_model
+from leukaemia_zoo.zoo.registry import weights
 
 ROOT = Path(__file__).parents[1]
 CELLS = ROOT / "examples" / "cells"

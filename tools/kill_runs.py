@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leukaemia_zoo.files import OWN
+from leukaemia_zoo.common.files import OWN
 
 TOLERANCE = 2e-3
 """Of probabilities, losses and weights: threads do not always add in the same order."""
@@ -132,7 +132,7 @@ def command(*arguments: Any) -> Callable[[], int]:
     """A command of leukaemia-zoo, to be called in a process of its own."""
 
     def work() -> int:
-        from leukaemia_zoo.cli import main
+        from leukaemia_zoo.cli.app import main
 
         return main([str(argument) for argument in arguments])
 
@@ -229,7 +229,7 @@ def publish_weight(place: Path, hub: Any) -> None:
     from hub_server import Fault
 
     from leukaemia_zoo import ModelConfig, Preprocessing
-    from leukaemia_zoo.registry import WeightSpec
+    from leukaemia_zoo.zoo.registry import WeightSpec
 
     name, repo = "resnet50.test", "lab/resnet50.test"
     weights = np.random.default_rng(0).bytes(3_000_000)
@@ -394,9 +394,9 @@ def main() -> int:
         wanted = [case.name for case in cases(place, True) if options.only is None or case.name in options.only]
         if set(wanted) != {"download"}:
             # Imported once and not used here: a process that has begun to compute cannot be forked.
-            import leukaemia_zoo.benchmarking
-            import leukaemia_zoo.finetuning
-            import leukaemia_zoo.training  # noqa: F401
+            import leukaemia_zoo.adaptation.fine_tuning
+            import leukaemia_zoo.benchmarking.runner
+            import leukaemia_zoo.training.trainer  # noqa: F401
 
             if forked(lambda: make_models(place), place / "log.txt").end() != 0:
                 raise SystemExit((place / "log.txt").read_text())

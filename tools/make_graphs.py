@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from leukaemia_zoo.common.files import replacing, write_json
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import INDEX_FILE, graph_name
 from leukaemia_zoo.engine.making import make_graph
-from leukaemia_zoo.files import replacing, write_json
-from leukaemia_zoo.loading import load_model
-from leukaemia_zoo.prediction import class_probabilities
-from leukaemia_zoo.registry import weights
-from leukaemia_zoo.sources import find
+from leukaemia_zoo.zoo.loading import load_model
+from leukaemia_zoo.zoo.outputs import class_probabilities
+from leukaemia_zoo.zoo.registry import weights
+from leukaemia_zoo.zoo.sources import find
 
 FOLDER = Path(__file__).parents[1] / "src" / "leukaemia_zoo" / "engine" / "graphs"
 

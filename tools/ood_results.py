@@ -28,13 +28,13 @@ from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from leukaemia_zoo import Cells, find_images, load_model, ood_scores, read_data, read_image
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.fitting import Embeddings, embed, held_out_scores, read_arrays, view_scores
-from leukaemia_zoo.ood import limit_of
-from leukaemia_zoo.recipes import recipe_for
-from leukaemia_zoo.registry import WeightSpec
-from leukaemia_zoo.sources import CONFIG_FILE, find
-from leukaemia_zoo.training import development_split
+from leukaemia_zoo.common.files import write_json
+from leukaemia_zoo.prediction.features import limit_of, view_scores
+from leukaemia_zoo.training.classifier import Embeddings, embed, held_out_scores, read_arrays
+from leukaemia_zoo.training.recipes import recipe_for
+from leukaemia_zoo.training.trainer import development_split
+from leukaemia_zoo.zoo.registry import WeightSpec
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, find
 
 ROOT = Path(__file__).parents[1]
 SIZE = 256

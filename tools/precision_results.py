@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo import list_models, load_model, predict, read_data
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.machine import environment
-from leukaemia_zoo.registry import packaged_file, weights
+from leukaemia_zoo.common.files import write_json
+from leukaemia_zoo.common.hardware import environment
+from leukaemia_zoo.zoo.registry import packaged_file, weights
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

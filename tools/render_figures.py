@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.cards import TITLES
-from leukaemia_zoo.registry import WeightSpec, weights
+from leukaemia_zoo.zoo.cards import TITLES
+from leukaemia_zoo.zoo.registry import WeightSpec, weights
 
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parents[1] / "results" / "benchmark.json"

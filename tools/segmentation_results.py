@@ -27,12 +27,12 @@ import numpy as np
 from PIL import Image
 
 from leukaemia_zoo import find_images, load_model, predict, read_image
-from leukaemia_zoo.bootstrap import wilson_interval
+from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.fields import RED_CELL_DIAMETER, ExtractedCell, estimate_scale, extract_cells, reject
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.segmentation import FRAME, cell_mask, central, cytology, on_black
-from leukaemia_zoo.stains import SAMPLE, normalise_stain
+from leukaemia_zoo.evaluation.intervals import wilson_interval
+from leukaemia_zoo.smears.fields import RED_CELL_DIAMETER, ExtractedCell, estimate_scale, extract_cells, reject
+from leukaemia_zoo.smears.segmentation import FRAME, cell_mask, central, cytology, on_black
+from leukaemia_zoo.smears.stains import SAMPLE, normalise_stain
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

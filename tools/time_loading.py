@@ -24,8 +24,9 @@ CACHE = tempfile.TemporaryDirectory()
 os.environ |= {"HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from leukaemia_zoo import ModelConfig, Preprocessing, build_model, hub, load_model, registry, save_model  # noqa: E402
-from leukaemia_zoo.sources import WEIGHTS_FILE  # noqa: E402
+from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, save_model  # noqa: E402
+from leukaemia_zoo.zoo import hub, registry  # noqa: E402
+from leukaemia_zoo.zoo.sources import WEIGHTS_FILE  # noqa: E402
 
 NAME = "resnet50.timing"
 

@@ -18,9 +18,9 @@ import io
 from pathlib import Path
 
 from leukaemia_zoo import Report, benchmark, list_models
-from leukaemia_zoo.files import replacing, write_json
-from leukaemia_zoo.report_data import Contents
-from leukaemia_zoo.report_text import as_csv
+from leukaemia_zoo.common.files import replacing, write_json
+from leukaemia_zoo.report.contents import Contents
+from leukaemia_zoo.report.text import as_csv
 
 RESULTS = Path(__file__).parents[1] / "results"
 

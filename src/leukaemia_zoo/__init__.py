@@ -8,90 +8,72 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from leukaemia_zoo.registration import register_layers
-
-__version__ = "0.1.0"
+from leukaemia_zoo._version import __version__
+from leukaemia_zoo.common.registration import register_layers
 
 _MODULE_OF = {
-    "AttentionBlock": "attention",
-    "attention_maps": "attention",
-    "build_model": "architectures",
-    "load_model": "loading",
-    "save_model": "loading",
-    "download": "sources",
-    "save_pretrained": "publishing",
-    "push_to_hub": "publishing",
-    "publish": "publishing",
-    "list_models": "registry",
-    "model_info": "registry",
-    "ModelConfig": "registry",
-    "ood_scores": "ood",
-    "segment_cell": "segmentation",
-    "extract_cells": "fields",
-    "ExtractedCell": "fields",
-    "estimate_scale": "fields",
-    "reject": "fields",
-    "normalise_stain": "stains",
+    "AttentionBlock": "zoo.layers",
+    "attention_maps": "prediction.features",
+    "build_model": "zoo.architectures",
+    "load_model": "zoo.loading",
+    "save_model": "zoo.loading",
+    "download": "zoo.sources",
+    "save_pretrained": "zoo.publishing",
+    "push_to_hub": "zoo.publishing",
+    "publish": "zoo.publishing",
+    "list_models": "zoo.registry",
+    "model_info": "zoo.registry",
+    "ModelConfig": "zoo.registry",
+    "ood_scores": "prediction.features",
+    "segment_cell": "smears.segmentation",
+    "extract_cells": "smears.fields",
+    "ExtractedCell": "smears.fields",
+    "estimate_scale": "smears.fields",
+    "reject": "smears.fields",
+    "normalise_stain": "smears.stains",
     "export": "engine.exporting",
-    "predict": "prediction",
-    "iter_predictions": "prediction",
-    "Prediction": "prediction",
-    "Predictions": "prediction",
-    "Preprocessing": "preprocessing",
-    "read_image": "images",
-    "find_images": "images",
-    "Cells": "cells",
-    "read_data": "datasets",
-    "read_cnmc": "datasets",
-    "read_folders": "datasets",
-    "read_csv": "datasets",
-    "Split": "splits",
-    "split_by_subject": "splits",
-    "kfold_by_subject": "splits",
-    "check_split": "splits",
-    "save_manifest": "splits",
-    "load_manifest": "splits",
-    "verify": "verification",
-    "benchmark": "benchmarking",
-    "Report": "report",
-    "CellAugmentation": "augmentation",
-    "Recipe": "recipes",
-    "train": "training",
-    "fine_tune": "finetuning",
-    "FineTuned": "finetuning",
-    "embed": "embeddings",
-    "linear_probe": "probing",
-    "register_architecture": "architectures",
-    "cross_validate": "cross_validation",
+    "predict": "prediction.verdicts",
+    "iter_predictions": "prediction.verdicts",
+    "Prediction": "prediction.verdicts",
+    "Predictions": "prediction.verdicts",
+    "Preprocessing": "cells.preprocessing",
+    "read_image": "cells.images",
+    "find_images": "cells.images",
+    "Cells": "cells.table",
+    "read_data": "cells.readers",
+    "read_cnmc": "cells.readers",
+    "read_folders": "cells.readers",
+    "read_csv": "cells.readers",
+    "Split": "cells.splits",
+    "split_by_subject": "cells.splits",
+    "kfold_by_subject": "cells.splits",
+    "check_split": "cells.splits",
+    "save_manifest": "cells.splits",
+    "load_manifest": "cells.splits",
+    "verify": "cells.verification",
+    "benchmark": "benchmarking.runner",
+    "Report": "report.report",
+    "CellAugmentation": "zoo.augmentation",
+    "Recipe": "training.recipes",
+    "train": "training.trainer",
+    "fine_tune": "adaptation.fine_tuning",
+    "FineTuned": "adaptation.fine_tuning",
+    "embed": "prediction.features",
+    "linear_probe": "adaptation.probing",
+    "register_architecture": "zoo.architectures",
+    "cross_validate": "training.cross_validation",
 }
 
 __all__ = ["__version__", *_MODULE_OF]
 
 if TYPE_CHECKING:
-    from leukaemia_zoo.architectures import build_model, register_architecture
-    from leukaemia_zoo.attention import AttentionBlock, attention_maps
-    from leukaemia_zoo.augmentation import CellAugmentation
-    from leukaemia_zoo.benchmarking import benchmark
-    from leukaemia_zoo.cells import Cells
-    from leukaemia_zoo.cross_validation import cross_validate
-    from leukaemia_zoo.datasets import read_cnmc, read_csv, read_data, read_folders
-    from leukaemia_zoo.embeddings import embed
-    from leukaemia_zoo.engine.exporting import export
-    from leukaemia_zoo.fields import ExtractedCell, estimate_scale, extract_cells, reject
-    from leukaemia_zoo.finetuning import FineTuned, fine_tune
-    from leukaemia_zoo.images import find_images, read_image
-    from leukaemia_zoo.loading import load_model, save_model
-    from leukaemia_zoo.ood import ood_scores
-    from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions, predict
-    from leukaemia_zoo.preprocessing import Preprocessing
-    from leukaemia_zoo.probing import linear_probe
-    from leukaemia_zoo.publishing import publish, push_to_hub, save_pretrained
-    from leukaemia_zoo.recipes import Recipe
-    from leukaemia_zoo.registry import ModelConfig, list_models, model_info
-    from leukaemia_zoo.report import Report
-    from leukaemia_zoo.segmentation import segment_cell
-    from leukaemia_zoo.sources import download
-    from leukaemia_zoo.splits import (
+    from leukaemia_zoo.adaptation.fine_tuning import FineTuned, fine_tune
+    from leukaemia_zoo.adaptation.probing import linear_probe
+    from leukaemia_zoo.benchmarking.runner import benchmark
+    from leukaemia_zoo.cells.images import find_images, read_image
+    from leukaemia_zoo.cells.preprocessing import Preprocessing
+    from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
+    from leukaemia_zoo.cells.splits import (
         Split,
         check_split,
         kfold_by_subject,
@@ -99,9 +81,25 @@ if TYPE_CHECKING:
         save_manifest,
         split_by_subject,
     )
-    from leukaemia_zoo.stains import normalise_stain
-    from leukaemia_zoo.training import train
-    from leukaemia_zoo.verification import verify
+    from leukaemia_zoo.cells.table import Cells
+    from leukaemia_zoo.cells.verification import verify
+    from leukaemia_zoo.engine.exporting import export
+    from leukaemia_zoo.prediction.features import attention_maps, embed, ood_scores
+    from leukaemia_zoo.prediction.verdicts import Prediction, Predictions, iter_predictions, predict
+    from leukaemia_zoo.report.report import Report
+    from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells, reject
+    from leukaemia_zoo.smears.segmentation import segment_cell
+    from leukaemia_zoo.smears.stains import normalise_stain
+    from leukaemia_zoo.training.cross_validation import cross_validate
+    from leukaemia_zoo.training.recipes import Recipe
+    from leukaemia_zoo.training.trainer import train
+    from leukaemia_zoo.zoo.architectures import build_model, register_architecture
+    from leukaemia_zoo.zoo.augmentation import CellAugmentation
+    from leukaemia_zoo.zoo.layers import AttentionBlock
+    from leukaemia_zoo.zoo.loading import load_model, save_model
+    from leukaemia_zoo.zoo.publishing import publish, push_to_hub, save_pretrained
+    from leukaemia_zoo.zoo.registry import ModelConfig, list_models, model_info
+    from leukaemia_zoo.zoo.sources import download
 
 
 def __getattr__(name: str) -> Any:

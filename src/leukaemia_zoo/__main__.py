@@ -2,7 +2,7 @@
 
 import sys
 
-from leukaemia_zoo.cli import main
+from leukaemia_zoo.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,32 +7,6 @@ through `shown` or `reason`, so that they cannot write to the terminal.
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Iterable
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 100, 100, 40
-
-
-def shown(value: object) -> str:
-    """A value as it stands in an error: as in Python, and so without what a terminal would obey, but short."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= 150 else f"{text[:150]}..."
-
-
-def shortened(texts: Iterable[str], most: int = 5) -> str:
-    """The first of several texts, and how many more there are."""
-    texts = list(texts)
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
-
-
-def reason(error: object, most: int = 200) -> str:
-    """What another library or a server says, for the middle of a sentence: its first line, printable and short."""
-    line = str(error).strip().split("\n", 1)[0]
-    line = "".join(char if char.isprintable() else " " for char in line).rstrip(". ")
-    return line if len(line) <= most else f"{line[:most]}..."
-
 
 class LeukaemiaZooError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -118,3 +92,11 @@ class HubNotFoundError(HubError):
 
 class HubStorageError(HubError):
     """What came from the Hub cannot be written: disk full, folder read-only, no permission."""
+
+
+class PandasMissingError(LeukaemiaZooError, ImportError):
+    """`Report.to_pandas` without pandas, which this package does not ask for."""
+
+
+class PlotsMissingError(LeukaemiaZooError, ImportError):
+    """Matplotlib is not installed; a report is saved without plots then."""

@@ -1,4 +1,4 @@
-"""`finetuning`, `inspection`, `small_splits`, and the command: somebody else's cells, drawn small."""
+"""`fine_tuning`, `inspection`, `splits`, and the command: somebody else's cells, drawn small."""
 
 import csv
 import dataclasses
@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import Preprocessing, benchmark, finetuning, load_model, predict, publishing, read_data
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.cli import main
+from leukaemia_zoo import Preprocessing, benchmark, load_model, predict, read_data
+from leukaemia_zoo.adaptation import fine_tuning, stages
+from leukaemia_zoo.adaptation.fine_tuning import fine_tune, fine_tuning_recipe
+from leukaemia_zoo.adaptation.inspection import CROPS, inspect_cells, usual_preprocessing
+from leukaemia_zoo.adaptation.splits import folds_by_people, split_for_fine_tuning
+from leukaemia_zoo.cells.splits import Split, load_manifest
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.common.run_folder import RUN
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
-from leukaemia_zoo.finetuning import fine_tune, fine_tuning_recipe
-from leukaemia_zoo.fitting import frozen_layers
-from leukaemia_zoo.inspection import CROPS, inspect_cells, usual_preprocessing
-from leukaemia_zoo.report import Report
-from leukaemia_zoo.run_folder import RUN
-from leukaemia_zoo.small_splits import folds_by_people, split_for_fine_tuning
-from leukaemia_zoo.splits import Split, load_manifest
-from leukaemia_zoo.weights_io import named_variables
+from leukaemia_zoo.report.report import Report
+from leukaemia_zoo.training.tuning import frozen_layers
+from leukaemia_zoo.zoo import publishing
+from leukaemia_zoo.zoo.tensors import named_variables
 
 pytestmark = pytest.mark.filterwarnings("ignore:The split is by image", "ignore:.*have no subject")
 
@@ -218,7 +220,7 @@ def learnt(tiny_folder, folder, monkeypatch):
     def keep(state, trainer):
         seen.update({name: np.array(value) for name, value in named_variables(trainer.layers[-1]).items()})
 
-    monkeypatch.setattr("leukaemia_zoo.run_state.RunState.save", keep)
+    monkeypatch.setattr("leukaemia_zoo.training.runs.RunState.save", keep)
 
     def changed(**settings):
         recipe = {**SMALL, "fine_tune_learning_rate": 0.01}
@@ -246,7 +248,7 @@ def test_batch_norm_stays_where_all_layers_learn_unless_it_is_to_follow(learnt):
 def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_layer(
     tiny_folder, folder, monkeypatch, better
 ):
-    kept, real = {}, finetuning._tuned
+    kept, real = {}, stages._tuned
 
     def told(*arguments):
         tuned, _ = real(*arguments)
@@ -254,7 +256,7 @@ def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_lay
         kept["tuned"] = [values.copy() for values in head]
         return tuned, np.full(8, 0.5) if better else np.linspace(-1, 1, 8)
 
-    monkeypatch.setattr(finetuning, "_tuned", told)
+    monkeypatch.setattr(stages, "_tuned", told)
     lines = []
     found = fine_tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, report=lines.append)
     assert any(f"stage 2 {'stays' if better else 'is left out'}" in line for line in lines)
@@ -314,7 +316,7 @@ def test_test_people_that_taught_the_weight_are_told(tmp_path, tiny_folder, tune
 def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
     pushed = []
     monkeypatch.setattr(
-        finetuning,
+        fine_tuning,
         "push_to_hub",
         lambda place, repo, private: (
             pushed.append((place, repo, private)) or publishing.Published("n", repo, "a" * 40, "https://hub/x", "", 0)

@@ -14,8 +14,6 @@ from leukaemia_zoo import (
     Preprocessing,
     build_model,
     embed,
-    embeddings,
-    inspection,
     linear_probe,
     list_models,
     load_model,
@@ -23,9 +21,12 @@ from leukaemia_zoo import (
     register_architecture,
     save_model,
 )
-from leukaemia_zoo.cli import main
-from leukaemia_zoo.embeddings import embed_files, weights_digest
+from leukaemia_zoo.adaptation import inspection
+from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.errors import ArchitectureError, WeightsError
+from leukaemia_zoo.prediction import features
+from leukaemia_zoo.prediction.features import embed_files
+from leukaemia_zoo.zoo.loading import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,13 @@ def test_the_cache_knows_weights_preprocessing_and_bytes(tiny_folder, folder, tm
     paths = sorted(folder.rglob("*.png"))
     first = embed_files(model, paths[:5], tmp_path)
     computed = []
-    original = embeddings.embed
+    original = features.embed
 
     def counted(model, images, **settings):
         computed.append(len(images))
         return original(model, images, **settings)
 
-    monkeypatch.setattr(embeddings, "embed", counted)
+    monkeypatch.setattr(features, "embed", counted)
     np.testing.assert_array_equal(embed_files(model, paths[:5], tmp_path), first)
     assert computed == []
     again = embed_files(model, [paths[6], *paths[:5]], tmp_path)
@@ -219,8 +220,11 @@ def test_an_own_name_can_be_registered_again(draw_cell):
 
 
 def test_examples_in_docstrings_run():
-    from leukaemia_zoo import architectures, finetuning, probing, recipes
+    from leukaemia_zoo.adaptation import fine_tuning as finetuning
+    from leukaemia_zoo.adaptation import probing
+    from leukaemia_zoo.training import recipes
+    from leukaemia_zoo.zoo import architectures
 
-    for module in (architectures, embeddings, finetuning, inspection, probing, recipes):
+    for module in (architectures, features, finetuning, inspection, probing, recipes):
         result = doctest.testmod(module)
         assert result.failed == 0, module.__name__

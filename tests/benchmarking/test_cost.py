@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from leukaemia_zoo import AttentionBlock, build_model, cost, load_model, machine, operations
-from leukaemia_zoo.cost import Spread, measure_costs
+from leukaemia_zoo import AttentionBlock, build_model, load_model
+from leukaemia_zoo.benchmarking import cost, operations
+from leukaemia_zoo.benchmarking.cost import Spread, measure_costs
+from leukaemia_zoo.benchmarking.operations import flops
+from leukaemia_zoo.common import hardware
+from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.errors import ArchitectureError, DataError, UnknownNameError, WeightsError
-from leukaemia_zoo.machine import environment
-from leukaemia_zoo.operations import flops
 
 NETWORKS = [
     ("cnn", "flatten", 64),
@@ -477,8 +479,8 @@ def test_each_backend_measures_a_folder(backend, tiny_folder):
         pytest.skip(f"{backend} is not installed")
     script = """
 import json, sys
-from leukaemia_zoo.cost import measure_costs
-from leukaemia_zoo.machine import environment
+from leukaemia_zoo.benchmarking.cost import measure_costs
+from leukaemia_zoo.common.hardware import environment
 costs = measure_costs({"tiny": sys.argv[1]}, repeats=3, batches=(1, 4), seconds=0)
 print(json.dumps([costs["tiny"].to_dict(), environment()], allow_nan=False))
 """
@@ -521,6 +523,6 @@ def test_the_environment_names_no_machine_user_or_folder(monkeypatch):
 
 
 def test_examples_of_the_docstrings():
-    results = [doctest.testmod(module) for module in (cost, machine, operations)]
+    results = [doctest.testmod(module) for module in (cost, hardware, operations)]
     assert sum(result.attempted for result in results) > 5
     assert not any(result.failed for result in results)

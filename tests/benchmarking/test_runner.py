@@ -11,14 +11,16 @@ import pytest
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import benchmark, benchmarking, load_model, registry
-from leukaemia_zoo.candidates import Candidate, as_candidates
-from leukaemia_zoo.cli import main
+from leukaemia_zoo import benchmark, load_model
+from leukaemia_zoo.benchmarking import runner
+from leukaemia_zoo.benchmarking.contestants import Candidate, as_candidates
+from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE, read_judged_cells
+from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.common.run_folder import BENCHMARK, RunFolder
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
-from leukaemia_zoo.evaluation import metrics
-from leukaemia_zoo.judged_cells import MANIFEST_FILE, read_judged_cells
-from leukaemia_zoo.report import FILES
-from leukaemia_zoo.run_folder import BENCHMARK, RunFolder
+from leukaemia_zoo.evaluation.metrics import metrics
+from leukaemia_zoo.report.report import FILES
+from leukaemia_zoo.zoo import registry
 
 QUICK = {"resamples": 200, "cost": False}
 SHIPPED = sorted(registry.weights())
@@ -211,7 +213,7 @@ def test_costs_that_cannot_be_measured_lose_no_figures(drawn, monkeypatch):
         return by_brightness(batch) if sum(calls) <= 48 else 1 / 0
 
     models = {"real": only_black_backgrounds, "broken": breaks_after_its_predictions}
-    monkeypatch.setattr("leukaemia_zoo.cost._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("leukaemia_zoo.benchmarking.cost._LEAST_SECONDS", 0.0)
     found = benchmark(models, drawn, resamples=200, baselines=False).to_dict()
     assert found["models"]["real"]["cost"]["latency_ms"]["median"] > 0
     assert found["models"]["broken"]["cost"] is None
@@ -397,7 +399,7 @@ def test_a_refused_call_leaves_no_folders(folder, tiny_folder, tmp_path):
 
 
 def test_examples_of_the_docstrings_run():
-    result = doctest.testmod(benchmarking)
+    result = doctest.testmod(runner)
     assert result.attempted >= 4
     assert not result.failed
 
@@ -406,7 +408,7 @@ def test_examples_of_the_docstrings_run():
 
 
 def test_an_interrupted_run_goes_on_where_it_was(folder, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("leukaemia_zoo.candidates._CHUNK", 10)
+    monkeypatch.setattr("leukaemia_zoo.benchmarking.contestants._CHUNK", 10)
     seen = []
 
     def stop_at_25(done, total):
@@ -427,7 +429,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tiny_folder, tmp_path, 
 
 
 def test_a_run_goes_on_only_with_the_same_order_of_the_classes(drawn, tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("leukaemia_zoo.candidates._CHUNK", 10)
+    monkeypatch.setattr("leukaemia_zoo.benchmarking.contestants._CHUNK", 10)
     frames, labels, subjects = drawn
     data = (frames, [("hem", "all")[label] for label in labels], subjects)
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import class_order
-from leukaemia_zoo.class_order import positive_last
-from leukaemia_zoo.datasets import as_cells
+from leukaemia_zoo.cells import class_order
+from leukaemia_zoo.cells.class_order import positive_last
+from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.errors import DataError, UnknownNameError
 
 

@@ -18,9 +18,8 @@ import pytest
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from leukaemia_zoo import images
-from leukaemia_zoo.errors import ImageError, LeukaemiaZooError
-from leukaemia_zoo.images import (
+from leukaemia_zoo.cells import images
+from leukaemia_zoo.cells.images import (
     MAX_PIXELS,
     MIN_SIDE,
     as_image,
@@ -30,8 +29,9 @@ from leukaemia_zoo.images import (
     list_images,
     read_image,
 )
+from leukaemia_zoo.errors import ImageError, LeukaemiaZooError
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 HEIGHT, WIDTH = 20, 24
 
 
@@ -697,7 +697,8 @@ class TestOnBlack:
         assert not lies_on_black(np.full((64, 64, 3), 9, np.uint8))
 
     def test_the_networks_and_the_augmentation_have_the_same_threshold(self):
-        from leukaemia_zoo import augmentation, layers, segmentation
+        from leukaemia_zoo.smears import segmentation
+        from leukaemia_zoo.zoo import augmentation, layers
 
         assert layers.CellMask().threshold == images.BLACK == augmentation.BLACK == segmentation.BLACK
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import preprocessing
+from leukaemia_zoo.cells import preprocessing
+from leukaemia_zoo.cells.images import read_image
+from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.errors import DataError, ImageError
-from leukaemia_zoo.images import read_image
-from leukaemia_zoo.preprocessing import Preprocessing
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.fixture

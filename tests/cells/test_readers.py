@@ -10,25 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import cnmc, datasets
-from leukaemia_zoo.cells import Cells, duplicate_cells
-from leukaemia_zoo.cnmc import official_duplicates, official_files, official_row
-from leukaemia_zoo.datasets import (
+from leukaemia_zoo.benchmarking.judged_cells import read_judged_cells
+from leukaemia_zoo.cells import cnmc, readers
+from leukaemia_zoo.cells.cnmc import (
     MERGED_SUBJECTS,
     canonical_subject,
+    official_duplicates,
+    official_files,
+    official_row,
     parse_cnmc_name,
-    preliminary_names,
-    read_cnmc,
-    read_csv,
-    read_data,
-    read_folders,
     subject_from_name,
 )
+from leukaemia_zoo.cells.images import read_image
+from leukaemia_zoo.cells.readers import preliminary_names, read_cnmc, read_csv, read_data, read_folders
+from leukaemia_zoo.cells.table import Cells, duplicate_cells
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.images import read_image
-from leukaemia_zoo.judged_cells import read_judged_cells
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 NAMES_OF_SAME_PIXELS = (("UID_51_59_2_all.bmp", "UID_55_12_2_all.bmp"),)
@@ -637,7 +635,7 @@ def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_csv(
         Path("my_cells.csv"), "path,label,subject", "my_cells/blast/1.png,blast,P1", "my_cells/lymphocyte/2.png,x,P2"
     )
-    for module in (cnmc, datasets):
+    for module in (cnmc, readers):
         result = doctest.testmod(module)
         assert result.attempted > 0
         assert result.failed == 0
@@ -645,7 +643,7 @@ def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_no_backend_is_imported() -> None:
     code = (
-        "import sys, leukaemia_zoo.datasets, leukaemia_zoo.splits, leukaemia_zoo.verification;"
+        "import sys, leukaemia_zoo.cells.readers, leukaemia_zoo.cells.splits, leukaemia_zoo.cells.verification;"
         "sys.exit(bool({'keras', 'tensorflow', 'torch', 'jax', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

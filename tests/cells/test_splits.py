@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import splits
-from leukaemia_zoo.cells import Cells, file_fingerprint
-from leukaemia_zoo.datasets import read_data
-from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
-from leukaemia_zoo.splits import (
+from leukaemia_zoo.cells import splits
+from leukaemia_zoo.cells.readers import read_data
+from leukaemia_zoo.cells.splits import (
     Split,
     check_split,
     kfold_by_subject,
@@ -20,8 +18,10 @@ from leukaemia_zoo.splits import (
     save_manifest,
     split_by_subject,
 )
+from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 HAND = {"seed": None, "method": "by hand"}
 HALVES = {"train": 0.5, "test": 0.5}
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import cells as module
-from leukaemia_zoo.cells import Cells, duplicate_cells, pixel_sha256
-from leukaemia_zoo.cnmc import CNMC_CLASSES
-from leukaemia_zoo.datasets import read_folders
+from leukaemia_zoo.cells import table as module
+from leukaemia_zoo.cells.cnmc import CNMC_CLASSES
+from leukaemia_zoo.cells.readers import read_folders
+from leukaemia_zoo.cells.table import Cells, duplicate_cells, pixel_sha256
 from leukaemia_zoo.errors import DataError
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import cnmc, verification
-from leukaemia_zoo.cnmc import OfficialFiles
+from leukaemia_zoo.cells import cnmc, verification
+from leukaemia_zoo.cells.cnmc import OfficialFiles
+from leukaemia_zoo.cells.verification import verify
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.verification import verify
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 # A small official set: two folds, one cell in both, the preliminary set, the final set.
 OFFICIAL = {

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.views import drawn_view
+from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view
 
 
 def test_a_drawn_view_that_is_not_turned_is_the_preprocessed_frame():

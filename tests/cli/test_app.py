@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import __version__, cli_predict, load_model, predict, printing, registry, save_model
-from leukaemia_zoo.cli import main
-from leukaemia_zoo.registry import ARCHITECTURES
+from leukaemia_zoo import __version__, load_model, predict, save_model
+from leukaemia_zoo.cli import output, predictions
+from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.zoo import registry
+from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 SHIPPED = sorted(registry.weights())
 SMALL = [name for name in SHIPPED if registry.packaged_file(registry.weights()[name]).is_file()]
 HEADER = "path,subject,label,p_hem,p_all,ood_score,unfamiliar,error"
@@ -245,7 +247,7 @@ def test_quiet_and_long_lists_print_no_table(run, tiny_folder, mixed_folder, mon
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 5
     assert len(read_rows(tmp_path / "o.csv")) == 8
-    monkeypatch.setattr(cli_predict, "_TABLE_ROWS", 7)
+    monkeypatch.setattr(predictions, "_TABLE_ROWS", 7)
     status, out, err = run("predict", mixed_folder, "--model", tiny_folder, "--batch-size", 3)
     assert "wrong_suffix.jpg" not in out
     assert "Above 7 files there is no table: --csv FILE" in out
@@ -476,7 +478,7 @@ def test_an_architecture_without_weights(run, mixed_folder, monkeypatch):
 
 
 def test_an_unknown_model_is_told_before_the_backend_loads(run, mixed_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "leukaemia_zoo.loading", None)  # importing it now fails
+    monkeypatch.setitem(sys.modules, "leukaemia_zoo.zoo.loading", None)  # importing it now fails
     status, _, err = run("predict", mixed_folder, "--model", "resnet5")
     assert status == 2
     assert "did you mean resnet50" in error_line(err)
@@ -487,7 +489,7 @@ def test_nothing_is_left_behind_when_it_fails_midway(run, tiny_folder, mixed_fol
     out = tmp_path / "out"
     out.mkdir()
     (out / "o.csv").write_text("the results of yesterday\n")
-    rows, row = [], printing.row
+    rows, row = [], output.row
 
     def fail(*arguments):
         if len(rows) == 6:
@@ -497,7 +499,7 @@ def test_nothing_is_left_behind_when_it_fails_midway(run, tiny_folder, mixed_fol
         rows.append(arguments)
         return row(*arguments)
 
-    monkeypatch.setattr(printing, "row", fail)
+    monkeypatch.setattr(output, "row", fail)
     status, _, err = run(
         "predict", mixed_folder, "--model", tiny_folder, "--csv", out / "o.csv", "--json", out / "o.json"
     )
@@ -546,7 +548,7 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_light_commands_import_no_backend(arguments, tmp_path):
     code = f"""
 import contextlib, os
-from leukaemia_zoo.cli import main
+from leukaemia_zoo.cli.app import main
 os.chdir({str(tmp_path)!r})
 with contextlib.suppress(SystemExit):
     main({arguments!r})
@@ -565,7 +567,7 @@ def test_public_names_resolve():
 
 def test_a_first_run_in_a_shell(tiny_folder, tmp_path):
     """As a user sees it: nothing on the error stream, not even the start-up notes of the backend."""
-    command = ("-m", "leukaemia_zoo.cli", "predict", EXAMPLES, "--model", tiny_folder, "--csv", tmp_path / "o.csv")
+    command = ("-m", "leukaemia_zoo", "predict", EXAMPLES, "--model", tiny_folder, "--csv", tmp_path / "o.csv")
     done = in_new_process(*command)
     assert (done.returncode, done.stderr) == (0, "")
     assert STATEMENT in done.stdout
@@ -574,7 +576,7 @@ def test_a_first_run_in_a_shell(tiny_folder, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="a pipe of a POSIX shell")
 def test_a_reader_that_stops_early():
-    code = "import sys; from leukaemia_zoo.cli import main; sys.exit(main(['list']))"
+    code = "import sys; from leukaemia_zoo.cli.app import main; sys.exit(main(['list']))"
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", code],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
@@ -588,7 +590,7 @@ def test_a_reader_that_stops_early():
 
 def test_outside_a_utf_8_locale(mixed_folder, tiny_folder):
     done = in_new_process(
-        *("-m", "leukaemia_zoo.cli", "predict", mixed_folder / "no such ☃.png", "--model", tiny_folder),
+        *("-m", "leukaemia_zoo", "predict", mixed_folder / "no such ☃.png", "--model", tiny_folder),
         PYTHONIOENCODING="ascii",
     )
     assert done.returncode == 2

@@ -10,17 +10,17 @@ import keras
 import numpy as np
 import pytest
 
-from leukaemia_zoo import devices
-from leukaemia_zoo.devices import number_of_devices
+from leukaemia_zoo.common import hardware
+from leukaemia_zoo.common.hardware import number_of_devices
 from leukaemia_zoo.errors import DeviceError
 
 # The backend must be told of its devices before anything uses it.
-SCRIPT = Path(__file__).parent / "two_devices.py"
+SCRIPT = Path(__file__).parents[1] / "two_devices.py"
 
 
 @pytest.fixture
 def four(monkeypatch):
-    monkeypatch.setattr(devices, "_names", lambda: [f"gpu:{number}" for number in range(4)])
+    monkeypatch.setattr(hardware, "_names", lambda: [f"gpu:{number}" for number in range(4)])
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from leukaemia_zoo.common.files import OWN, refuse_to_overwrite, replacing, sweep, write_json, writing
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.files import OWN, refuse_to_overwrite, replacing, sweep, write_json, writing
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs pipes and links as POSIX has them")
 
@@ -126,7 +126,7 @@ def test_a_folder_is_not_replaced(tmp_path):
 @posix
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
     code = (
-        "import sys, time\nfrom leukaemia_zoo.files import replacing\n"
+        "import sys, time\nfrom leukaemia_zoo.common.files import replacing\n"
         "with replacing(sys.argv[1]) as beside:\n    beside.write_text('half')\n    print('written', flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -6,9 +6,10 @@ import pathlib
 import keras
 import pytest
 
-from leukaemia_zoo import machine, precision, timing
+from leukaemia_zoo.common import hardware
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.recipes import recipe_for
+from leukaemia_zoo.training import runs
+from leukaemia_zoo.training.recipes import recipe_for
 
 INTEL = "processor\t: 0\nmodel name\t: X\nflags\t\t: fpu sse avx512f {}\n\nprocessor\t: 1\nflags\t\t: fpu sse\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd {}\n"
@@ -44,7 +45,7 @@ def cpuinfo(monkeypatch):
 )
 def test_the_processor_tells_its_instructions(cpuinfo, text, expected):
     cpuinfo(text)
-    assert machine.has_bfloat16_instructions() is expected
+    assert hardware.has_bfloat16_instructions() is expected
 
 
 @pytest.mark.parametrize(
@@ -58,32 +59,32 @@ def test_the_processor_tells_its_instructions(cpuinfo, text, expected):
     ],
 )
 def test_auto_means_bfloat16_where_the_device_has_it(monkeypatch, devices, instructions, expected):
-    monkeypatch.setattr(precision, "computing_devices", lambda: devices)
-    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: instructions)
-    assert precision.resolved("auto") == expected
+    monkeypatch.setattr(hardware, "computing_devices", lambda: devices)
+    monkeypatch.setattr(hardware, "has_bfloat16_instructions", lambda: instructions)
+    assert hardware.resolved("auto") == expected
     before = keras.config.dtype_policy().name
-    with precision.precision("auto"):
+    with hardware.precision("auto"):
         assert keras.config.dtype_policy().name == expected
     assert keras.config.dtype_policy().name == before
-    assert precision.resolved("mixed_float16") == "mixed_float16"
+    assert hardware.resolved("mixed_float16") == "mixed_float16"
 
 
 def test_auto_is_the_default_and_others_are_checked():
     assert recipe_for("cnn").precision == "auto"
     assert recipe_for("cnn", {"precision": "mixed_bfloat16"}).precision == "mixed_bfloat16"  # as shipped weights say
     with pytest.raises(DataError, match="'half' is no dtype policy of Keras"):
-        precision.resolved("half")
+        hardware.resolved("half")
 
 
 def test_the_time_left_is_that_of_the_epochs_of_this_run(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    left = timing.TimeLeft(done=2)
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: now[0])
+    left = runs.TimeLeft(done=2)
     now[0] += 60
     assert left.told(done=3, total=15) == ", about 12 min left"
     now[0] += 60
     assert left.told(done=4, total=5) == ", about 60 s left"
     assert left.told(done=4, total=400) == ", about 6.6 h left"
     assert left.told(done=5, total=5) == ""
-    assert timing.TimeLeft(done=2).told(done=2, total=5) == ""
-    assert doctest.testmod(timing).failed == 0
+    assert runs.TimeLeft(done=2).told(done=2, total=5) == ""
+    assert doctest.testmod(runs).failed == 0

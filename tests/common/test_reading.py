@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from leukaemia_zoo.common.reading import parse_json, read_arrays, read_json
 from leukaemia_zoo.errors import DataError, UnknownNameError
-from leukaemia_zoo.reading import parse_json, read_arrays, read_json
-from leukaemia_zoo.recipes import changed, recipe_for
+from leukaemia_zoo.training.recipes import changed, recipe_for
 
 
 @pytest.mark.parametrize(

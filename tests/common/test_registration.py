@@ -72,7 +72,7 @@ def test_a_backend_that_is_not_installed_is_one_sentence(without_jax):
 
 
 def test_so_it_is_in_a_terminal(without_jax):
-    code = "import sys; from leukaemia_zoo.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from leukaemia_zoo.cli.app import main; sys.exit(main(sys.argv[1:]))"
     done = run(code, "-c", code, "benchmark", "cnn", "--data", "x", "--out", "y", **without_jax)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
+from leukaemia_zoo.common.run_folder import MARKER, RUN, RunFolder, is_under_way, make_folder, refuse_to_replace
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.run_folder import MARKER, RUN, RunFolder, is_under_way, make_folder, refuse_to_replace
 
 RECORDS = {"training.json": "recipe"}
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import cnmc
-from leukaemia_zoo.cli_predict import _subject_of_path
-from leukaemia_zoo.datasets import read_cnmc, read_csv, read_data
+from leukaemia_zoo.cells import cnmc
+from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data
+from leukaemia_zoo.cli.predictions import _subject_of_path
+from leukaemia_zoo.common.tables import read_table
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.tables import read_table
 
 ROWS = ("a.png,blast,Zoë", "b.png,blast,Ada", "c.png,lymphocyte,Bob")
 

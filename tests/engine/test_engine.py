@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import ood_scores, predict, read_image, registry
-from leukaemia_zoo.embeddings import embed
+from leukaemia_zoo import ood_scores, predict, read_image
+from leukaemia_zoo.cells.preprocessing import symmetric_views
 from leukaemia_zoo.engine import exporting, graphs, stream
 from leukaemia_zoo.engine.classifier import Classifier
 from leukaemia_zoo.engine.exporting import export
@@ -32,10 +32,11 @@ from leukaemia_zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
-from leukaemia_zoo.sources import find
-from leukaemia_zoo.views import symmetric_views
+from leukaemia_zoo.prediction.features import embed
+from leukaemia_zoo.zoo import registry
+from leukaemia_zoo.zoo.sources import find
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 CELL = min(EXAMPLES.glob("*.png"))
 SMALL = [name for name, spec in sorted(registry.weights().items()) if registry.packaged_file(spec).is_file()]
 LARGE = sorted(set(registry.weights()) - set(SMALL))
@@ -69,7 +70,7 @@ def run_python(code, **environment):
     [
         "import leukaemia_zoo as lz; assert not lz.predict('mobilenet', cell).errors",
         "import leukaemia_zoo as lz; lz.embed('cnn', cell); lz.ood_scores('cnn', cell)",
-        "from leukaemia_zoo.cli import main; assert main(['predict', cell, '--model', 'cnn']) == 0",
+        "from leukaemia_zoo.cli.app import main; assert main(['predict', cell, '--model', 'cnn']) == 0",
     ],
     ids=["predict", "embed and ood_scores", "command"],
 )
@@ -117,7 +118,7 @@ def test_a_name_and_its_keras_model_say_the_same(name, draw_cell):
     np.testing.assert_allclose(ood_scores(name, frames), scores, rtol=1e-3)
     np.testing.assert_allclose(embed(name, frames), embed(model, frames), atol=2e-3)
     expected = golden_probabilities(name, registry.weights()[name].sha256)
-    from leukaemia_zoo.prediction import class_probabilities
+    from leukaemia_zoo.zoo.outputs import class_probabilities
 
     cells = golden_cells(*model.zoo.preprocessing.input_size)
     np.testing.assert_allclose(class_probabilities(model, model.zoo, cells), expected, atol=1e-5)
@@ -174,7 +175,7 @@ def test_every_kind_of_layer_becomes_the_same_operation(tmp_path):
     from keras import layers
 
     from leukaemia_zoo import ModelConfig, Preprocessing, register_architecture, save_model
-    from leukaemia_zoo.architectures import build_model
+    from leukaemia_zoo.zoo.architectures import build_model
 
     def build(images):
         x = layers.Rescaling([1 / 255, 1 / 200, 1 / 100], offset=[-1.0, 0.0, 0.5], name="scale")(
@@ -445,7 +446,7 @@ def test_mistakes_in_an_export_are_told(tmp_path, options, error, message):
 
 
 def test_the_command_exports(tmp_path, capsys):
-    from leukaemia_zoo.cli import main
+    from leukaemia_zoo.cli.app import main
 
     assert main(["export", "cnn", "--out", str(tmp_path / "cells.onnx"), "--views", "1"]) == 0
     said = capsys.readouterr().out

@@ -7,17 +7,18 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from leukaemia_zoo import baselines
-from leukaemia_zoo.baselines import (
+from leukaemia_zoo.evaluation import baselines
+from leukaemia_zoo.evaluation.baselines import (
     AREA,
     BACKGROUND,
     MAJORITY,
+    area_baseline,
     background_features,
+    cell_area,
     cross_fitted,
     features_of,
     fitted_on,
 )
-from leukaemia_zoo.evaluation import area_baseline, cell_area
 
 
 def test_a_black_background_tells_nothing_whatever_the_cell(draw_cell):

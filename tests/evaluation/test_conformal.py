@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from leukaemia_zoo.conformal import MISS_RATES, coverage, fit_limits
+from leukaemia_zoo.common.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
+from leukaemia_zoo.evaluation.conformal import MISS_RATES, coverage, fit_limits
 
 NAMES = ("hem", "all")
 

@@ -9,11 +9,12 @@ import pytest
 from reference_metrics import cohort, several_classes, slow_multi_class, slow_two_class
 from scipy.special import ndtr
 
-from leukaemia_zoo import bootstrap
-from leukaemia_zoo.bootstrap import Interval, Resampling, bootstrap_over_subjects, paired_difference
-from leukaemia_zoo.calibration import calibration_slope_intercept, checked_predictions, resampled_slope_intercept
 from leukaemia_zoo.errors import DataError, UnknownNameError
-from leukaemia_zoo.evaluation import MULTI_CLASS_METRICS, TWO_CLASS_METRICS, WeightedCells, metrics, subject_codes
+from leukaemia_zoo.evaluation import intervals
+from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, resampled_slope_intercept
+from leukaemia_zoo.evaluation.inputs import checked_predictions, subject_codes
+from leukaemia_zoo.evaluation.intervals import Interval, Resampling, bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.evaluation.metrics import MULTI_CLASS_METRICS, TWO_CLASS_METRICS, WeightedCells, metrics
 
 
 class TestBootstrap:
@@ -39,7 +40,7 @@ class TestBootstrap:
 
     def test_draws_keep_the_number_of_subjects_of_each_class(self):
         strata = [np.array([0, 2, 3]), np.array([1, 4])]
-        parts = list(bootstrap._draws(strata, 50, seed=0, cells=bootstrap._WEIGHTS_AT_A_TIME // 20))
+        parts = list(intervals._draws(strata, 50, seed=0, cells=intervals._WEIGHTS_AT_A_TIME // 20))
         assert [len(part) for part in parts] == [20, 20, 10]
         counts = np.concatenate(parts)
         assert (counts[:, [0, 2, 3]].sum(axis=1) == 3).all()
@@ -260,6 +261,6 @@ class TestPairedDifference:
 
 
 def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(bootstrap)
+    result = doctest.testmod(intervals)
     assert result.attempted >= 6
     assert result.failed == 0

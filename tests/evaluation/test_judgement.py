@@ -8,12 +8,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from leukaemia_zoo import bootstrap, calibration, judging
-from leukaemia_zoo.bootstrap import Resampling, auroc_interval, bootstrap_over_subjects, wilson_interval
-from leukaemia_zoo.calibration import calibration_slope_intercept, resampled_slope_intercept
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.evaluation import called_classes, metrics
-from leukaemia_zoo.judging import check_probabilities, compare, judge
+from leukaemia_zoo.evaluation import calibration, intervals, judgement
+from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, resampled_slope_intercept
+from leukaemia_zoo.evaluation.intervals import Resampling, auroc_interval, bootstrap_over_subjects, wilson_interval
+from leukaemia_zoo.evaluation.judgement import check_probabilities, compare, judge
+from leukaemia_zoo.evaluation.metrics import called_classes, metrics
 
 
 def made_up(subjects=30, seed=0, sharpness=1.0, classes=2):
@@ -358,5 +358,5 @@ def test_what_is_accepted_becomes_exact():
 
 
 def test_examples_in_the_docstrings_run():
-    for module in (judging, bootstrap, calibration):
+    for module in (judgement, intervals, calibration):
         assert doctest.testmod(module).failed == 0

@@ -5,11 +5,11 @@ import doctest
 import numpy as np
 import pytest
 
-from leukaemia_zoo import operating
-from leukaemia_zoo.bootstrap import Resampling
 from leukaemia_zoo.errors import DataError, LeakError
-from leukaemia_zoo.evaluation import WeightedCells, called_classes, metrics
-from leukaemia_zoo.operating import (
+from leukaemia_zoo.evaluation import thresholds as operating
+from leukaemia_zoo.evaluation.intervals import Resampling
+from leukaemia_zoo.evaluation.metrics import WeightedCells, called_classes, metrics
+from leukaemia_zoo.evaluation.thresholds import (
     OPERATING_POINTS,
     choose_temperature,
     choose_threshold,

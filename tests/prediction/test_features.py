@@ -16,16 +16,21 @@ from backend_outputs import set_fixed_weights
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import ModelConfig, Prediction, images, load_model, ood, ood_scores, predict, registry, save_model
-from leukaemia_zoo.architectures import STATISTICS_NORM
-from leukaemia_zoo.cli import main
+from leukaemia_zoo import ModelConfig, Prediction, load_model, ood_scores, predict, save_model
+from leukaemia_zoo.cells import images
+from leukaemia_zoo.cells.images import find_images, read_image
+from leukaemia_zoo.cells.preprocessing import symmetric_views
+from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.errors import ArchitectureError, ImageError, WeightsError
-from leukaemia_zoo.images import find_images, read_image
-from leukaemia_zoo.ood import distance, limit_of, with_statistics
-from leukaemia_zoo.prediction import SubjectTally, class_probabilities
-from leukaemia_zoo.views import symmetric_views
+from leukaemia_zoo.prediction import features as ood
+from leukaemia_zoo.prediction.features import limit_of
+from leukaemia_zoo.prediction.verdicts import SubjectTally
+from leukaemia_zoo.zoo import registry
+from leukaemia_zoo.zoo.architectures import STATISTICS_NORM
+from leukaemia_zoo.zoo.outputs import class_probabilities, with_statistics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "cells"
 SHIPPED = [name for name, spec in sorted(registry.weights().items()) if registry.packaged_file(spec).is_file()]
 

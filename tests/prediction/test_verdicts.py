@@ -22,14 +22,15 @@ from leukaemia_zoo import (
     load_model,
     predict,
     read_image,
-    registry,
 )
+from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally
+from leukaemia_zoo.prediction.verdicts import SubjectTally
+from leukaemia_zoo.zoo import registry
 
 NAMES = ("hem", "all")
-EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
-GOLDEN = json.loads((Path(__file__).parent / "golden_outputs.json").read_text(encoding="utf-8"))
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden_outputs.json").read_text(encoding="utf-8"))
 SMALL = [name for name, spec in sorted(registry.weights().items()) if registry.packaged_file(spec).is_file()]
 LARGE = sorted(set(registry.weights()) - set(SMALL))
 EVERY = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]

@@ -4,8 +4,9 @@ import csv
 import doctest
 import xml.etree.ElementTree as ET
 
-from leukaemia_zoo import curves, svg
-from leukaemia_zoo.curves import curve_rows, write_curves
+from leukaemia_zoo import errors
+from leukaemia_zoo.report import curves
+from leukaemia_zoo.report.curves import curve_rows, write_curves
 
 CLASSIFIER = [
     {"stage": "classifier", "inverse_penalty": penalty, "log_loss": loss, "auroc": 0.9, "temperature": 1.1}
@@ -58,7 +59,7 @@ def test_only_stages_that_took_place_are_drawn(tmp_path):
 
 def test_without_matplotlib_the_table_is_written_and_it_is_told(tmp_path, monkeypatch):
     def missing():
-        raise svg.PlotsMissingError("Plots need Matplotlib: run `pip install matplotlib`.")
+        raise errors.PlotsMissingError("Plots need Matplotlib: run `pip install matplotlib`.")
 
     monkeypatch.setattr(curves, "drawing", missing)
     lines = []

@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import Report, benchmark, report_data
-from leukaemia_zoo import report as report_module
-from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
-from leukaemia_zoo.calibration import calibration_slope_intercept, reliability
+from leukaemia_zoo import Report, benchmark
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.evaluation import called_classes, metrics, per_subject
-from leukaemia_zoo.report import FILES
-from leukaemia_zoo.report_data import Contents
-from leukaemia_zoo.report_tables import tables
+from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, reliability
+from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.evaluation.metrics import called_classes, metrics, per_subject
+from leukaemia_zoo.report import contents
+from leukaemia_zoo.report import report as report_module
+from leukaemia_zoo.report.contents import Contents
+from leukaemia_zoo.report.report import FILES
+from leukaemia_zoo.report.tables import tables
 
 # --------------------------------------------------------------------------------------------------------------------
 # Made-up reports
@@ -432,8 +433,8 @@ def test_the_page_is_well_formed_and_asks_nobody(kind):
 
 
 def _page(given):
-    from leukaemia_zoo.report_data import Contents
-    from leukaemia_zoo.report_html import as_html
+    from leukaemia_zoo.report.contents import Contents
+    from leukaemia_zoo.report.page import as_html
 
     return as_html(Contents(Report(given).to_dict()), "0" * 64)
 
@@ -472,7 +473,7 @@ def test_what_the_page_says_is_what_was_measured(data):
 
 
 def test_examples_of_the_docstrings_run():
-    for module in (report_module, report_data):
+    for module in (report_module, contents):
         result = doctest.testmod(module)
         assert result.attempted >= 2
         assert not result.failed

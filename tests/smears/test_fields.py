@@ -11,13 +11,14 @@ from drawn_fields import SCALE, draw_field, overlap
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import estimate_scale, extract_cells, fields, read_image, reject
+from leukaemia_zoo import estimate_scale, extract_cells, read_image, reject
 from leukaemia_zoo.errors import CytologyMissingError, ImageError, UnknownNameError
-from leukaemia_zoo.segmentation import CNMC_MICROMETRES_PER_PIXEL, FRAME
+from leukaemia_zoo.smears import fields
+from leukaemia_zoo.smears.segmentation import CNMC_MICROMETRES_PER_PIXEL, FRAME
 
 pytest.importorskip("skimage", reason="scikit-image is not installed (the extra cytology)")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "cells"
 RED = [(60, 60), (180, 60), (420, 80), (560, 300), (60, 300), (200, 400), (420, 420)]
 

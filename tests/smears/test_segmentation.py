@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 from drawn_fields import CYTOPLASM, NUCLEUS, SCALE, draw_field, overlap
 
-from leukaemia_zoo import errors, find_images, read_image, reject, segment_cell, segmentation
+from leukaemia_zoo import errors, find_images, read_image, reject, segment_cell
+from leukaemia_zoo.cells.images import lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
-from leukaemia_zoo.segmentation import (
+from leukaemia_zoo.smears import segmentation
+from leukaemia_zoo.smears.segmentation import (
     CNMC_MICROMETRES_PER_PIXEL,
     FRAME,
     cell_mask,
     checked_scale,
     group_nuclei,
-    lies_on_black,
     on_black,
 )
 
 pytest.importorskip("skimage", reason="scikit-image is not installed (the extra cytology)")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "cells"
 
 
@@ -293,7 +294,7 @@ def test_intervals_of_the_tool(tool):
 
 
 def test_the_constants_are_what_was_measured():
-    from leukaemia_zoo import stains
+    from leukaemia_zoo.smears import stains
 
     file = ROOT / "results" / "segmentation.json"
     if not file.is_file():

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from drawn_fields import SCALE, draw_field
 
-from leukaemia_zoo import extract_cells, normalise_stain, read_image, stains
+from leukaemia_zoo import extract_cells, normalise_stain, read_image
 from leukaemia_zoo.errors import CytologyMissingError, ImageError, UnknownNameError
-from leukaemia_zoo.stains import METHODS, REINHARD_REFERENCE
+from leukaemia_zoo.smears import stains
+from leukaemia_zoo.smears.stains import METHODS, REINHARD_REFERENCE
 
 pytest.importorskip("torchstain", reason="torchstain is not installed (the extra cytology)")
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools" / "kill_runs.py"
+TOOL = Path(__file__).parents[2] / "tools" / "kill_runs.py"
 
 
 @pytest.mark.slow

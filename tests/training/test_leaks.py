@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo import Cells, ModelConfig, Preprocessing, Split, read_cnmc, read_image, save_manifest
-from leukaemia_zoo.cells import fingerprint
+from leukaemia_zoo.cells.table import fingerprint
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
-from leukaemia_zoo.overlap import (
+from leukaemia_zoo.training.leaks import (
     TrainedOn,
     find_overlap,
     pack,
@@ -23,7 +23,7 @@ from leukaemia_zoo.overlap import (
     training_of_weight,
     unpack,
 )
-from leukaemia_zoo.registry import WeightSpec, weights
+from leukaemia_zoo.zoo.registry import WeightSpec, weights
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_what_is_packed_comes_back(tmp_path):
 
 
 def test_examples_of_the_docstrings_run():
-    from leukaemia_zoo import overlap
+    from leukaemia_zoo.training import leaks as overlap
 
     result = doctest.testmod(overlap)
     assert result.attempted >= 1

@@ -1,4 +1,4 @@
-"""`initial_weights`: where the weights of a network stand before its training."""
+"""`provenance`: where the weights of a network stand before its training."""
 
 import dataclasses
 import sys
@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from leukaemia_zoo import build_model, read_data, save_model
-from leukaemia_zoo.distillation import TEACHER_SOURCE
+from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.errors import DataError, TensorMismatchError, WeightsError
-from leukaemia_zoo.fitting import new_network, preprocessing_for
-from leukaemia_zoo.initial_weights import InitialWeights, find_initial_weights, write_initial_weights
-from leukaemia_zoo.recipes import recipe_for
-from leukaemia_zoo.records import Sources, provenance
-from leukaemia_zoo.registry import ModelConfig
-from leukaemia_zoo.weights_io import load_tensors, named_variables, save_tensors, sha256_of
+from leukaemia_zoo.training.classifier import new_network, preprocessing_for
+from leukaemia_zoo.training.distillation import TEACHER_SOURCE
+from leukaemia_zoo.training.provenance import InitialWeights, find_initial_weights, write_initial_weights
+from leukaemia_zoo.training.recipes import recipe_for
+from leukaemia_zoo.training.records import Sources, provenance
+from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, save_tensors
 
 PUBLISHED = {
     "vgg16": ("VGG16", keras.applications.vgg16, 32),
@@ -26,7 +27,7 @@ PUBLISHED = {
     "xception": ("Xception", keras.applications.xception, 71),
     "mobilenet": ("MobileNet", keras.applications.mobilenet, 32),
 }
-EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_weights_of_this_package_are_taken_but_for_the_head(saved, tmp_path, way
 
 
 def test_a_weight_of_the_zoo_is_named_and_its_people_are_known():
-    from leukaemia_zoo.registry import packaged_file, weights
+    from leukaemia_zoo.zoo.registry import packaged_file, weights
 
     spec = weights()["cnn_attention.cnmc"]
     if not packaged_file(spec).is_file():

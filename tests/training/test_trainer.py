@@ -14,20 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import build_model, load_model, precision, predict, read_data, training
-from leukaemia_zoo.calibration import apply_temperature
-from leukaemia_zoo.cross_validation import cross_validate
-from leukaemia_zoo.distillation import distil, load_teacher
+from leukaemia_zoo import build_model, load_model, predict, read_data
+from leukaemia_zoo.cells.splits import Split, load_manifest, split_by_subject
+from leukaemia_zoo.common import hardware
+from leukaemia_zoo.common.files import sha256_of
+from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE
 from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError, UnknownNameError, WeightsError
-from leukaemia_zoo.evaluation import metrics
-from leukaemia_zoo.fitting import drawing_weights, embed, fit_network, new_network, read_arrays
-from leukaemia_zoo.ood import ood_scores
-from leukaemia_zoo.recipes import recipe_for
-from leukaemia_zoo.run_folder import RUN
-from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.splits import Split, load_manifest, split_by_subject
-from leukaemia_zoo.training import TRUNK_FILE, forget_trunk, train
-from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
+from leukaemia_zoo.evaluation.calibration import apply_temperature
+from leukaemia_zoo.evaluation.metrics import metrics
+from leukaemia_zoo.prediction.features import ood_scores
+from leukaemia_zoo.training import trainer as training
+from leukaemia_zoo.training.classifier import drawing_weights, embed, new_network, read_arrays
+from leukaemia_zoo.training.cross_validation import cross_validate
+from leukaemia_zoo.training.distillation import distil, load_teacher
+from leukaemia_zoo.training.fitting import fit_network
+from leukaemia_zoo.training.recipes import recipe_for
+from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.trainer import forget_trunk, train
+from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 SMALL = {
     "input_size": 40,
@@ -582,7 +586,7 @@ def test_the_command_trains_on_every_backend(cells, teacher, tmp_path, backend):
     environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
 
     def command(*arguments):
-        line = [sys.executable, "-m", "leukaemia_zoo.cli", *map(str, arguments)]
+        line = [sys.executable, "-m", "leukaemia_zoo", *map(str, arguments)]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
@@ -733,8 +737,8 @@ def test_a_head_without_statistics_needs_fine_tuning(cells, tmp_path):
 
 
 def test_the_precision_that_was_used_is_written_down(cells, recipe, teacher, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "computing_devices", lambda: ["cpu"])
-    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: True)
+    monkeypatch.setattr(hardware, "computing_devices", lambda: ["cpu"])
+    monkeypatch.setattr(hardware, "has_bfloat16_instructions", lambda: True)
     settings = {"teacher": teacher, "trunk": trained[0] / "distilled.safetensors", "report": str.strip}
     auto = dataclasses.replace(recipe, precision="auto")
     train("cnn_attention", cells, tmp_path, recipe=auto, **settings)

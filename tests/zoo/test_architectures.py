@@ -7,10 +7,10 @@ from backend_outputs import cells, set_fixed_weights
 from keras import ops
 
 from leukaemia_zoo import AttentionBlock, build_model
-from leukaemia_zoo.architectures import with_output
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
-from leukaemia_zoo.layers import CellMask, CellStatistics
-from leukaemia_zoo.registry import ARCHITECTURES
+from leukaemia_zoo.zoo.architectures import with_output
+from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
+from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
 SMALL = ("cnn", "cnn_attention")
 PUBLISHED = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet")

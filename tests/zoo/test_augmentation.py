@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from leukaemia_zoo.augmentation import CellAugmentation
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.seeds import reseed
-from leukaemia_zoo.views import symmetric_views, turned_views
+from leukaemia_zoo.cells.preprocessing import Preprocessing, symmetric_views, turned_views
+from leukaemia_zoo.training.runs import reseed
+from leukaemia_zoo.zoo.augmentation import CellAugmentation
 
 
 def _views(batch, **settings):

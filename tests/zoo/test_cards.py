@@ -9,10 +9,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from leukaemia_zoo import cards
-from leukaemia_zoo.cards import model_card
 from leukaemia_zoo.errors import WeightsError
-from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec, weights
+from leukaemia_zoo.zoo import cards
+from leukaemia_zoo.zoo.cards import model_card
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, weights
 
 SHIPPED = sorted(weights())
 REVISION = "0123456789abcdef" * 2 + "01234567"

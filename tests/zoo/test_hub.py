@@ -24,10 +24,10 @@ import pytest
 from hub_server import Fault, HubServer
 
 from leukaemia_zoo import ModelConfig, Preprocessing, load_model
-from leukaemia_zoo.registry import WeightSpec
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE
+from leukaemia_zoo.zoo.registry import WeightSpec
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
 
-CLIENT = Path(__file__).with_name("hub_client.py")
+CLIENT = Path(__file__).parents[1] / "hub_client.py"
 NAME = "resnet50.test"
 REPO = "lab/resnet50.test"
 WEIGHTS = np.random.default_rng(0).bytes(300_000)
@@ -104,7 +104,7 @@ def place(tmp_path):
         yield made
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "hub.md"
+PAGE = Path(__file__).parents[2] / "docs" / "hub.md"
 
 
 def assert_as_on_the_page(name, text):
@@ -325,7 +325,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import leukaemia_zoo as lz
-from leukaemia_zoo import registry
+from leukaemia_zoo.zoo import registry
 
 registry.weights.cache_clear()
 registry.resources.files = lambda package: Path(sys.argv[1])

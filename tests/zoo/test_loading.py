@@ -24,12 +24,10 @@ from leukaemia_zoo import (
     load_model,
     ood_scores,
     predict,
-    registry,
     save_model,
     save_pretrained,
-    sources,
 )
-from leukaemia_zoo.architectures import with_output
+from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.errors import (
     ArchitectureError,
     IntegrityError,
@@ -38,13 +36,15 @@ from leukaemia_zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
-from leukaemia_zoo.loading import config_of
-from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec, list_models, model_info, packaged_file
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, read_saved
-from leukaemia_zoo.weights_io import named_variables, sha256_of
+from leukaemia_zoo.zoo import registry, sources
+from leukaemia_zoo.zoo.architectures import with_output
+from leukaemia_zoo.zoo.loading import config_of
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, list_models, model_info, packaged_file
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, read_saved
+from leukaemia_zoo.zoo.tensors import named_variables
 
 SHIPPED = sorted(registry.weights())
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [name for name in SHIPPED if packaged_file(registry.weights()[name]).is_file()]
 LARGE = sorted(set(SHIPPED) - set(SMALL))
 
@@ -327,7 +327,7 @@ def test_the_file_is_gone(folder):
 
 def test_integrity_is_checked_before_a_network_is_built(folder, monkeypatch):
     edit(folder, "sha256", value="0" * 64)
-    monkeypatch.setattr("leukaemia_zoo.loading.build_model", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr("leukaemia_zoo.zoo.loading.build_model", lambda *_, **__: pytest.fail("built"))
     with pytest.raises(IntegrityError, match="0" * 64):
         load_model(folder)
 
@@ -538,7 +538,7 @@ def test_a_save_stopped_between_the_files_is_noticed(folder, monkeypatch):
         raise KeyboardInterrupt
 
     model = set_fixed_weights(load_model(folder))
-    monkeypatch.setattr("leukaemia_zoo.loading.write_json", fail)
+    monkeypatch.setattr("leukaemia_zoo.zoo.loading.write_json", fail)
     with pytest.raises(KeyboardInterrupt):
         save_model(model, folder)
     with pytest.raises(IntegrityError, match="sha256"):
@@ -549,7 +549,7 @@ def test_a_save_stopped_between_the_files_is_noticed(folder, monkeypatch):
 
 
 def test_replacing(tmp_path):
-    from leukaemia_zoo.files import replacing, write_json
+    from leukaemia_zoo.common.files import replacing, write_json
 
     target = tmp_path / "new" / "data.json"
     write_json(target, {"a": "é"})

@@ -12,7 +12,7 @@ import pytest
 
 import leukaemia_zoo as lz
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.network import CellNetwork
+from leukaemia_zoo.zoo.layers import CellNetwork
 
 FRAMES = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3)).astype("float32")
 

@@ -17,12 +17,13 @@ from backend_outputs import cells
 from hub_server import Fault, HubServer
 from huggingface_hub import ModelCard
 
-from leukaemia_zoo import hub as hub_module
-from leukaemia_zoo import load_model, publishing, registry, save_model
+from leukaemia_zoo import load_model, save_model
 from leukaemia_zoo.errors import ArchitectureError, IntegrityError, UnknownNameError, WeightsError
-from leukaemia_zoo.publishing import CARD_FILE, publish, push_to_hub, save_pretrained
-from leukaemia_zoo.registry import WeightSpec
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved
+from leukaemia_zoo.zoo import hub as hub_module
+from leukaemia_zoo.zoo import publishing, registry
+from leukaemia_zoo.zoo.publishing import CARD_FILE, publish, push_to_hub, save_pretrained
+from leukaemia_zoo.zoo.registry import WeightSpec
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved
 
 NAMES = ("cnn_attention.one", "cnn_attention.two")
 THREE = [CARD_FILE, CONFIG_FILE, WEIGHTS_FILE]
@@ -350,7 +351,7 @@ def publish_zoo(client, zoo):
     table, folder = zoo
 
     def run(*options, **settings):
-        command = ("-m", "leukaemia_zoo.cli", "publish", "org", *NAMES, "--registry", table, "--weights", folder)
+        command = ("-m", "leukaemia_zoo", "publish", "org", *NAMES, "--registry", table, "--weights", folder)
         return client(*command, *options, **settings)
 
     return run
@@ -364,8 +365,8 @@ PUSH = """
 import dataclasses, json, sys
 import numpy as np
 import leukaemia_zoo as lz
-from leukaemia_zoo.hub import listed
-from leukaemia_zoo.weights_io import named_variables
+from leukaemia_zoo.zoo.hub import listed
+from leukaemia_zoo.zoo.tensors import named_variables
 
 folder, figures = sys.argv[1], json.loads(sys.argv[2])
 model = lz.load_model(folder)

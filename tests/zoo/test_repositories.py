@@ -13,8 +13,8 @@ from safetensors.numpy import load, save
 from test_hub import Place, assert_as_on_the_page, sentence
 
 from leukaemia_zoo import load_model
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE
-from leukaemia_zoo.weights_io import sha256_of
+from leukaemia_zoo.common.files import sha256_of
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
 
 SCRIPT = """
 import json, logging, sys

@@ -23,35 +23,30 @@ import keras
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from leukaemia_zoo import __version__
-from leukaemia_zoo.architectures import LOGITS_LAYER
-from leukaemia_zoo.benchmarking import benchmark
-from leukaemia_zoo.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
-from leukaemia_zoo.candidates import as_candidates
-from leukaemia_zoo.cells import Cells, file_fingerprint
-from leukaemia_zoo.curves import PICTURE, TABLE, write_curves
-from leukaemia_zoo.embeddings import weights_digest
+from leukaemia_zoo._version import __version__
+from leukaemia_zoo.adaptation.inspection import Inspected, inspect_cells, usual_preprocessing
+from leukaemia_zoo.adaptation.splits import TEST, check_given, split_for_fine_tuning
+from leukaemia_zoo.adaptation.stages import Base, Outcome, finished_network, fit_stages
+from leukaemia_zoo.benchmarking.contestants import as_candidates
+from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE
+from leukaemia_zoo.benchmarking.runner import benchmark
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.splits import Split, load_manifest
+from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.common.files import plain, replacing, write_json
+from leukaemia_zoo.common.hardware import resolved
+from leukaemia_zoo.common.run_folder import RECORDS, RUN, is_under_way, make_folder, refuse_to_replace
 from leukaemia_zoo.errors import ArchitectureError, DataError
-from leukaemia_zoo.evaluation import metrics
-from leukaemia_zoo.files import replacing, write_json
-from leukaemia_zoo.fitting import (
-    Embeddings,
-    Fitted,
-    classifiers,
-    embed,
-    fit_classifier,
-    folds_of,
-    new_network,
-    read_arrays,
-    tune_layers,
-)
-from leukaemia_zoo.inspection import CROPS, DEFAULT_CROP, Inspected, inspect_cells, usual_preprocessing
-from leukaemia_zoo.judged_cells import MANIFEST_FILE
-from leukaemia_zoo.loading import config_of, load_model, model_name
-from leukaemia_zoo.overlap import TrainedOn, find_overlap, training_of
-from leukaemia_zoo.precision import resolved
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.publishing import (
+from leukaemia_zoo.report.curves import PICTURE, TABLE, write_curves
+from leukaemia_zoo.report.report import FILES, Report
+from leukaemia_zoo.training.classifier import folds_of
+from leukaemia_zoo.training.leaks import find_overlap
+from leukaemia_zoo.training.recipes import Recipe, changed
+from leukaemia_zoo.training.records import class_counts, environment_record, manifest_of
+from leukaemia_zoo.training.runs import RunState, checked_seed
+from leukaemia_zoo.zoo.architectures import LOGITS_LAYER
+from leukaemia_zoo.zoo.loading import config_of, load_model, model_name, weights_digest
+from leukaemia_zoo.zoo.publishing import (
     CARD_FILE,
     checked_about,
     checked_repo,
@@ -59,24 +54,12 @@ from leukaemia_zoo.publishing import (
     refuse_to_replace_card,
     save_pretrained,
 )
-from leukaemia_zoo.recipes import Recipe, changed
-from leukaemia_zoo.records import class_counts, environment_record, manifest_of, plain
-from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
-from leukaemia_zoo.report import FILES, Report
-from leukaemia_zoo.run_folder import RECORDS, RUN, is_under_way, make_folder, refuse_to_replace
-from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.seeds import checked_seed
-from leukaemia_zoo.small_splits import TEST, check_given, split_for_fine_tuning
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, local_files
-from leukaemia_zoo.splits import Split, load_manifest
-from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
+from leukaemia_zoo.zoo.registry import ModelConfig, weights
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, local_files
 
 RECORD_FILE = "training.json"
 _FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, "split.json", RECORD_FILE, TABLE, PICTURE, MANIFEST_FILE, *FILES)
 """What a fine-tuning leaves."""
-
-_CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
-_CROP_PENALTY = 0.3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -253,11 +236,11 @@ def fine_tune(
         folds = [tuple(np.searchsorted(rows, part) for part in fold) for fold in folds_of(split)]
         until = None if time_budget is None else begun + time_budget
         with threadpool_limits(1, "blas"):  # problems so small are solved sooner without threads
-            fitted = _fit(
+            fitted = fit_stages(
                 base, settings, learning, folds, given, why, unfreeze, keep_statistics, until, state, seed, report
             )
         seconds = time.perf_counter() - begun
-        model = _finished(fitted, settings, learning)
+        model = finished_network(fitted, settings, learning)
         told = _told(base, cells, split, manifest, settings, choices, fitted, inspected, seed)
         told |= {"name": f"{settings.architecture}.finetuned", **(about or {})}
         save_pretrained(model, folder, **told)
@@ -356,29 +339,7 @@ def fine_tuning_recipe(config: ModelConfig, changes: str | Path | Mapping[str, A
 # What it begins with
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Base:
-    model: keras.Model
-    config: ModelConfig
-    label: str
-    digest: str
-    spec: WeightSpec | None
-    folder: Path | None
-
-    def record(self) -> dict[str, Any]:
-        sha256 = self.spec.sha256 if self.spec is not None else None
-        found: dict[str, Any] = {"source": self.label, "sha256": sha256 or self.digest}
-        if (trained := self.trained()) is not None:
-            found["manifest_sha256"] = trained.manifest_sha256
-        if self.spec is not None and isinstance(before := self.spec.training.get("init"), Mapping):
-            found["init"] = dict(before)
-        return found
-
-    def trained(self) -> TrainedOn | None:
-        return training_of(self.spec, self.folder)
-
-
-def _base(model_or_name: Any) -> _Base:
+def _base(model_or_name: Any) -> Base:
     if isinstance(model_or_name, keras.Model):
         config = config_of(model_or_name)
         if not any(layer.name == LOGITS_LAYER for layer in model_or_name.layers):
@@ -388,16 +349,16 @@ def _base(model_or_name: Any) -> _Base:
             )
         label = config.weight or model_or_name.name
         spec = weights().get(config.weight or "")
-        return _Base(model_or_name, config, label, weights_digest(model_or_name), spec, None)
+        return Base(model_or_name, config, label, weights_digest(model_or_name), spec, None)
     name = model_name(model_or_name)
     found = find(name)
     model = load_model(name)
     label = found.spec.name if found.place != "path" else Path(name).resolve().name
     folder = found.file.parent if found.place == "path" else None
-    return _Base(model, model.zoo, label, weights_digest(model), found.spec, folder)
+    return Base(model, model.zoo, label, weights_digest(model), found.spec, folder)
 
 
-def _seen_by(base: _Base, cells: Cells) -> str | None:
+def _seen_by(base: Base, cells: Cells) -> str | None:
     """What is known of test cells or people that taught the weight to begin with."""
     known = base.trained()
     if known is None:
@@ -461,7 +422,7 @@ def _refuse_to_replace(folder: Path, model: Any, data: Any, recipe: Any, restart
     refuse_to_replace(folder, _FILES, RECORDS, inputs, restart)
 
 
-def _fingerprint(base: _Base, recipe: Recipe, choices: Mapping[str, Any], manifest: str, seed: int) -> str:
+def _fingerprint(base: Base, recipe: Recipe, choices: Mapping[str, Any], manifest: str, seed: int) -> str:
     """Hash of all that must be the same for an interrupted run to go on."""
     content = [base.digest, base.config.to_dict(), recipe.to_dict(), choices, manifest, seed]
     content += [keras.backend.backend(), __version__]
@@ -496,213 +457,14 @@ def _push(folder: Path, repo: str, private: bool | None, report: Callable[[str],
     report(f"published: {published.url}")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The stages
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Result:
-    fitted: Fitted
-    temperature: float
-    preprocessing: Preprocessing
-    crops: list[dict[str, Any]]
-    history: list[dict[str, Any]]
-
-
-def _fit(
-    base: _Base,
-    recipe: Recipe,
-    cells: Cells,
-    folds: list[Any],
-    given: Preprocessing | None,
-    why: str,
-    unfreeze: int | str,
-    keep_statistics: bool,
-    until: float | None,
-    state: RunState,
-    seed: int,
-    report: Callable[[str], None],
-) -> _Result:
-    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(folds[0][0])))
-    model = _with_classes(base, recipe, len(cells.class_names), seed)
-    crops: list[dict[str, Any]] = []
-    kept = state.load_result()
-    if given is None:
-        if kept is not None:
-            crops = json.loads(str(kept["crops"]))
-        else:
-            crops = _tried_crops(model, recipe, cells, folds, base.config.preprocessing, seed)
-        best = min(crops, key=lambda row: row["log_loss"])
-        tried = ", ".join(f"{row['crop_fraction']:g}: {row['log_loss']:.3f}" for row in crops)
-        report(f"preprocessing: {why}; validation log loss of centre crops {tried}; {best['crop_fraction']:g} it is")
-        given = dataclasses.replace(
-            base.config.preprocessing, crop_fraction=best["crop_fraction"], reference_frame=None
-        )
-    else:
-        report(f"preprocessing: {why}")
-    report(f"reading {len(cells):,} cells to learn from")
-    pixels = read_arrays(cells, recipe, seed, given).pixels
-    if kept is not None:
-        embeddings = Embeddings(kept["turned"], kept["predicted"])
-    else:
-        embeddings = embed(model, pixels, np.arange(len(cells)), recipe)
-        arrays = {"turned": embeddings.turned, "predicted": embeddings.predicted, "crops": np.array(json.dumps(crops))}
-        state.save_result(arrays)
-    report(f"stage 1: a linear classifier on {embeddings.predicted.shape[1]} features; the trunk stays as it is")
-    fitted = fit_classifier(model, recipe, cells, embeddings, folds, _NoState(), report)
-    history = list(fitted.curves)
-    if recipe.fine_tune_epochs:
-        tuned, gain = _tuned(
-            base, recipe, cells, pixels, embeddings, folds[0], fitted, unfreeze, keep_statistics, until, state, seed,
-            report,
-        )  # fmt: skip
-        history += [row for row in tuned.curves if row["stage"] == "fine-tuning"]
-        better = gain is not None and gain.mean() > gain.std() / np.sqrt(len(gain))
-        if gain is None:
-            report("stage 2 is left out: no epoch is better on the validation cells than the classifier of stage 1")
-        else:
-            report(
-                f"stage 2 {'stays' if better else 'is left out'}: its best epoch has a validation log loss "
-                f"{gain.mean():.4f} lower than stage 1, {'more' if better else 'no more'} than the standard error of "
-                f"{gain.std() / np.sqrt(len(gain)):.4f}"
-            )
-        if better:
-            fitted = tuned
-    temperature = _temperature(fitted, cells)
-    report(f"temperature {temperature:.3f}, found on {len(fitted.validation_rows):,} validation cells")
-    return _Result(fitted, temperature, given, crops, history)
-
-
-def _tuned(
-    base: _Base,
-    recipe: Recipe,
-    cells: Cells,
-    pixels: np.ndarray,
-    embeddings: Embeddings,
-    fold: tuple[np.ndarray, np.ndarray],
-    fitted: Fitted,
-    unfreeze: int | str,
-    keep_statistics: bool,
-    until: float | None,
-    state: RunState,
-    seed: int,
-    report: Callable[[str], None],
-) -> tuple[Fitted, np.ndarray | None]:
-    """Stage 2, from a classifier that has not seen the validation cells either, and by how much each of them gains."""
-    count = None if unfreeze == "all" else int(unfreeze)
-    what = "all layers learn" if count is None else f"the last {count} layers learn too"
-    statistics = ", BatchNorm stays as it is" if keep_statistics else ""
-    report(f"stage 2: {what}{statistics}; {len(fold[0]):,} cells teach, {len(fold[1]):,} validate")
-    model = _with_classes(base, recipe, len(cells.class_names), seed)
-    only = dataclasses.replace(recipe, inverse_penalties=(fitted.chosen["inverse_penalty"],))
-    before = fit_classifier(model, only, cells, embeddings, [fold], state, lambda line: report(f"to beat: {line}"))
-    tuned = tune_layers(
-        model, recipe, cells, pixels, *fold, state, seed, report, keep_statistics, unfreeze=count, until=until
-    )
-    if tuned.chosen["stage"] != "fine-tuning":
-        return tuned, None
-    truth = cells.labels[fold[1]]
-    # The better one of many epochs is better by luck too, and stage 1 will learn from the validation cells as well.
-    return tuned, _losses(before, truth) - _losses(tuned, truth)
-
-
-def _losses(fitted: Fitted, truth: np.ndarray) -> np.ndarray:
-    """Log loss of each validation cell."""
-    probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
-    return -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-15))
-
-
-class _NoState(RunState):
-    """For a classifier that is fitted again in a moment rather than kept."""
-
-    def __init__(self) -> None:
-        self.progress = {"chosen": {}}
-
-
-def _with_classes(base: _Base, recipe: Recipe, classes: int, seed: int) -> keras.Model:
-    """The network with a new last layer and all its other weights."""
-    model = new_network(recipe, classes, seed)
-    ours = named_variables(model)
-    for name, variable in named_variables(base.model).items():
-        if name.split("/", 1)[0] != HEAD_LAYER:
-            ours[name].assign(keras.ops.convert_to_numpy(variable.value))
-    return model
-
-
-def _tried_crops(
-    model: keras.Model, recipe: Recipe, cells: Cells, folds: list[Any], own: Preprocessing, seed: int
-) -> list[dict[str, Any]]:
-    """Validation log loss of a classifier for each crop, on some of the cells and in at most three folds."""
-    some = np.sort(np.random.default_rng([seed, 2]).permutation(len(cells))[:_CROP_CELLS])
-    part, place = cells.subset(some), {int(row): number for number, row in enumerate(some)}
-    pairs = [
-        tuple(np.array([place[row] for row in rows.tolist() if row in place], np.int64) for rows in fold)
-        for fold in folds[:3]
-    ]
-    pairs = [
-        (train, validation)
-        for train, validation in pairs
-        if len(validation) and len(np.unique(part.labels[train])) == len(cells.class_names)
-    ]
-    if not pairs:  # a class so rare that none of its cells was drawn
-        return [{"crop_fraction": DEFAULT_CROP, "log_loss": float("inf")}]
-    quick = dataclasses.replace(recipe, turned_views=1, prediction_views=1, inverse_penalties=(_CROP_PENALTY,))
-    found = []
-    for crop in CROPS:
-        preprocessing = dataclasses.replace(own, crop_fraction=crop, reference_frame=None)
-        embeddings = embed(model, read_arrays(part, quick, seed, preprocessing).pixels, np.arange(len(part)), quick)
-        logits, truth = [], []
-        for train, validation in pairs:
-            ((_, kernel, bias, mean, deviation),) = classifiers(part, embeddings, train, quick)
-            logits.append((embeddings.predicted[validation] - mean) / deviation @ kernel + bias)
-            truth.append(part.labels[validation])
-        loss = metrics(np.concatenate(truth), apply_temperature(np.concatenate(logits), 1.0))["log_loss"]
-        found.append({"crop_fraction": crop, "log_loss": loss})
-    return found
-
-
-def _temperature(fitted: Fitted, cells: Cells) -> float:
-    """The temperature as if some of the cells were of another class, which keeps few cells from promising too much.
-
-    Platt (1999) has targets of (n + 1) / (n + 2) instead of 1 for n cells of a class: where every one of ten validation
-    cells is right, a network may promise 11 in 12, not certainty.
-    """
-    labels = cells.labels[fitted.validation_rows]
-    logits, classes = fitted.validation_logits, fitted.validation_logits.shape[1]
-    counts = np.bincount(labels, minlength=classes)
-    spread = 1.0 / (counts[labels] + 2.0)
-    weights = np.repeat((spread / (classes - 1))[:, None], classes, axis=1)
-    weights[np.arange(len(labels)), labels] = 1.0 - spread
-    repeated = np.repeat(logits, classes, axis=0)
-    return min(fit_temperature(repeated, np.tile(np.arange(classes), len(labels)), weights.ravel()), MAX_TEMPERATURE)
-
-
-def _finished(result: _Result, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network with the temperature inside its last layer, and what it takes to feed it."""
-    model = result.fitted.model
-    head = model.get_layer(LOGITS_LAYER)
-    head.set_weights([values / result.temperature for values in head.get_weights()])
-    model.zoo = ModelConfig(
-        architecture=recipe.architecture,
-        class_names=cells.class_names,
-        head=recipe.head,
-        preprocessing=result.preprocessing,
-        dropout=recipe.dropout,
-        views=recipe.prediction_views,
-        temperature=result.temperature,
-        ood_limit=result.fitted.ood_limit,
-    )
-    return model
-
-
 def _told(
-    base: _Base,
+    base: Base,
     cells: Cells,
     split: Split,
     manifest: str,
     recipe: Recipe,
     choices: Mapping[str, Any],
-    result: _Result,
+    result: Outcome,
     inspected: Inspected,
     seed: int,
 ) -> dict[str, Any]:

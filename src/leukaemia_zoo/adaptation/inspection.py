@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.calibration import IntArray
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.datasets import as_cells
+from leukaemia_zoo.cells.images import check_visible, lies_on_black, read_image
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
-from leukaemia_zoo.images import check_visible, lies_on_black, read_image
-from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.evaluation.inputs import IntArray
 
 SPLITS_BY = ("auto", "subject", "image")
 """What a split keeps together: subjects where they are known, subjects always, or copies of an image alone."""

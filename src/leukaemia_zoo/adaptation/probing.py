@@ -12,16 +12,16 @@ import keras
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from leukaemia_zoo.bootstrap import Interval, Resampling
-from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.embeddings import default_cache, embed_files
-from leukaemia_zoo.evaluation import WeightedCells
-from leukaemia_zoo.inspection import DEFAULT_CROP, inspect_cells, usual_preprocessing
-from leukaemia_zoo.loading import as_model, config_of
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.seeds import checked_seed
-from leukaemia_zoo.small_splits import folds_by_people
+from leukaemia_zoo.adaptation.inspection import DEFAULT_CROP, inspect_cells, usual_preprocessing
+from leukaemia_zoo.adaptation.splits import folds_by_people
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
+from leukaemia_zoo.evaluation.intervals import Interval, Resampling
+from leukaemia_zoo.evaluation.metrics import WeightedCells
+from leukaemia_zoo.prediction.features import default_cache, embed_files
+from leukaemia_zoo.training.runs import checked_seed
+from leukaemia_zoo.zoo.loading import as_model, config_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,11 +11,11 @@ from collections import Counter
 
 import numpy as np
 
-from leukaemia_zoo.calibration import IntArray
-from leukaemia_zoo.cells import Cells
+from leukaemia_zoo.adaptation.inspection import Inspected, people_of_classes
+from leukaemia_zoo.cells.splits import Split, check_split, split_by_subject
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.inspection import Inspected, people_of_classes
-from leukaemia_zoo.splits import Split, check_split, split_by_subject
+from leukaemia_zoo.evaluation.inputs import IntArray
 
 TEST = "test"
 

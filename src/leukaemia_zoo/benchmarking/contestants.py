@@ -14,22 +14,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo import __version__
-from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.cells import class_key
-from leukaemia_zoo.cross_validation import out_of_fold
-from leukaemia_zoo.embeddings import weights_digest
-from leukaemia_zoo.errors import ArchitectureError, DataError, shown
-from leukaemia_zoo.judged_cells import JudgedCells
-from leukaemia_zoo.loading import config_of, load_model
-from leukaemia_zoo.overlap import TRAINED_FURTHER, TrainedOn, training_of
-from leukaemia_zoo.prediction import iter_predictions
-from leukaemia_zoo.recipes import Recipe, recipe_for
-from leukaemia_zoo.registry import ModelConfig, WeightSpec, weights
-from leukaemia_zoo.run_folder import RUN, RunFolder
-from leukaemia_zoo.sources import Found, find
-from leukaemia_zoo.training import TRUNK_FILE
-from leukaemia_zoo.weights_io import named_variables, save_tensors
+from leukaemia_zoo._version import __version__
+from leukaemia_zoo.benchmarking.judged_cells import JudgedCells
+from leukaemia_zoo.cells.table import class_key
+from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE, RunFolder
+from leukaemia_zoo.common.text import shown
+from leukaemia_zoo.errors import ArchitectureError, DataError
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
+from leukaemia_zoo.prediction.verdicts import iter_predictions
+from leukaemia_zoo.training.cross_validation import out_of_fold
+from leukaemia_zoo.training.leaks import TRAINED_FURTHER, TrainedOn, training_of
+from leukaemia_zoo.training.recipes import Recipe, recipe_for
+from leukaemia_zoo.zoo.loading import config_of, load_model, weights_digest
+from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec, weights
+from leukaemia_zoo.zoo.sources import Found, find
+from leukaemia_zoo.zoo.tensors import named_variables, save_tensors
 
 _ONE_MODEL = "a name, a folder, a loaded model or a callable from images to probabilities"
 _CHUNK = 1024

@@ -25,12 +25,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from leukaemia_zoo.benchmarking.operations import flops
+from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, DataError, LeukaemiaZooError, UnknownNameError
-from leukaemia_zoo.loading import config_of, load_model
-from leukaemia_zoo.operations import flops
-from leukaemia_zoo.prediction import class_probabilities
-from leukaemia_zoo.registry import close_matches
-from leukaemia_zoo.sources import find
+from leukaemia_zoo.zoo.loading import config_of, load_model
+from leukaemia_zoo.zoo.outputs import class_probabilities
+from leukaemia_zoo.zoo.sources import find
 
 _FEWEST_REPEATS = 3
 """Below that a spread means nothing, so that these are made even if the time is up."""
@@ -439,7 +439,11 @@ def _whole(what: str, value: Any) -> int:
 
 def _peak_memory(what: str, arguments: list[str]) -> float | None:
     """The most memory that a fresh process takes which does what `_tell_peak_memory` says; None where nobody knows."""
-    command = [sys.executable, "-c", "from leukaemia_zoo.cost import _tell_peak_memory; _tell_peak_memory()"]
+    command = [
+        sys.executable,
+        "-c",
+        "from leukaemia_zoo.benchmarking.cost import _tell_peak_memory; _tell_peak_memory()",
+    ]
     environment = os.environ | {
         "KERAS_BACKEND": keras.backend.backend(),
         # What can be imported here can be imported there, however it came about.

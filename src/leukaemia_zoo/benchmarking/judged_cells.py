@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.baselines import AREA, features_of
-from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.cells import Cells, class_key, fingerprint
-from leukaemia_zoo.datasets import as_cells, class_names_of
+from leukaemia_zoo.cells.images import RGBArray, check_visible, frame_of, read_image
+from leukaemia_zoo.cells.readers import as_cells, class_names_of
+from leukaemia_zoo.cells.splits import Split, save_manifest
+from leukaemia_zoo.cells.table import Cells, class_key, fingerprint
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.images import RGBArray, check_visible, frame_of, read_image
-from leukaemia_zoo.splits import Split, save_manifest
+from leukaemia_zoo.evaluation.baselines import AREA, features_of
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 
 MANIFEST_FILE = "evaluation.json"
 """Which cells a benchmark judged on, in its folder."""

@@ -9,9 +9,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from leukaemia_zoo.attention import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.layers import CellMask, CellStatistics
+from leukaemia_zoo.zoo.layers import AttentionBlock, CellMask, CellStatistics
 
 
 def flops(model: keras.Model) -> int:

@@ -19,23 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo import __version__, judging
-from leukaemia_zoo.baselines import BASELINES, cross_fitted, fitted_on
-from leukaemia_zoo.bootstrap import paired_difference
-from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.candidates import Candidate, as_candidates, refit_on_folds
-from leukaemia_zoo.cells import class_key
-from leukaemia_zoo.cost import measure_costs
+from leukaemia_zoo._version import __version__
+from leukaemia_zoo.benchmarking.contestants import Candidate, as_candidates, refit_on_folds
+from leukaemia_zoo.benchmarking.cost import measure_costs
+from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE, JudgedCells, read_judged_cells
+from leukaemia_zoo.cells.splits import kfold_by_subject
+from leukaemia_zoo.cells.table import class_key
+from leukaemia_zoo.common.files import plain
+from leukaemia_zoo.common.hardware import environment
+from leukaemia_zoo.common.run_folder import BENCHMARK, RunFolder, refuse_to_replace
 from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError
-from leukaemia_zoo.evaluation import subject_codes
-from leukaemia_zoo.judged_cells import MANIFEST_FILE, JudgedCells, read_judged_cells
-from leukaemia_zoo.machine import environment
-from leukaemia_zoo.overlap import Overlap, find_overlap, people_of, refuse
-from leukaemia_zoo.records import plain
-from leukaemia_zoo.report import FILES, Report
-from leukaemia_zoo.run_folder import BENCHMARK, RunFolder, refuse_to_replace
-from leukaemia_zoo.sources import local_files
-from leukaemia_zoo.splits import kfold_by_subject
+from leukaemia_zoo.evaluation import judgement
+from leukaemia_zoo.evaluation.baselines import BASELINES, cross_fitted, fitted_on
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, subject_codes
+from leukaemia_zoo.evaluation.intervals import paired_difference
+from leukaemia_zoo.report.report import FILES, Report
+from leukaemia_zoo.training.leaks import Overlap, find_overlap, people_of, refuse
+from leukaemia_zoo.zoo.sources import local_files
 
 MAIN_METRICS = ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity")
 """Of these the report gives paired differences."""
@@ -184,7 +184,7 @@ def benchmark(
         started = time.perf_counter()
         report("intervals over subjects")
         blocks = {
-            name: judging.judge(
+            name: judgement.judge(
                 cells.labels,
                 probabilities,
                 cells.subjects,
@@ -301,7 +301,7 @@ def _as_they_are(
         started = time.perf_counter()
         report(f"{candidate.name}: judging {len(cells):,} cells")
         output = candidate.predict(cells, batch_size, state, candidate.slug, progress)
-        judged.probabilities[candidate.name] = judging.check_probabilities(
+        judged.probabilities[candidate.name] = judgement.check_probabilities(
             candidate.name, output, len(cells), len(cells.class_names)
         )
         judged.seconds[candidate.name] = time.perf_counter() - started
@@ -400,7 +400,7 @@ def _predicted(
     found = {}
     for candidate in candidates:
         output = candidate.predict(cells, batch_size, state, f"{candidate.slug}-validation", progress)
-        table = judging.check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
+        table = judgement.check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
         found[candidate.name] = (cells.labels, table)
     return found
 

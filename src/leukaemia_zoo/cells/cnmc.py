@@ -1,6 +1,6 @@
-"""What is known about the C-NMC 2019 files: their names, the subjects that are one person, the official list.
+"""What is known of C-NMC 2019: names, folders, people under two numbers, and every official file by its hash.
 
-Facts only; `datasets` reads cells with them and `verification` compares a download with the official list.
+`verify` compares a copy of the data set with the official files.
 """
 
 import re
@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from leukaemia_zoo.images import IMAGE_SUFFIXES
+from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 
 #: Class names in the order of the labels: `hem` (normal) is 0, `all` (leukaemic) is 1, so P(all) is the last column.
 CNMC_CLASSES = ("hem", "all")

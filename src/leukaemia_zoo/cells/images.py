@@ -28,8 +28,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from leukaemia_zoo.common.folders import distinct, link_fault, system_note, walk
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.folders import distinct, link_fault, system_note, walk
 
 IMAGE_SUFFIXES: frozenset[str] = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 """Suffixes, in lower case, of the files that `find_images` takes from a folder."""

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.class_order import positive_last
-from leukaemia_zoo.cnmc import (
+from leukaemia_zoo.cells.class_order import positive_last
+from leukaemia_zoo.cells.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
     MERGED_SUBJECTS,
@@ -31,24 +30,13 @@ from leukaemia_zoo.cnmc import (
     parse_cnmc_name,
     subject_from_name,
 )
-from leukaemia_zoo.errors import DataError, reason, shortened, shown
-from leukaemia_zoo.folders import Walk, link_fault, natural, system_note, walk
-from leukaemia_zoo.images import IMAGE_SUFFIXES
-from leukaemia_zoo.tables import read_table
-
-__all__ = [
-    "CNMC_CLASSES",
-    "MERGED_SUBJECTS",
-    "CnmcName",
-    "as_cells",
-    "canonical_subject",
-    "parse_cnmc_name",
-    "read_cnmc",
-    "read_csv",
-    "read_data",
-    "read_folders",
-    "subject_from_name",
-]
+from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.files import existing_folder
+from leukaemia_zoo.common.folders import Walk, link_fault, natural, system_note, walk
+from leukaemia_zoo.common.tables import read_table
+from leukaemia_zoo.common.text import reason, shortened, shown
+from leukaemia_zoo.errors import DataError
 
 
 class _Row(NamedTuple):
@@ -129,7 +117,7 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False, *, skip_unreadabl
     Args:
         root: Folder to look in.
         keep_duplicates: Keep every copy of a cell. By default one copy of each is kept: the official set holds 104
-            training cells twice under two names (`leukaemia_zoo.cnmc.official_duplicates`).
+            training cells twice under two names (`leukaemia_zoo.cells.cnmc.official_duplicates`).
         skip_unreadable: Pass over folders that cannot be listed, with a note, instead of refusing.
 
     Returns:
@@ -283,13 +271,6 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def existing_folder(root: Path) -> Path:
-    """Return the folder, or raise a DataError if there is none."""
-    if not root.is_dir():
-        raise DataError(f"There is no folder {root}: check the path.")
-    return root
 
 
 def _walk(root: Path, skip_unreadable: bool) -> Walk:

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.cells import Cells, file_fingerprint, pixel_sha256
-from leukaemia_zoo.datasets import as_cells
-from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError, reason, shortened, shown
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.reading import read_json
+from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.table import Cells, file_fingerprint, pixel_sha256
+from leukaemia_zoo.common.files import write_json
+from leukaemia_zoo.common.reading import read_json
+from leukaemia_zoo.common.text import reason, shortened, shown
+from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 
 MANIFEST_FORMAT = "leukaemia-zoo split"
 MANIFEST_VERSION = 1

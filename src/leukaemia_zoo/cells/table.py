@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.cells.images import read_image
+from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
-from leukaemia_zoo.images import read_image
-from leukaemia_zoo.preprocessing import Preprocessing
 
 _REFERENCE = Preprocessing((1, 1))
 

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from leukaemia_zoo.cells import file_fingerprint
-from leukaemia_zoo.cnmc import (
+from leukaemia_zoo.cells.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
     PRELIMINARY_FOLDER,
@@ -18,10 +17,12 @@ from leukaemia_zoo.cnmc import (
     official_row,
     parse_cnmc_name,
 )
-from leukaemia_zoo.datasets import existing_folder, preliminary_labels, preliminary_names
+from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
+from leukaemia_zoo.cells.readers import preliminary_labels, preliminary_names
+from leukaemia_zoo.cells.table import file_fingerprint
+from leukaemia_zoo.common.files import existing_folder
+from leukaemia_zoo.common.folders import walk
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.folders import walk
-from leukaemia_zoo.images import IMAGE_SUFFIXES
 
 _FOLDERS_OF_TEST_SETS = {PRELIMINARY_FOLDER: "preliminary", FINAL_FOLDER: "final"}
 

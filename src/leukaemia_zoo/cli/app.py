@@ -9,9 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from leukaemia_zoo import __version__, cli_commands, cli_export, cli_finetune, cli_paths, cli_predict
+from leukaemia_zoo._version import __version__
+from leukaemia_zoo.cli import commands as cli_commands
+from leukaemia_zoo.cli import commands as cli_finetune
+from leukaemia_zoo.cli import exports, paths, predictions
+from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.errors import LeukaemiaZooError
-from leukaemia_zoo.printing import printable
 
 DEFAULT_MODEL = "cnn_attention"
 
@@ -78,20 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("paths", nargs="+", metavar="PATH", help="image file, folder of images, or pattern")
     predict.add_argument(
         "--model",
-        type=cli_paths.home,
+        type=paths.home,
         default=DEFAULT_MODEL,
         help="name in the zoo, folder of a saved model, or hf://org/name@revision (default: %(default)s)",
     )
     predict.add_argument(
         "--csv",
-        type=cli_paths.output,
+        type=paths.output,
         metavar="FILE",
         help="write one row a file: path, subject, label, p_<class>, error; '-' for the standard output",
     )
-    predict.add_argument("--json", type=cli_paths.output, metavar="FILE", help="write the same as a list of records")
+    predict.add_argument("--json", type=paths.output, metavar="FILE", help="write the same as a list of records")
     predict.add_argument(
         "--subjects",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="FILE",
         help="CSV with the columns path and subject, for files not named as in C-NMC",
     )
@@ -99,55 +102,55 @@ def _parser() -> argparse.ArgumentParser:
         "--batch-size", type=_positive, default=32, metavar="N", help="images at once (default: %(default)s)"
     )
     predict.add_argument("--quiet", action="store_true", help="print no table")
-    predict.set_defaults(run=cli_predict.predict)
+    predict.set_defaults(run=predictions.predict)
 
     export = commands.add_parser("export", help="write a network as one file for other programs")
     export.add_argument("model", help="name in the zoo, folder of a saved model, or hf://org/name@revision")
     export.add_argument(
         "--to", default="onnx", choices=("onnx", "openvino"), help="kind of the file (default: %(default)s)"
     )
-    export.add_argument("--out", type=cli_paths.path, required=True, metavar="FILE", help=".onnx, or .xml for OpenVINO")
+    export.add_argument("--out", type=paths.path, required=True, metavar="FILE", help=".onnx, or .xml for OpenVINO")
     export.add_argument(
         "--int8", action="store_true", help="convolutions in whole numbers: smaller, a little different"
     )
     export.add_argument(
-        "--calibration", type=cli_paths.path, metavar="DIR", help="for --int8: 20 images of cells or more, better 200"
+        "--calibration", type=paths.path, metavar="DIR", help="for --int8: 20 images of cells or more, better 200"
     )
     export.add_argument(
         "--views", type=int, choices=(1, 4, 8), help="views inside (default: those that the weight was calibrated for)"
     )
-    export.set_defaults(run=cli_export.export)
+    export.set_defaults(run=exports.export)
 
     train = commands.add_parser("train", help="train a network on single-cell images, by subject")
     train.add_argument("name", help="architecture, such as cnn or cnn_attention")
     train.add_argument(
-        "--data", type=cli_paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
+        "--data", type=paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
     )
     train.add_argument(
-        "--out", type=cli_paths.output_folder, required=True, metavar="DIR", help="folder for the model and its record"
+        "--out", type=paths.output_folder, required=True, metavar="DIR", help="folder for the model and its record"
     )
     train.add_argument(
         "--teacher",
-        type=cli_paths.home,
+        type=paths.home,
         metavar="FILE",
         default="imagenet",
         help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none' (default: %(default)s)",
     )
     train.add_argument(
         "--unlabelled",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="DIR",
         help="cell images for the distillation, without labels (default: the training cells)",
     )
     train.add_argument(
         "--trunk",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="FILE",
         help="distilled.safetensors of an earlier run with the same distillation",
     )
     train.add_argument(
         "--init",
-        type=cli_paths.home,
+        type=paths.home,
         metavar="FILE",
         default="none",
         help="weights to begin with: 'imagenet' to download Keras' own (vgg16, resnet50, inception_v3, xception), a "
@@ -160,14 +163,14 @@ def _parser() -> argparse.ArgumentParser:
         help="of two classes the one that AUROC speaks of (default: the one whose name says it, else the last)",
     )
     train.add_argument(
-        "--recipe", type=cli_paths.path, metavar="FILE", help="JSON with settings that replace the recipe's own"
+        "--recipe", type=paths.path, metavar="FILE", help="JSON with settings that replace the recipe's own"
     )
     train.add_argument(
-        "--split", type=cli_paths.path, metavar="FILE", help="split manifest with the parts train and validation"
+        "--split", type=paths.path, metavar="FILE", help="split manifest with the parts train and validation"
     )
     train.add_argument(
         "--logits-teacher",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="DIR",
         help="saved model, or with --cross-validate a cross-validation that kept its networks, whose probabilities "
         "teach too (for a recipe with soft_share)",
@@ -177,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--calibration",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="DIR",
         help="finished cross-validation of the same recipe, for a recipe that lets all subjects teach",
     )
@@ -204,11 +207,11 @@ def _parser() -> argparse.ArgumentParser:
         "models", nargs="+", metavar="MODEL", help="name in the zoo, folder of a saved model, or hf://org/name@revision"
     )
     benchmark.add_argument(
-        "--data", type=cli_paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
+        "--data", type=paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
     )
     benchmark.add_argument(
         "--out",
-        type=cli_paths.output_folder,
+        type=paths.output_folder,
         required=True,
         metavar="DIR",
         help="folder for report.json, .csv, .md and .html",
@@ -224,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     benchmark.add_argument(
         "--validation",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="DIR",
         help="cells of other people to choose thresholds and temperatures on",
     )
@@ -254,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--all", action="store_true", help="every weight of the zoo")
     download.add_argument(
         "--to",
-        type=cli_paths.output_folder,
+        type=paths.output_folder,
         metavar="DIR",
         help="write folders that load_model and --model take (default: fill the local cache)",
     )
@@ -265,13 +268,13 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("names", nargs="*", metavar="NAME", help="weights (default: all)")
     publish.add_argument(
         "--weights",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="DIR",
         help="folder of the weights that are not in the package (default: weights)",
     )
     publish.add_argument(
         "--registry",
-        type=cli_paths.path,
+        type=paths.path,
         metavar="FILE",
         help="registry to read and to write back to (default: the package's)",
     )
@@ -280,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.set_defaults(run=cli_commands.publish)
 
     verify = commands.add_parser("verify", help="compare a C-NMC download with the official list of sha256 hashes")
-    verify.add_argument("folder", type=cli_paths.path, metavar="DIR")
+    verify.add_argument("folder", type=paths.path, metavar="DIR")
     verify.add_argument(
         "--pixels", action="store_true", help="find cells that lie there twice under other bytes too (some minutes)"
     )

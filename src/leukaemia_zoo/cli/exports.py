@@ -7,9 +7,8 @@ import argparse
 
 def export(options: argparse.Namespace) -> int:
     """Write the file and say how it compares."""
+    from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
     from leukaemia_zoo.engine.exporting import export as write
-    from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS
-    from leukaemia_zoo.printing import printable
 
     exported = write(
         options.model,

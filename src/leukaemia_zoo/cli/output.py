@@ -1,17 +1,22 @@
-"""What the command line prints: functions from predictions, summaries and models to lines of text."""
+"""What the command line prints: lines, tables and bars, for people and not for programs."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from leukaemia_zoo.registry import ARCHITECTURES, checkout_file, packaged_file
+from leukaemia_zoo.common.text import printable
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file
 
 if TYPE_CHECKING:
-    from leukaemia_zoo.prediction import Prediction, SubjectSummary
-    from leukaemia_zoo.registry import ModelConfig, ModelInfo, WeightSpec
+    from leukaemia_zoo.prediction.verdicts import Prediction, SubjectSummary
+    from leukaemia_zoo.zoo.registry import ModelConfig, ModelInfo, WeightSpec
 
 
 def path_width(paths: Sequence[Path]) -> int:
@@ -41,11 +46,6 @@ def row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str
 
 def _label_width(class_names: tuple[str, ...]) -> int:
     return max(6, *map(len, class_names))
-
-
-def printable(text: str) -> str:
-    """A file name without line ends and terminal commands."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def summary(
@@ -171,3 +171,64 @@ def about(info: ModelInfo) -> Iterator[str]:
             yield f"             {metric:<18} {value['value']:.3f}{interval}"
     yield f"  use        {weight.intended_use}"
     yield f"  cite       {weight.citation}"
+
+
+def print_lines(lines: Iterable[str], file: TextIO | None = None) -> None:
+    """Print each line, on the standard output where nothing else is said."""
+    for line in lines:
+        print(line, file=file)
+
+
+@contextlib.contextmanager
+def without_notes_of_the_backend() -> Iterator[None]:
+    """Keep the notes that TensorFlow prints on every start off the terminal, unless the import fails.
+
+    Its C++ code writes them straight to file descriptor 2, of late whatever TF_CPP_MIN_LOG_LEVEL says. Whoever sets
+    that variable sees all that it leaves.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as notes:
+        terminal = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(terminal, notes.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def tell(line: str) -> None:
+    """A line of progress on the standard error, above the progress bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def progress(items: Iterable[Any], total: int, unit: str, quiet: bool) -> Iterable[Any]:
+    """A progress bar around items whose number is known."""
+    from tqdm import tqdm
+
+    # A terminal sees the bar from half a second on; files and pipes never do.
+    return tqdm(items, total=total, unit=f" {unit}", delay=0.5, disable=True if quiet else None, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, file: TextIO | None = None) -> Iterator[Any]:
+    """A progress bar as a function of what is done and how much there is."""
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", delay=0.5, disable=None, file=file or sys.stderr) as bar:
+
+        def step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield step

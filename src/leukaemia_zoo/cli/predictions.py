@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo import cli_paths, printing
+from leukaemia_zoo.cli import output
+from leukaemia_zoo.cli import paths as cli_paths
+from leukaemia_zoo.cli.output import print_lines, progress, tell, without_notes_of_the_backend
+from leukaemia_zoo.common import text
+from leukaemia_zoo.common.files import STANDARD_OUTPUT, refuse_to_overwrite, writing
 from leukaemia_zoo.errors import DataError, ImageError
-from leukaemia_zoo.files import STANDARD_OUTPUT, refuse_to_overwrite, writing
-from leukaemia_zoo.terminal import print_lines, progress, tell, without_notes_of_the_backend
 
 _TABLE_ROWS = 50
 """Cells printed in full; of more only the summaries are printed, since the files hold them all."""
@@ -24,9 +26,9 @@ _TABLE_ROWS = 50
 
 def predict(options: argparse.Namespace) -> int:
     """Classify files and folders."""
-    from leukaemia_zoo.images import list_images
-    from leukaemia_zoo.registry import model_info
-    from leukaemia_zoo.sources import is_elsewhere, local_files
+    from leukaemia_zoo.cells.images import list_images
+    from leukaemia_zoo.zoo.registry import model_info
+    from leukaemia_zoo.zoo.sources import is_elsewhere, local_files
 
     outputs = [("--csv", options.csv), ("--json", options.json)]
     for name, file in outputs:
@@ -39,7 +41,7 @@ def predict(options: argparse.Namespace) -> int:
     listing = list_images(cli_paths.expanded(options.paths))
     paths, skipped = list(listing.images), listing.skipped
     for told in (*listing.notes, *listing.faults):
-        tell(f"note: {printing.printable(told)}")
+        tell(f"note: {text.printable(told)}")
     refuse_to_overwrite(outputs, (("the image", path) for path in paths))
     if not paths:
         raise ImageError(f"There are no images in {', '.join(options.paths)}.")
@@ -47,8 +49,9 @@ def predict(options: argparse.Namespace) -> int:
     if options.subjects and not any(_look_up(subjects, path) for path in paths):
         raise DataError(f"{options.subjects} has a subject for none of the {len(paths)} files: compare their paths.")
 
+    from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
     from leukaemia_zoo.engine.network import resolve
-    from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS, SubjectTally, iter_predictions
+    from leukaemia_zoo.prediction.verdicts import SubjectTally, iter_predictions
 
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
         model = resolve(options.model)
@@ -63,7 +66,7 @@ def predict(options: argparse.Namespace) -> int:
         write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
         write_json = stack.enter_context(_json_writer(options.json))
         if table:
-            print(printing.heading(paths, model.zoo.class_names, scored=model.zoo.ood_limit is not None))
+            print(output.heading(paths, model.zoo.class_names, scored=model.zoo.ood_limit is not None))
         for prediction in progress(found, len(paths), "cells", quiet=table):
             write_csv(prediction.to_record())
             write_json(prediction.to_record())
@@ -76,20 +79,20 @@ def predict(options: argparse.Namespace) -> int:
                 # Below the table where there is one; of very many files at once, so that they need no memory.
                 reasons.append(prediction.error) if table else _tell_not_read(prediction.error)
             if table:
-                print(printing.row(prediction, printing.path_width(paths), model.zoo.class_names))
+                print(output.row(prediction, output.path_width(paths), model.zoo.class_names))
     sys.stdout.flush()
     for reason in reasons:
         _tell_not_read(reason)
     if not options.quiet:
         name = options.model if from_elsewhere else model.zoo.weight or options.model
         people = sys.stderr if data else sys.stdout
-        print_lines(printing.summary(name, counts, failed, len(skipped), tally.summaries()), people)
+        print_lines(output.summary(name, counts, failed, len(skipped), tally.summaries()), people)
         if not (table or options.csv or options.json):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS, file=people)
     if unfamiliar:
         sys.stdout.flush()
-        print(printing.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
+        print(output.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
     return 1 if failed or listing.faults else 0
 
 
@@ -121,7 +124,7 @@ def _check_output(name: str, file: Path | None) -> None:
 
 def _subject_of_path(file: Path) -> dict[str, str]:
     """Subjects by the path, and by the bare file name, in a CSV."""
-    from leukaemia_zoo.tables import read_table
+    from leukaemia_zoo.common.tables import read_table
 
     table = read_table(file, ("path", "subject"))
     by_path: dict[str, str] = {}
@@ -181,4 +184,4 @@ def _rounded(value: Any, digits: int) -> Any:
 def _tell_not_read(reason: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"not read: {printing.printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one
+    tqdm.write(f"not read: {text.printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is left behind, and nothing of the user's is lost."""
+"""Files that are whole or not there, their hashes, the walk of a folder, and plain data for JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from leukaemia_zoo.errors import DataError
+import numpy as np
+
+from leukaemia_zoo.errors import DataError, IntegrityError, WeightsError
 
 try:
     import fcntl
@@ -237,3 +239,72 @@ def _locked(handle: int, path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def existing_folder(root: Path) -> Path:
+    """Return the folder, or raise a DataError if there is none."""
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}: check the path.")
+    return root
+
+
+def sha256_of(path: str | Path) -> str:
+    """sha256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        WeightsError: If it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def check_integrity(
+    path: str | Path, sha256: str, size: int | None = None, mend: str = "remove it and install or fetch it again"
+) -> None:
+    """Raise unless a file has the promised size and sha256.
+
+    Args:
+        path: The file.
+        sha256: 64 hexadecimal digits.
+        size: In bytes, if it is known.
+        mend: What to do about it, for the error.
+
+    Raises:
+        WeightsError: If there is no file, or it cannot be read.
+        IntegrityError: If it is another one; the message holds both hashes.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise WeightsError(f"There is no weight file {path}.")
+        found = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    digest = sha256_of(path)
+    if digest == sha256 and size in (None, found):
+        return
+    lengths = f"{found:,} bytes, not the {size:,} promised, and " if size not in (None, found) else ""
+    raise IntegrityError(
+        f"{path} is cut off, damaged or not this weight: it has {lengths}the sha256 {digest}, not the promised "
+        f"{sha256}; {mend}."
+    )
+
+
+def _unreadable(path: str | Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"{path} cannot be read ({error.strerror or error}): give yourself the right to read it, or get it again."
+    )
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them: no NumPy types, no NaN."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from leukaemia_zoo.errors import shortened, shown
+from leukaemia_zoo.common.text import shortened, shown
 
 _SYSTEM = re.compile(
     r"@eadir|@tmp|@recycle|@recently-snapshot|#recycle|#snapshot"  # Synology and QNAP

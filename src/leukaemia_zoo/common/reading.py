@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.errors import reason
+from leukaemia_zoo.common.text import reason
 
 _LARGEST = 2**63
 """Whole numbers from here on are no count, size or seed; Python alone reads them, and its arithmetic fails on them."""

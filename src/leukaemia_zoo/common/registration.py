@@ -7,8 +7,6 @@ seconds; so where Keras is not there yet, its import is awaited. Nothing here im
 
 from __future__ import annotations
 
-import importlib
-import importlib.machinery
 import importlib.util
 import json
 import os
@@ -17,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from leukaemia_zoo.errors import BackendError, shown
+from leukaemia_zoo.common.text import shown
+from leukaemia_zoo.errors import BackendError
 
 _BACKENDS = {"tensorflow": "tensorflow", "jax": "leukaemia-zoo[jax]", "torch": "leukaemia-zoo[torch]"}
 """The backends that this package computes on, and what to install for each."""
 
-_WITH_LAYERS = ("attention", "layers", "augmentation", "network")
+_WITH_LAYERS = ("zoo.layers", "zoo.augmentation")
 """The modules that register layers when they are imported; they import nothing of ours that imports Keras."""
 
 

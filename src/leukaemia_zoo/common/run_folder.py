@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from leukaemia_zoo.common.files import OWN, refuse_to_overwrite, replacing, sweep, write_json
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.files import OWN, refuse_to_overwrite, replacing, sweep, write_json
 
 RUN = f"{OWN}run"
 """Folder of a training, cross-validation or fine-tuning."""

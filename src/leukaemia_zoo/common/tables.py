@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from leukaemia_zoo.errors import DataError, reason, shortened, shown
+from leukaemia_zoo.common.text import reason, shortened, shown
+from leukaemia_zoo.errors import DataError
 
 _MOST_BYTES = 200_000_000
 """The largest table that is read: some two million cells."""

@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from leukaemia_zoo.common.text import close_matches, reason
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import IMAGES, PROBABILITIES
 from leukaemia_zoo.engine.network import Network
-from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError, reason
-from leukaemia_zoo.registry import close_matches
-from leukaemia_zoo.sources import Found, find
+from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError
+from leukaemia_zoo.zoo.sources import Found, find
 
 Format = Literal["onnx", "openvino"]
 
@@ -156,7 +156,7 @@ def _found(model: Any, folder: Path) -> Found:
     """The weight that is meant; a network in memory is saved first."""
     if isinstance(model, str | os.PathLike):
         return find(os.fspath(model))
-    from leukaemia_zoo.loading import config_of, save_model
+    from leukaemia_zoo.zoo.loading import config_of, save_model
 
     config_of(model)
     save_model(model, folder / "model")
@@ -164,7 +164,7 @@ def _found(model: Any, folder: Path) -> Found:
 
 
 def _prepared(network: Network, images: Any) -> np.ndarray:
-    from leukaemia_zoo.images import as_image, image_items, read_image
+    from leukaemia_zoo.cells.images import as_image, image_items, read_image
 
     items, are_files = image_items(images)
     frames = (read_image(item) if are_files else as_image(item, name="calibration") for item in items)
@@ -224,7 +224,7 @@ def _run_openvino(file: Path, cells: np.ndarray) -> np.ndarray:
 
 
 def _move(part: Path, target: Path) -> None:
-    from leukaemia_zoo.files import replacing
+    from leukaemia_zoo.common.files import replacing
 
     try:
         with replacing(target) as beside:

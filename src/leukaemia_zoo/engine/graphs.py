@@ -18,9 +18,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo.common.files import replacing
 from leukaemia_zoo.errors import EngineError, IntegrityError
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelConfig
 
 TOLERANCE = 1e-4
 """A probability from the engine may differ from that of Keras by this much."""

@@ -6,15 +6,15 @@ import os
 
 import numpy as np
 
-from leukaemia_zoo.architectures import build_model
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import TOLERANCE
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.engine.tracing import trace
 from leukaemia_zoo.errors import ArchitectureError, EngineError
-from leukaemia_zoo.prediction import class_probabilities
-from leukaemia_zoo.registry import ModelConfig
-from leukaemia_zoo.weights_io import head_tensors, load_tensors
+from leukaemia_zoo.zoo.architectures import build_model
+from leukaemia_zoo.zoo.outputs import class_probabilities
+from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.tensors import head_tensors, load_tensors
 
 
 def make_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.cells.preprocessing import symmetric_views
+from leukaemia_zoo.common.text import reason, shortened
 from leukaemia_zoo.engine.classifier import Classifier, distance
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
-from leukaemia_zoo.errors import ArchitectureError, EngineError, TensorMismatchError, WeightsError, reason, shortened
-from leukaemia_zoo.registry import ModelConfig
-from leukaemia_zoo.sources import find
-from leukaemia_zoo.views import symmetric_views
-from leukaemia_zoo.weights_io import HEAD_LAYER, read_tensors
+from leukaemia_zoo.errors import ArchitectureError, EngineError, TensorMismatchError, WeightsError
+from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.sources import find
+from leukaemia_zoo.zoo.tensors import HEAD_LAYER, read_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def resolve(model: Any) -> Any:
     if isinstance(model, Network):
         return model
     if not isinstance(model, str | os.PathLike):
-        from leukaemia_zoo.loading import as_model
+        from leukaemia_zoo.zoo.loading import as_model
 
         return as_model(model)
     try:
@@ -153,7 +154,7 @@ def resolve(model: Any) -> Any:
         if importlib.util.find_spec("keras") is None:
             raise
         try:
-            from leukaemia_zoo.loading import load_model
+            from leukaemia_zoo.zoo.loading import load_model
         except ImportError:  # Keras is there and its backend is not
             raise error from None
         _log.info("%s Keras judges instead.", error)

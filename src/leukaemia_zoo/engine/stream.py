@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from leukaemia_zoo.cells.preprocessing import network_pixels
 from leukaemia_zoo.engine.network import Network, cores
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.preprocessing import network_pixels
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

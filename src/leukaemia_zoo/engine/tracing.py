@@ -19,12 +19,10 @@ import onnx
 from keras import layers
 from onnx import TensorProto, helper, numpy_helper
 
-from leukaemia_zoo.architectures import EMBEDDING_LAYER
-from leukaemia_zoo.attention import AttentionBlock
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES, OPSET, UNBOUND
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.layers import MASK_FLOOR, CellMask, CellStatistics
-from leukaemia_zoo.weights_io import named_variables
+from leukaemia_zoo.zoo.layers import EMBEDDING_LAYER, MASK_FLOOR, AttentionBlock, CellMask, CellStatistics
+from leukaemia_zoo.zoo.tensors import named_variables
 
 _BATCH = "cells"
 

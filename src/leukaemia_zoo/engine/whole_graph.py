@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from leukaemia_zoo import __version__
+from leukaemia_zoo._version import __version__
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES, PROBABILITIES, SCORES
 from leukaemia_zoo.engine.network import Network
-from leukaemia_zoo.sources import Found
-from leukaemia_zoo.weights_io import read_tensors
+from leukaemia_zoo.zoo.sources import Found
+from leukaemia_zoo.zoo.tensors import read_tensors
 
 _VIEWS = "views"
 _OF_VIEWS = "embeddings_of_views"
@@ -57,7 +57,7 @@ def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
 
 def metadata(network: Network, found: Found, contract: str) -> dict[str, str]:
     """What has to be known around the graph, as text."""
-    from leukaemia_zoo.prediction import NOT_A_DIAGNOSIS
+    from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 
     config, spec = network.zoo, found.spec
     return {

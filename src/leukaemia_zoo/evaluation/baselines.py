@@ -1,18 +1,17 @@
-"""What a network must beat: the share of the classes, the size of the cell, and the background around it.
-
-A benchmark fits these on other people than they are judged on, like the networks; only the share of the classes, which
-ranks nothing, is that of the very cells. Whoever does not beat the size of the
-cell has learnt what a ruler knows; whoever is beaten by the background has found a flaw of the data set.
-"""
+"""What says how little a metric may mean: the commonest class, the area of a cell, its background."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.calibration import FloatArray, IntArray
-from leukaemia_zoo.evaluation import cell_area
-from leukaemia_zoo.images import as_image
+from leukaemia_zoo.cells.images import as_image
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, checked_predictions
+
+OFFICIAL_SIDE = 450
+"""Height and width in pixels of the official C-NMC 2019 frames, the scale of `cell_area`."""
+
 
 BASELINES = MAJORITY, AREA, BACKGROUND = "majority class", "cell area alone", "background alone"
 
@@ -110,3 +109,70 @@ def _useful(features: FloatArray, labels: IntArray, known: npt.NDArray[np.bool_]
     if not features.shape[1] or len(np.unique(labels[known])) < 2:
         return np.zeros(features.shape[1], bool)
     return np.asarray(features[known].std(axis=0) > 0)
+
+
+def cell_area(image: npt.ArrayLike) -> float:
+    """Measure a segmented cell on black: the pixels in which any channel is above 0.
+
+    Args:
+        image: A frame as `images.as_image` takes it: shape (height, width, 3), RGB, 0 to 255.
+
+    Returns:
+        The area in pixels of the official 450-pixel C-NMC 2019 frame, that is pixels x (450 / shorter side)². There,
+        leukaemic cells cover 36,244 pixels on average and normal ones 26,544.
+
+    Raises:
+        ImageError: The array is not such an image.
+
+    Example:
+        >>> frame = np.zeros((225, 225, 3), np.uint8)
+        >>> frame[:10, :10, 2] = 80
+        >>> cell_area(frame)
+        400.0
+    """
+    pixels = as_image(image)
+    return float(np.count_nonzero(pixels.any(axis=2)) * (OFFICIAL_SIDE / min(pixels.shape[:2])) ** 2)
+
+
+def area_baseline(train_area: npt.ArrayLike, train_labels: npt.ArrayLike, test_area: npt.ArrayLike) -> FloatArray:
+    """Predict the class from the area of the cell alone: what a ruler knows.
+
+    Leukaemic cells are larger: area alone reaches an AUROC of 0.84 on fold_0 of C-NMC 2019 and of 0.87 on fold_1, yet
+    says nothing on some other subjects. Logistic regression on the standardised logarithm of the area, no class
+    weights, scikit-learn's default penalty (C = 1), which keeps the slope finite where areas separate the classes.
+
+    Args:
+        train_area: Areas above 0, shape (N,), such as those of `cell_area`.
+        train_labels: 0 or 1, shape (N,), both of which must occur.
+        test_area: Areas above 0, shape (M,), in the same unit.
+
+    Returns:
+        float64 probabilities of the class 1, shape (M,).
+
+    Raises:
+        DataError: An array has another shape or range, or the labels hold one class only.
+
+    Example:
+        >>> area_baseline([20e3, 24e3, 30e3, 40e3], [0, 0, 1, 1], [20e3, 40e3]) > 0.5
+        array([False,  True])
+    """
+    train, test = _log_area(train_area, "train_area"), _log_area(test_area, "test_area")
+    # Checked as predictions, because labels are checked there.
+    labels, _ = checked_predictions(train_labels, np.full(len(train), 0.5))
+    if len(np.unique(labels)) < 2:
+        raise DataError("train_labels hold one class only: give cells of both.")
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = train.mean(), train.std() or 1.0
+    model = LogisticRegression().fit((train - mean)[:, None] / spread, labels)
+    return np.asarray(model.predict_proba((test - mean)[:, None] / spread)[:, 1], np.float64)
+
+
+def _log_area(area: npt.ArrayLike, name: str) -> FloatArray:
+    array = np.asarray(area)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "fiu":
+        raise DataError(f"{name} has the shape {array.shape} and dtype {array.dtype}: give one number a cell.")
+    wrong = np.flatnonzero(~((array > 0) & (array < np.inf)))
+    if len(wrong):
+        raise DataError(f"{name}[{wrong[0]}] is {array[wrong[0]]}: give areas above 0, so leave out black frames.")
+    return np.log(array.astype(np.float64))

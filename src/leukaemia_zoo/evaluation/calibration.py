@@ -14,15 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from leukaemia_zoo.errors import DataError
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from leukaemia_zoo.evaluation.inputs import (
+    FloatArray,
+    IntArray,
+    bin_index,
+    checked_labels,
+    checked_predictions,
+    checked_weights,
+    confidence_and_hits,
+    numbers,
+)
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """The temperatures between which `fit_temperature` looks; networks are found at 0.5 to 5."""
 
-# Softmax in float16 misses a sum of 1 by up to this much; what misses it by more is not a probability.
-_SUM_TOLERANCE = 1e-3
 
 # A float32 sigmoid saturates at 1 about here, so that probabilities nearer to 0 or 1 carry no further information.
 _EPSILON = 1e-7
@@ -60,8 +65,8 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.A
     from scipy.optimize import minimize_scalar
 
     scores = _checked_logits(logits)
-    truth = _checked_labels(labels, len(scores), scores.shape[1])
-    share = _checked_weights(weights, len(scores))
+    truth = checked_labels(labels, len(scores), scores.shape[1])
+    share = checked_weights(weights, len(scores))
     if len(np.unique(truth[share > 0])) < 2:
         raise DataError("labels hold one class only, from which no temperature can be fitted: give cells of two.")
     if not np.ptp(scores[share > 0], axis=1).any():
@@ -212,69 +217,6 @@ def calibration_slope_intercept(labels: npt.ArrayLike, probabilities: npt.ArrayL
     return slope, float(model.intercept_[0] - slope * mean)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# What `evaluation` and `bootstrap` use as well
-
-
-def checked_predictions(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
-    """Check labels and probabilities and bring them into one form.
-
-    Args:
-        labels: Integers (or booleans) of shape (N,), 0 to K - 1.
-        probabilities: Shape (N, K) with rows that sum to 1, or (N,): the probability of the last of two classes.
-
-    Returns:
-        int64 labels of shape (N,) and float64 probabilities of shape (N, K).
-
-    Raises:
-        DataError: There is no cell, or an array has another shape, kind of number or range.
-
-    Example:
-        >>> checked_predictions([0, 1], [0.25, 0.5])[1]
-        array([[0.75, 0.25],
-               [0.5 , 0.5 ]])
-    """
-    table = _numbers(probabilities, "probabilities")
-    if table.ndim == 1:
-        table = np.stack([1 - table, table], axis=1)
-    if table.ndim != 2 or table.shape[1] < 2:
-        mend = "drop the last axis, probabilities[:, 0]" if table.shape[1:] == (1,) else "give (N, classes) or (N,)"
-        raise DataError(f"probabilities have the shape {table.shape}: {mend}.")
-    truth = _checked_labels(labels, len(table), table.shape[1])
-    wrong = np.flatnonzero(~((table >= 0) & (table <= 1)).all(axis=1))  # NaN is neither
-    if len(wrong):
-        raise DataError(f"probabilities[{wrong[0]}] is outside 0 to 1: give probabilities, not logits.")
-    sums = table.sum(axis=1)
-    wrong = np.flatnonzero(np.abs(sums - 1) > _SUM_TOLERANCE)
-    if len(wrong):
-        raise DataError(
-            f"probabilities[{wrong[0]}] sums to {sums[wrong[0]]:.4g}: each row must sum to 1 over the classes."
-        )
-    return truth, table
-
-
-def confidence_and_hits(labels: IntArray, probabilities: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return what each cell was promised and what was found, both of shape (N,), for checked predictions.
-
-    For two classes P(last class) and whether the cell is of it; for more the highest probability and whether its class
-    is right.
-    """
-    if probabilities.shape[1] == 2:
-        return probabilities[:, 1], (labels == 1).astype(np.float64)
-    return probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(np.float64)
-
-
-def bin_index(confidence: FloatArray, bins: int) -> IntArray:
-    """Return the index of the bin of equal width, 0 to `bins` - 1, of each value from 0 to 1.
-
-    Raises:
-        DataError: `bins` is not a whole number above 0.
-    """
-    if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
-        raise DataError(f"bins is {bins!r}: give a whole number above 0.")
-    return np.minimum((confidence * bins).astype(np.int64), bins - 1)
-
-
 def resampled_slope_intercept(
     labels: IntArray, probabilities: FloatArray, counts: FloatArray, units: IntArray
 ) -> tuple[FloatArray, FloatArray]:
@@ -380,43 +322,8 @@ def _newton(design: FloatArray, labels: FloatArray, weights: FloatArray, start: 
 # Checks
 
 
-def _numbers(values: Any, name: str) -> FloatArray:
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:  # ragged lists
-        raise DataError(f"{name} cannot become an array: give numbers of one shape.") from error
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"{name} have the dtype {array.dtype}: give numbers.")
-    if not array.size:
-        raise DataError(f"{name} are empty: give at least one cell.")
-    return array.astype(np.float64)
-
-
-def _checked_labels(labels: Any, cells: int, classes: int) -> IntArray:
-    array = np.asarray(labels)
-    if array.shape != (cells,):
-        raise DataError(f"labels have the shape {array.shape}: give one label for each of the {cells} cells.")
-    if array.dtype.kind not in "iub":
-        raise DataError(f"labels have the dtype {array.dtype}: give whole numbers from 0 to {classes - 1}.")
-    wrong = np.flatnonzero((array < 0) | (array >= classes))
-    if len(wrong):
-        raise DataError(f"labels[{wrong[0]}] is {array[wrong[0]]}: give whole numbers from 0 to {classes - 1}.")
-    return array.astype(np.int64)
-
-
-def _checked_weights(weights: Any, cells: int) -> FloatArray:
-    if weights is None:
-        return np.full(cells, 1 / cells)
-    array = _numbers(weights, "weights")
-    if array.shape != (cells,):
-        raise DataError(f"weights have the shape {array.shape}: give one weight for each of the {cells} cells.")
-    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() > 0):
-        raise DataError("weights hold a negative or non-finite number, or zeros only: give numbers from 0 on.")
-    return array / array.sum()
-
-
 def _checked_logits(logits: Any) -> FloatArray:
-    scores = _numbers(logits, "logits")
+    scores = numbers(logits, "logits")
     if scores.ndim == 1:
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
     if scores.ndim != 2 or scores.shape[1] < 2:

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.calibration import FloatArray, IntArray, checked_predictions
-from leukaemia_zoo.evaluation import Subjects, subject_codes
-from leukaemia_zoo.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
+from leukaemia_zoo.common.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
 
 MISS_RATES = (0.02, 0.05, 0.1, 0.2)
 """The rates that limits are kept for."""

@@ -17,9 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.calibration import FloatArray, IntArray, checked_predictions
 from leukaemia_zoo.errors import DataError, UnknownNameError
-from leukaemia_zoo.evaluation import Subjects, Threshold, WeightedCells, subject_codes
+from leukaemia_zoo.evaluation.inputs import (
+    FloatArray,
+    IntArray,
+    Subjects,
+    Threshold,
+    checked_predictions,
+    subject_codes,
+)
+from leukaemia_zoo.evaluation.metrics import WeightedCells
 
 # Cell weights that are held at a time: 16 MB, small enough to stay in the cache and large enough to amortise Python.
 _WEIGHTS_AT_A_TIME = 2_000_000

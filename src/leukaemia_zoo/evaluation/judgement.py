@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.bootstrap import (
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, reliability, resampled_slope_intercept
+from leukaemia_zoo.evaluation.inputs import (
+    FloatArray,
+    IntArray,
+    Subjects,
+    Threshold,
+    checked_predictions,
+    subject_codes,
+)
+from leukaemia_zoo.evaluation.intervals import (
     Interval,
     Resampling,
     auroc_interval,
@@ -21,25 +31,8 @@ from leukaemia_zoo.bootstrap import (
     paired_difference,
     wilson_interval,
 )
-from leukaemia_zoo.calibration import (
-    FloatArray,
-    IntArray,
-    calibration_slope_intercept,
-    checked_predictions,
-    reliability,
-    resampled_slope_intercept,
-)
-from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.evaluation import (
-    PER_CLASS_METRICS,
-    Subjects,
-    Threshold,
-    WeightedCells,
-    called_classes,
-    per_subject,
-    subject_codes,
-)
-from leukaemia_zoo.operating import (
+from leukaemia_zoo.evaluation.metrics import PER_CLASS_METRICS, WeightedCells, called_classes, per_subject
+from leukaemia_zoo.evaluation.thresholds import (
     OPERATING_POINTS,
     Chooser,
     choose_temperature,

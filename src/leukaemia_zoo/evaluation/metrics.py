@@ -13,9 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.calibration import FloatArray, IntArray, bin_index, checked_predictions, confidence_and_hits
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.images import as_image
+from leukaemia_zoo.evaluation.inputs import (
+    FloatArray,
+    IntArray,
+    Subjects,
+    Threshold,
+    bin_index,
+    checked_predictions,
+    confidence_and_hits,
+    subject_codes,
+)
 
 TWO_CLASS_METRICS = (
     "auroc",
@@ -48,15 +56,8 @@ MULTI_CLASS_METRICS = (
 PER_CLASS_METRICS = ("precision", "recall", "f1", "auroc", "auprc", "sensitivity", "specificity")
 """What `WeightedCells` gives for each class against the rest, under names such as `recall:0`; sensitivity is recall."""
 
-OFFICIAL_SIDE = 450
-"""Height and width in pixels of the official C-NMC 2019 frames, the scale of `cell_area`."""
 
 _ECE_BINS = 15
-
-Subjects = Sequence[str | None] | None
-
-Threshold = float | FloatArray
-"""One for all cells, or an array of shape (N,) where it was chosen fold by fold."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -176,81 +177,6 @@ def per_subject(
         }
         for index, (name, (probability, share_last, share_correct)) in enumerate(zip(names, rows, strict=True))
     ]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The baseline that a network must beat
-
-
-def cell_area(image: npt.ArrayLike) -> float:
-    """Measure a segmented cell on black: the pixels in which any channel is above 0.
-
-    Args:
-        image: A frame as `images.as_image` takes it: shape (height, width, 3), RGB, 0 to 255.
-
-    Returns:
-        The area in pixels of the official 450-pixel C-NMC 2019 frame, that is pixels x (450 / shorter side)². There,
-        leukaemic cells cover 36,244 pixels on average and normal ones 26,544.
-
-    Raises:
-        ImageError: The array is not such an image.
-
-    Example:
-        >>> frame = np.zeros((225, 225, 3), np.uint8)
-        >>> frame[:10, :10, 2] = 80
-        >>> cell_area(frame)
-        400.0
-    """
-    pixels = as_image(image)
-    return float(np.count_nonzero(pixels.any(axis=2)) * (OFFICIAL_SIDE / min(pixels.shape[:2])) ** 2)
-
-
-def area_baseline(train_area: npt.ArrayLike, train_labels: npt.ArrayLike, test_area: npt.ArrayLike) -> FloatArray:
-    """Predict the class from the area of the cell alone: what a ruler knows.
-
-    Leukaemic cells are larger: area alone reaches an AUROC of 0.84 on fold_0 of C-NMC 2019 and of 0.87 on fold_1, yet
-    says nothing on some other subjects. Logistic regression on the standardised logarithm of the area, no class
-    weights, scikit-learn's default penalty (C = 1), which keeps the slope finite where areas separate the classes.
-
-    Args:
-        train_area: Areas above 0, shape (N,), such as those of `cell_area`.
-        train_labels: 0 or 1, shape (N,), both of which must occur.
-        test_area: Areas above 0, shape (M,), in the same unit.
-
-    Returns:
-        float64 probabilities of the class 1, shape (M,).
-
-    Raises:
-        DataError: An array has another shape or range, or the labels hold one class only.
-
-    Example:
-        >>> area_baseline([20e3, 24e3, 30e3, 40e3], [0, 0, 1, 1], [20e3, 40e3]) > 0.5
-        array([False,  True])
-    """
-    train, test = _log_area(train_area, "train_area"), _log_area(test_area, "test_area")
-    # Checked as predictions, because labels are checked there.
-    labels, _ = checked_predictions(train_labels, np.full(len(train), 0.5))
-    if len(np.unique(labels)) < 2:
-        raise DataError("train_labels hold one class only: give cells of both.")
-    from sklearn.linear_model import LogisticRegression
-
-    mean, spread = train.mean(), train.std() or 1.0
-    model = LogisticRegression().fit((train - mean)[:, None] / spread, labels)
-    return np.asarray(model.predict_proba((test - mean)[:, None] / spread)[:, 1], np.float64)
-
-
-def _log_area(area: npt.ArrayLike, name: str) -> FloatArray:
-    array = np.asarray(area)
-    if array.ndim != 1 or not array.size or array.dtype.kind not in "fiu":
-        raise DataError(f"{name} has the shape {array.shape} and dtype {array.dtype}: give one number a cell.")
-    wrong = np.flatnonzero(~((array > 0) & (array < np.inf)))
-    if len(wrong):
-        raise DataError(f"{name}[{wrong[0]}] is {array[wrong[0]]}: give areas above 0, so leave out black frames.")
-    return np.log(array.astype(np.float64))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What `bootstrap` uses as well
 
 
 class WeightedCells:
@@ -394,25 +320,3 @@ def _checked_threshold(threshold: Threshold, cells: int) -> Threshold:
     if len(wrong):
         raise DataError(f"threshold[{wrong[0]}] is {array[wrong[0]]}: give probabilities from 0 to 1.")
     return array
-
-
-def subject_codes(subjects: Subjects, cells: int) -> tuple[list[str], IntArray] | None:
-    """Sorted names and the index of each cell's subject; None if no subject is known."""
-    if subjects is None:
-        return None
-    if isinstance(subjects, str) or len(subjects) != cells:
-        raise DataError(f"subjects must hold one name for each of the {cells} cells: give a list of {cells}.")
-    unknown = [index for index, subject in enumerate(subjects) if subject is None]
-    if len(unknown) == cells:
-        return None
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} of {cells} cells have no subject, the first at index {unknown[0]}: name them or leave "
-            "these cells out."
-        )
-    wrong = next((index for index, subject in enumerate(subjects) if not isinstance(subject, str)), None)
-    if wrong is not None:
-        raise DataError(f"subjects[{wrong}] is {subjects[wrong]!r}: give names as text, or None.")
-    names = sorted({str(subject) for subject in subjects})
-    place = {name: index for index, name in enumerate(names)}
-    return names, np.array([place[str(subject)] for subject in subjects])

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature, fit_temperature
-from leukaemia_zoo.conformal import coverage, fit_limits
+from leukaemia_zoo.common.limits import VerdictLimits, verdict_codes
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.evaluation import Subjects
-from leukaemia_zoo.limits import VerdictLimits, verdict_codes
+from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
+from leukaemia_zoo.evaluation.conformal import coverage, fit_limits
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects
 
 CALIBRATION_FILE = "calibration.json"
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.bootstrap import Interval, Resampling
-from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature, checked_predictions, fit_temperature
 from leukaemia_zoo.errors import DataError, LeakError
-from leukaemia_zoo.evaluation import Subjects, WeightedCells, subject_codes
+from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
+from leukaemia_zoo.evaluation.intervals import Interval, Resampling
+from leukaemia_zoo.evaluation.metrics import WeightedCells
 
 OPERATING_POINTS = ("0.5", "youden", "sensitivity>=0.95", "specificity>=0.90")
 """The rules that `choose_threshold` knows; the two targets are those of a rule-out and of a rule-in test."""

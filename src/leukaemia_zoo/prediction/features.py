@@ -1,7 +1,8 @@
-"""What a network makes of images before it decides: one vector an image, to search, group or classify by.
+"""What a network sees of an image: its embedding, how unfamiliar it looks, where attention lies.
 
-On disk the embeddings of a folder are kept by the bytes of each image, so that a second question about the same cells
-costs no second pass through the network.
+The head ``texture`` ends in a normalisation that turns the statistics of a cell into standard scores. The
+out-of-distribution (OOD) score is their root mean square: about 1 for a training cell, several for a field of a smear
+or a photograph.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
+from leukaemia_zoo.cells.images import image_items, read_image
+from leukaemia_zoo.cells.preprocessing import network_pixels, symmetric_views
+from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.reading import read_arrays
+from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
-from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.images import image_items, read_image
-from leukaemia_zoo.preprocessing import network_pixels
-from leukaemia_zoo.reading import read_arrays
-from leukaemia_zoo.views import symmetric_views
-from leukaemia_zoo.weights_io import HEAD_LAYER, named_variables
-
-if TYPE_CHECKING:
-    import keras
+from leukaemia_zoo.errors import ArchitectureError, ImageError
+from leukaemia_zoo.zoo.architectures import STATISTICS_NORM
+from leukaemia_zoo.zoo.layers import AttentionBlock
+from leukaemia_zoo.zoo.loading import weights_digest
+from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -64,7 +67,7 @@ def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_siz
         named = ((item, f"images[{number}]") for number, item in enumerate(items))
         rows = [np.asarray(found)[None] for _, found in embedding_stream(model, named, raise_errors=True)]
         return np.concatenate([np.zeros((0, model.features), np.float32), *rows])
-    from leukaemia_zoo.loading import config_of
+    from leukaemia_zoo.zoo.loading import config_of
 
     network = _network(model)
     config = config_of(model)
@@ -103,7 +106,7 @@ def embed_files(
     """
     if cache is None:
         return embed(model, list(paths), batch_size=batch_size)
-    from leukaemia_zoo.loading import as_model
+    from leukaemia_zoo.zoo.loading import as_model
 
     model = as_model(model)
     with ThreadPoolExecutor() as pool:
@@ -124,27 +127,10 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukaemia-zoo" / "embeddings"
 
 
-def weights_digest(model: keras.Model, without_head: bool = True) -> str:
-    """sha256 of the names and values of a network's weights, as 64 hexadecimal digits.
-
-    Args:
-        model: A network of this package.
-        without_head: Leave out the classifier, on which embeddings do not depend.
-    """
-    import keras
-
-    digest = hashlib.sha256()
-    for name, variable in named_variables(model).items():
-        if not (without_head and name.split("/", 1)[0] == HEAD_LAYER):
-            value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value), np.float32)
-            digest.update(name.encode() + str(value.shape).encode() + value.tobytes())
-    return digest.hexdigest()
-
-
 def _network(model: keras.Model) -> keras.Model:
     import keras
 
-    from leukaemia_zoo.architectures import EMBEDDING_LAYER
+    from leukaemia_zoo.zoo.layers import EMBEDDING_LAYER
 
     if not any(layer.name == EMBEDDING_LAYER for layer in model.layers):
         raise ArchitectureError(
@@ -155,7 +141,7 @@ def _network(model: keras.Model) -> keras.Model:
 
 
 def _key(model: keras.Model) -> str:
-    from leukaemia_zoo.loading import config_of
+    from leukaemia_zoo.zoo.loading import config_of
 
     config = config_of(model)
     about = [weights_digest(model), config.architecture, config.preprocessing.to_dict(), config.views]
@@ -176,3 +162,136 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return dict(zip(arrays["digests"].tolist(), arrays["features"], strict=True))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or cut off: it is made anew
         return {}
+
+
+def attention_maps(model: keras.Model | str | os.PathLike[str], images: Any, batch_size: int = 64) -> np.ndarray:
+    """Attention maps of the last ``AttentionBlock`` in a model.
+
+    Args:
+        model: A functional Keras model that holds an ``AttentionBlock``, such as ``load_model("cnn_attention")``; or
+            the name of one, a folder or ``hf://`` address.
+        images: Array (N, height, width, 3), 0-255, already at the model's input size.
+        batch_size: Images computed at once.
+
+    Returns:
+        Float32 array (N, h, w) in 0..1, at the resolution of the feature map that the block gates.
+
+    Raises:
+        ArchitectureError: If the model holds no ``AttentionBlock``.
+        ImageError: If the images are not of the model's input size.
+
+    Example:
+        >>> import numpy as np, leukaemia_zoo as lz
+        >>> model = lz.build_model("cnn_attention")
+        >>> lz.attention_maps(model, np.zeros((1, 100, 100, 3))).shape
+        (1, 13, 13)
+    """
+    from leukaemia_zoo.zoo.loading import as_model  # here, because networks are built of this module's layer
+
+    model = as_model(model)
+    blocks = [layer for layer in model.layers if isinstance(layer, AttentionBlock)]
+    if not blocks:
+        raise ArchitectureError(f"The model '{model.name}' holds no AttentionBlock, so that it has no attention map.")
+    gated_input = keras.Model(model.inputs, blocks[-1].input)
+    images = np.asarray(images)
+    expected = tuple(model.input_shape[1:])
+    if images.ndim != 4 or any(
+        side not in (None, found) for side, found in zip(expected, images.shape[1:], strict=True)
+    ):
+        raise ImageError(
+            f"The images have the shape {images.shape}, not (N, {', '.join(map(str, expected))}): crop and resize them "
+            "with the model's own preprocessing, model.zoo.preprocessing.batch(images)."
+        )
+    if not len(images):  # of no images the maps have a shape too
+        return np.zeros((0, *(side or 0 for side in blocks[-1].input.shape[1:3])), np.float32)
+    maps = []
+    for start in range(0, len(images), batch_size):
+        features = gated_input(
+            ops.convert_to_tensor(images[start : start + batch_size], dtype="float32"), training=False
+        )
+        maps.append(ops.convert_to_numpy(ops.cast(blocks[-1].attention(features), "float32"))[..., 0])
+    return np.concatenate(maps)
+
+
+FAMILIAR_SHARE = 0.99
+"""This share of held-out cells has a score of at most the limit: one cell in a hundred is flagged without reason."""
+
+
+def ood_scores(
+    model: keras.Model | str | os.PathLike[str], images: Any, *, batch_size: int = 32
+) -> npt.NDArray[np.float64]:
+    """How little images look like the cells that a network was trained on.
+
+    The statistics of an image, averaged over the views that a prediction averages over, are standardised by those of
+    the training cells; the score is the root mean square of the result. Cells like the training cells have scores
+    around 1, of which 99 in 100 are at most ``model.zoo.ood_limit``. `predict` gives the same score with its verdict.
+
+    Args:
+        model: A weight with the head ``"texture"`` as `load_model` takes it, or such a network from `load_model` with
+            any output but ``"embeddings"``.
+        images: What `predict` takes: paths, or frames (height, width, 3), RGB, 0 to 255.
+        batch_size: Images computed at once.
+
+    Returns:
+        Float64 array (N,), 0 or more, in the order of the images.
+
+    Raises:
+        ArchitectureError: If the network has no statistics of its training cells, as with the heads ``"pooled"`` and
+            ``"flatten"``.
+        ImageError: For a bad image.
+
+    Example:
+        >>> import numpy as np, leukaemia_zoo as lz
+        >>> scores = lz.ood_scores("cnn_attention", np.full((1, 450, 450, 3), 255, "uint8"))
+        >>> scores.shape, bool(scores[0] > lz.model_info("cnn_attention").weight.config.ood_limit)
+        ((1,), True)
+    """
+    model = resolve(model)
+    if isinstance(model, Network):
+        if not model.has_statistics:
+            raise _no_statistics(model.name, model.zoo.head)
+        named = ((item, f"images[{number}]") for number, item in enumerate(image_items(images)[0]))
+        found = [np.asarray(embedding) for _, embedding in embedding_stream(model, named, raise_errors=True)]
+        return distance(np.stack(found)) if found else np.zeros(0)
+    from leukaemia_zoo.zoo.loading import config_of
+
+    config = config_of(model)
+    layer = statistics_layer(model)
+    if layer is None:
+        raise _no_statistics(model.name, config.head)
+    network = kept(model, "statistics", layer.output)
+    rows = enumerate(image_items(images)[0])
+    scores = [np.zeros(0)]
+    while batch := list(itertools.islice(rows, batch_size)):
+        pixels = np.stack([network_pixels(item, f"images[{number}]", config.preprocessing) for number, item in batch])
+        views = symmetric_views(pixels.astype(np.float32), config.views)
+        outputs = [np.asarray(network.predict_on_batch(view)) for view in views]
+        scores.append(distance(np.mean(outputs, axis=0, dtype=np.float64)))
+    return np.concatenate(scores)
+
+
+def _no_statistics(name: str, head: str) -> ArchitectureError:
+    return ArchitectureError(
+        f"The model '{name}' with the head '{head}' holds no statistics of the cells it was trained on: take a weight "
+        "with the head 'texture'."
+    )
+
+
+def limit_of(scores: np.ndarray) -> float:
+    """The limit that `FAMILIAR_SHARE` of the scores of held-out cells do not exceed.
+
+    Args:
+        scores: Float array (N,) of one cell or more, none of which the standardisation was made from.
+
+    Example:
+        >>> limit_of(np.arange(101.0))
+        99.0
+    """
+    return float(np.quantile(scores, FAMILIAR_SHARE))
+
+
+def view_scores(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
+    """Float64 OOD scores (N,) by a whole network, over the symmetric views that prediction averages over."""
+    network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).output)
+    standardised = [in_batches(network, view) for view in symmetric_views(pixels, views)]
+    return distance(np.mean(standardised, axis=0, dtype=np.float64))

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from leukaemia_zoo.cnmc import subject_from_name
+from leukaemia_zoo.cells.cnmc import subject_from_name
+from leukaemia_zoo.cells.images import image_items
+from leukaemia_zoo.cells.preprocessing import network_pixels
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
-from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.images import image_items
-from leukaemia_zoo.preprocessing import network_pixels
-from leukaemia_zoo.registry import ModelConfig
-from leukaemia_zoo.views import symmetric_views
+from leukaemia_zoo.errors import ImageError
+from leukaemia_zoo.zoo.outputs import averaged_views, views_of_batch
+from leukaemia_zoo.zoo.registry import ModelConfig
 
 if TYPE_CHECKING:
     import keras
-
-NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +302,7 @@ def _judged_by_engine(
 def _judged_by_keras(
     model: keras.Model, config: ModelConfig, rows: Iterator[_Row], batch_size: int, raise_errors: bool
 ) -> Iterator[_Judged]:
-    from leukaemia_zoo.ood import with_statistics
+    from leukaemia_zoo.zoo.outputs import with_statistics
 
     network = model if (scored := with_statistics(model)) is None else scored
 
@@ -333,7 +331,7 @@ def _judged_by_keras(
 def _config(model: Any) -> ModelConfig:
     if isinstance(model, Network):
         return model.zoo
-    from leukaemia_zoo.loading import config_of
+    from leukaemia_zoo.zoo.loading import config_of
 
     return config_of(model)
 
@@ -348,42 +346,12 @@ def _submit(pool: ThreadPoolExecutor, work: Callable[[Any], Any], rows: Iterator
 
 def _judged(network: keras.Model, config: ModelConfig, batch: np.ndarray) -> tuple[np.ndarray, list[float | None]]:
     """Probabilities (N, classes) and scores of one batch in one pass; no scores by a network without statistics."""
-    outputs = [network.predict_on_batch(view) for view in _views(config, batch)]
+    outputs = [network.predict_on_batch(view) for view in views_of_batch(config, batch)]
     if len(network.outputs) == 1:
-        return _averaged(network, config, outputs), [None] * len(batch)
+        return averaged_views(network, config, outputs), [None] * len(batch)
     probabilities, standardised = zip(*outputs, strict=True)
     scores = distance(np.mean(np.asarray(standardised), axis=0, dtype=np.float64))
-    return _averaged(network, config, probabilities), scores.tolist()
-
-
-def class_probabilities(model: keras.Model, config: ModelConfig, batch: np.ndarray) -> np.ndarray:
-    """(N, classes) float64 in the order of the classes, also from a single sigmoid unit.
-
-    Views are averaged as log probabilities, which is averaging their logits: the temperature was found for that.
-    """
-    return _averaged(model, config, [model.predict_on_batch(view) for view in _views(config, batch)])
-
-
-def _views(config: ModelConfig, batch: np.ndarray) -> np.ndarray:
-    return symmetric_views(batch.astype(np.float32), config.views)
-
-
-def _averaged(model: keras.Model, config: ModelConfig, outputs: Sequence[Any]) -> np.ndarray:
-    """Probabilities (N, classes) from what a network gave for each view."""
-    output = np.asarray(outputs, dtype=np.float64)
-    if output.shape[-1] == 1:
-        output = np.concatenate([1.0 - output, output], axis=-1)
-    # Logits, embeddings and NaN would pass for a verdict; a single logit z even sums to 1 with 1 - z.
-    if output.shape[-1] != len(config.class_names) or not (
-        (output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-3)
-    ):
-        raise ArchitectureError(
-            f"The model '{model.name}' does not give a probability for each of {', '.join(config.class_names)}: load "
-            'it with output="probabilities", and train it again if its weights are not finite.'
-        )
-    mean = np.log(np.maximum(output, 1e-30)).mean(axis=0)
-    odds = np.exp(mean - mean.max(axis=-1, keepdims=True))
-    return odds / odds.sum(axis=-1, keepdims=True)
+    return averaged_views(network, config, probabilities), scores.tolist()
 
 
 def _name(item: Any, number: int) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from leukaemia_zoo.bootstrap import Interval
-from leukaemia_zoo.printing import printable
+from leukaemia_zoo.common.text import printable
+from leukaemia_zoo.evaluation.intervals import Interval
 
 SCHEMA = 1
 """The layout of the data that this version reads and writes."""
@@ -259,7 +259,7 @@ class Contents:
 
     @property
     def share(self) -> float:
-        """The nominal coverage of the intervals; 0.95, the default of `bootstrap`, where it is not said."""
+        """The nominal coverage of the intervals; 0.95, the default of `intervals`, where it is not said."""
         found = number(self.settings.get("level"))
         return 0.95 if math.isnan(found) else found
 

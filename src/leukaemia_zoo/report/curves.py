@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.svg import LIGHT, PlotsMissingError, drawing, figure_of
+from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.errors import PlotsMissingError
+from leukaemia_zoo.report.drawing import LIGHT, drawing, figure_of
 
 TABLE, PICTURE = "curves.csv", "curves.svg"
 COLUMNS = ("stage", "epoch", "inverse_penalty", "metric", "value")

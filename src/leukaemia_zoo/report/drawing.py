@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from leukaemia_zoo.errors import LeukaemiaZooError
+from leukaemia_zoo.errors import PlotsMissingError
 
 # Six hues after Okabe and Ito 2008, darkened or lightened until each has a contrast of at least 3.1 to white and of 4.1
 # to the dark page (WCAG 2.2 asks for 3), and any two differ by at least 16 (CIE 1976) in normal vision and in the three
@@ -58,10 +58,6 @@ DARK = {
 
 WIDTH = 5.0
 """Inches of every plot: 360 units, so that type of 9 units can be read on a phone, where a plot is as wide."""
-
-
-class PlotsMissingError(LeukaemiaZooError, ImportError):
-    """Matplotlib is not installed; a report is saved without plots then."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from leukaemia_zoo.bootstrap import Interval
-from leukaemia_zoo.report_data import (
+from leukaemia_zoo.evaluation.intervals import Interval
+from leukaemia_zoo.report.contents import (
     LOWER_IS_BETTER,
     Contents,
     beyond,
@@ -24,7 +24,7 @@ from leukaemia_zoo.report_data import (
     title,
     worst_subject,
 )
-from leukaemia_zoo.report_tables import metric_cell
+from leukaemia_zoo.report.tables import metric_cell
 
 RESEARCH_ONLY = "For research only, not a diagnosis."
 

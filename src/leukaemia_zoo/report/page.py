@@ -14,12 +14,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from leukaemia_zoo import plots as drawing
-from leukaemia_zoo.report_data import Contents, count, items, mapping, number, percent, text, title
-from leukaemia_zoo.report_findings import RESEARCH_ONLY, findings
-from leukaemia_zoo.report_tables import Cell, Model, Number, Table, tables
-from leukaemia_zoo.report_text import glossary, hashes, heading
-from leukaemia_zoo.svg import DARK, LIGHT, Plot, PlotsMissingError
+from leukaemia_zoo.errors import PlotsMissingError
+from leukaemia_zoo.report import plots as drawing
+from leukaemia_zoo.report.contents import Contents, count, items, mapping, number, percent, text, title
+from leukaemia_zoo.report.drawing import DARK, LIGHT, Plot
+from leukaemia_zoo.report.findings import RESEARCH_ONLY, findings
+from leukaemia_zoo.report.tables import Cell, Model, Number, Table, tables
+from leukaemia_zoo.report.text import glossary, hashes, heading
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 

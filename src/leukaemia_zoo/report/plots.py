@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.bootstrap import Interval
-from leukaemia_zoo.report_data import (
+from leukaemia_zoo.evaluation.intervals import Interval
+from leukaemia_zoo.report.contents import (
     Contents,
     beyond,
     interval,
@@ -26,8 +26,8 @@ from leukaemia_zoo.report_data import (
     title,
     worst_subject,
 )
-from leukaemia_zoo.report_tables import metric_cell, scaled
-from leukaemia_zoo.svg import LIGHT, WIDTH, Plot, drawing, figure_of, finished
+from leukaemia_zoo.report.drawing import LIGHT, WIDTH, Plot, drawing, figure_of, finished
+from leukaemia_zoo.report.tables import metric_cell, scaled
 
 _HUES, _GREYS = ("m0", "m1", "m2", "m3", "m4", "m5"), ("b0", "b1", "b2")
 _MARKERS = "osD^vPX<>ph*"

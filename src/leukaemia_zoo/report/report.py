@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukaemia_zoo.errors import DataError, LeukaemiaZooError
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.reading import read_json
-from leukaemia_zoo.report_data import (
+from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.reading import read_json
+from leukaemia_zoo.errors import DataError, PandasMissingError
+from leukaemia_zoo.report.contents import (
     SCHEMA,
     Contents,
     count,
@@ -31,12 +31,9 @@ from leukaemia_zoo.report_data import (
 if TYPE_CHECKING:
     import pandas
 
+
 FILES = ("report.json", "report.csv", "report.md", "report.html")
 """What `Report.save` writes."""
-
-
-class PandasMissingError(LeukaemiaZooError, ImportError):
-    """`Report.to_pandas` without pandas, which this package does not ask for."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -91,7 +88,7 @@ class Report:
 
         Lines are at most 110 columns wide; columns that do not fit follow below.
         """
-        from leukaemia_zoo.report_text import as_text
+        from leukaemia_zoo.report.text import as_text
 
         return as_text(Contents(self.data))
 
@@ -134,8 +131,8 @@ class Report:
         Raises:
             DataError: The folder cannot be written to.
         """
-        from leukaemia_zoo.report_html import as_html
-        from leukaemia_zoo.report_text import as_csv, as_markdown
+        from leukaemia_zoo.report.page import as_html
+        from leukaemia_zoo.report.text import as_csv, as_markdown
 
         folder, contents = Path(folder), Contents(self.data)
         data = json.dumps(self.data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leukaemia_zoo.bootstrap import Interval
-from leukaemia_zoo.report_data import (
+from leukaemia_zoo.evaluation.intervals import Interval
+from leukaemia_zoo.report.contents import (
     MAIN_METRICS,
     TITLES,
     Contents,

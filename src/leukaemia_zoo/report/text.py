@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from leukaemia_zoo.report_data import (
+from leukaemia_zoo.report.contents import (
     Contents,
     count,
     flat,
@@ -25,8 +25,8 @@ from leukaemia_zoo.report_data import (
     throughput,
     title,
 )
-from leukaemia_zoo.report_findings import RESEARCH_ONLY, findings
-from leukaemia_zoo.report_tables import GLOSSARY, Cell, Number, Table, tables
+from leukaemia_zoo.report.findings import RESEARCH_ONLY, findings
+from leukaemia_zoo.report.tables import GLOSSARY, Cell, Number, Table, tables
 
 WIDTH = 110
 """Columns of the terminal that a table may take."""

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from leukaemia_zoo.cells.images import RGBArray, as_image, as_images, lies_on_black
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.images import RGBArray, as_image, as_images, lies_on_black
-from leukaemia_zoo.segmentation import (
+from leukaemia_zoo.smears.segmentation import (
     WORKING_SCALE,
     BoolArray,
     FloatArray,
@@ -31,7 +31,7 @@ from leukaemia_zoo.segmentation import (
     reduced,
     stain_planes,
 )
-from leukaemia_zoo.stains import checked_method, normalise_stain
+from leukaemia_zoo.smears.stains import checked_method, normalise_stain
 
 RED_CELL_DIAMETER = 7.35
 """Micrometres across a red cell on a stained smear: the middle of 7.2 to 7.5, the mean that textbooks give."""

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from leukaemia_zoo.cells.images import BLACK, RGBArray, as_image, lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
-from leukaemia_zoo.images import BLACK, RGBArray, as_image, lies_on_black
 
 CNMC_MICROMETRES_PER_PIXEL = 0.06
 """Scale at which C-NMC 2019 shows cells. Its authors published none that we know of: this is the scale at which its

@@ -8,38 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from PIL import Image
 
-from leukaemia_zoo.architectures import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM, build_model, with_output
-from leukaemia_zoo.augmentation import CellAugmentation
-from leukaemia_zoo.calibration import apply_temperature, fit_temperature
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.devices import on_devices
-from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.evaluation import cell_area, metrics
-from leukaemia_zoo.images import check_visible, read_image
-from leukaemia_zoo.ood import distance, limit_of
-from leukaemia_zoo.precision import compiles_steps, precision
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.recipes import Recipe
-from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.seeds import reseed
-from leukaemia_zoo.splits import Split
-from leukaemia_zoo.timing import TimeLeft
-from leukaemia_zoo.views import drawn_view, symmetric_views, turned_views
-from leukaemia_zoo.weights_io import copy_tensors, load_tensors
+from leukaemia_zoo.cells.images import check_visible, read_image
+from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view, symmetric_views, turned_views
+from leukaemia_zoo.cells.splits import Split
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.engine.classifier import distance
+from leukaemia_zoo.evaluation.baselines import cell_area
+from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
+from leukaemia_zoo.evaluation.metrics import metrics
+from leukaemia_zoo.prediction.features import limit_of
+from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.tuning import Drawn
+from leukaemia_zoo.zoo.architectures import LOGITS_LAYER, STATISTICS_NORM, build_model, with_output
+from leukaemia_zoo.zoo.layers import EMBEDDING_LAYER
+from leukaemia_zoo.zoo.outputs import has_statistics, in_batches
 
 Report = Callable[[str], None]
-
-_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,78 +140,19 @@ def preprocessing_for(recipe: Recipe) -> Preprocessing:
     return Preprocessing(size, crop_fraction=recipe.crop_fraction, reference_frame=None)
 
 
-def fit_network(
-    recipe: Recipe,
-    cells: Cells,
-    pixels: np.ndarray,
-    split: Split,
-    trunk: Path | None,
-    state: RunState,
-    seed: int,
-    report: Report,
-    embeddings: Embeddings | None = None,
-    devices: int = 1,
-    frames: tuple[np.ndarray, ...] | None = None,
-    teacher: keras.Model | None = None,
-) -> Fitted:
-    """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
-
-    Args:
-        recipe: How.
-        cells: The table.
-        pixels: See `CellArrays`.
-        split: The parts train and validation; or folds by subject, each of which validates a classifier fitted on the
-            others, before the last one is fitted on all. Rows in no such part are not touched.
-        trunk: File with the distilled or otherwise given trunk, or None to begin with random weights.
-        state: Where an interrupted run goes on.
-        seed: Of weights, order and views.
-        report: Called with each line of progress.
-        embeddings: Of ``pixels`` by the trunk, where they are known already.
-        devices: Number of devices that share the batches of the fine-tuning; see `on_devices`.
-        frames: See `CellArrays`.
-        teacher: A network that has learnt the same classes, for a recipe with a ``soft_share``.
-
-    Raises:
-        DataError: If the recipe leaves nothing to train.
-    """
-    model = new_network(recipe, len(cells.class_names), seed)
-    folds = folds_of(split)
-    check_trainable(recipe, model, trunk is not None, len(folds))
-    if trunk is not None:
-        load_tensors(model, trunk, without_head=True)
-    views = _Views(pixels, frames, recipe, preprocessing_for(recipe))
-    if trunk is not None and has_statistics(model) and recipe.fine_tune_epochs and recipe.train_batch_norm:
-        adapt_statistics(model, cells, views, folds[0][0], recipe, seed)
-        begin_with_classifier(model, cells, views, folds[0][0], recipe, seed)
-        report("all layers begin with BatchNorm at these cells and a linear classifier on the features as they are")
-    elif trunk is not None and has_statistics(model):
-        rows = np.concatenate([fold[1] for fold in folds])
-        if len(folds) == 1:
-            rows = np.concatenate([rows, folds[0][0]])
-        embeddings = embeddings or embed(model, pixels, rows, recipe)
-        fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
-    if recipe.fine_tune_epochs:
-        keeps = trunk is not None and not recipe.train_batch_norm
-        soft = None if teacher is None else SoftTargets.by(teacher, views)
-        fitted = tune_layers(
-            model, recipe, cells, pixels, *folds[0], state, seed, report, keeps, devices, views=views, soft=soft
-        )
-    return fitted
-
-
 _ADAPTATION_STEPS = 60
 """Batches of 64 cells whose mean statistics BatchNorm takes before it learns."""
 
 
 def adapt_statistics(
-    model: keras.Model, cells: Cells, views: _Views, train_rows: np.ndarray, recipe: Recipe, seed: int
+    model: keras.Model, cells: Cells, views: Views, train_rows: np.ndarray, recipe: Recipe, seed: int
 ) -> None:
     """Replace the statistics of every BatchNorm by those of the training cells; nothing else is changed."""
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     weights = drawing_weights(cells, train_rows, recipe)
     momenta = [layer.momentum for layer in norms]
     sums = [[np.zeros(layer.moving_mean.shape), np.zeros(layer.moving_variance.shape)] for layer in norms]
-    drawn = _Drawn(
+    drawn = Drawn(
         views, cells.labels, train_rows, weights, 64, [seed, _ADAPTATION], len(cells.class_names), _ADAPTATION_STEPS
     )
     try:
@@ -237,7 +172,7 @@ def adapt_statistics(
 
 
 def begin_with_classifier(
-    model: keras.Model, cells: Cells, views: _Views, train_rows: np.ndarray, recipe: Recipe, seed: int
+    model: keras.Model, cells: Cells, views: Views, train_rows: np.ndarray, recipe: Recipe, seed: int
 ) -> None:
     """Set the last layer to a logistic regression on drawn views of the training cells, at the first penalty."""
     from sklearn.linear_model import LogisticRegression
@@ -245,50 +180,12 @@ def begin_with_classifier(
     network = keras.Model(model.inputs, model.get_layer(EMBEDDING_LAYER).output)
     weights = drawing_weights(cells, train_rows, recipe)
     steps = max(1, len(train_rows) // 128)
-    drawn = _Drawn(views, cells.labels, train_rows, weights, 128, [seed, _BEGINNING], len(cells.class_names), steps)
+    drawn = Drawn(views, cells.labels, train_rows, weights, 128, [seed, _BEGINNING], len(cells.class_names), steps)
     batches = [drawn[number] for number in range(steps)]
     features = np.concatenate([np.asarray(network.predict_on_batch(images)) for images, _ in batches])
     labels = np.concatenate([targets.argmax(axis=1) for _, targets in batches])
     classifier = LogisticRegression(C=recipe.inverse_penalties[0], max_iter=300).fit(features, labels)
     model.get_layer(LOGITS_LAYER).set_weights(_as_softmax(classifier))
-
-
-def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: int = 1) -> None:
-    """Raise if a recipe leaves nothing to train, or cannot be trained on such a split.
-
-    Args:
-        recipe: How.
-        model: Its network.
-        featured: Whether the network begins with features, distilled or given, and not with random weights.
-        folds: Number of the pairs of training and validation rows, see `folds_of`.
-
-    Raises:
-        DataError: With what to change.
-    """
-    if not featured and not recipe.fine_tune_epochs:
-        raise DataError(
-            "Without distilled features there is nothing for this recipe to train: give a teacher or initial weights, "
-            "or set fine_tune_epochs in the recipe."
-        )
-    if not recipe.fine_tune_epochs and not has_statistics(model):
-        raise DataError(
-            f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
-            "head 'texture' or fine_tune_epochs in the recipe."
-        )
-    if recipe.soft_share and not recipe.drawn_views:
-        raise DataError(
-            "Another network teaches on the views that both see: set drawn_views in the recipe, or soft_share to 0."
-        )
-    if recipe.fine_tune_epochs and folds > 1:
-        raise DataError(
-            "Fine-tuning takes a split with the parts train and validation, not folds: give such a split (--split), or "
-            "none."
-        )
-
-
-def validates_by_folds(recipe: Recipe, distilled: bool) -> bool:
-    """Whether a recipe fits nothing but a classifier, which is cheap enough to validate it on every subject in turn."""
-    return distilled and not recipe.fine_tune_epochs
 
 
 def folds_of(split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -316,11 +213,6 @@ def new_network(recipe: Recipe, classes: int, seed: int, policy: str = "float32"
         )
 
 
-def has_statistics(model: keras.Model) -> bool:
-    """Whether a network describes the cell by statistics that a classifier can be fitted on: the head ``texture``."""
-    return any(layer.name == STATISTICS_NORM for layer in model.layers)
-
-
 def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) -> Embeddings:
     """Embeddings of some cells by the trunk of a network; those of other cells are NaN."""
     described = (
@@ -330,33 +222,11 @@ def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Reci
     features = network.output_shape[-1]
     turned = np.full((*pixels.shape[:2], features), np.nan, np.float32)
     for view, own in zip(turned, pixels, strict=True):
-        view[rows] = _in_batches(network, own[rows])
+        view[rows] = in_batches(network, own[rows])
     predicted = np.full((pixels.shape[1], features), np.nan, np.float32)
     symmetric = symmetric_views(pixels[0, rows], recipe.prediction_views)
-    predicted[rows] = np.mean([_in_batches(network, view) for view in symmetric], axis=0)
+    predicted[rows] = np.mean([in_batches(network, view) for view in symmetric], axis=0)
     return Embeddings(turned, predicted)
-
-
-def view_logits(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
-    """Float64 logits (N, classes), averaged over the symmetric views that prediction averages over."""
-    network = with_output(model, "logits")
-    logits = np.stack([_in_batches(network, view) for view in symmetric_views(pixels, views)])
-    return logits.astype(np.float64).mean(axis=0)
-
-
-def view_scores(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
-    """Float64 OOD scores (N,) by a whole network, over the symmetric views that prediction averages over."""
-    network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).output)
-    standardised = [_in_batches(network, view) for view in symmetric_views(pixels, views)]
-    return distance(np.mean(standardised, axis=0, dtype=np.float64))
-
-
-def _in_batches(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Uint8 pixels go in batch by batch, so that they are never all in float32."""
-    starts = range(0, len(pixels), _BATCH)
-    return np.concatenate(
-        [np.asarray(network.predict_on_batch(pixels[start : start + _BATCH].astype(np.float32))) for start in starts]
-    )
 
 
 def drawing_weights(cells: Cells, rows: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -413,7 +283,7 @@ def fit_classifier(
     ]
     chosen = min(curves, key=lambda row: row["log_loss"])
     for row in curves:
-        report(f"classifier, C = {row['inverse_penalty']:g}: {_figures(row)}{' (best)' if row is chosen else ''}")
+        report(f"classifier, C = {row['inverse_penalty']:g}: {figures_told(row)}{' (best)' if row is chosen else ''}")
     # With folds every subject has validated and may now teach; a single split keeps its validation subjects apart.
     train_rows = folds[0][0] if len(folds) == 1 else validation_rows
     only = dataclasses.replace(recipe, inverse_penalties=(chosen["inverse_penalty"],))
@@ -502,167 +372,12 @@ def _set_classifier(
 # Fine-tuning
 
 
-def tune_layers(
-    model: keras.Model,
-    recipe: Recipe,
-    cells: Cells,
-    pixels: np.ndarray,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
-    state: RunState,
-    seed: int,
-    report: Report,
-    keep_statistics: bool,
-    devices: int = 1,
-    unfreeze: int | None = None,
-    until: float | None = None,
-    views: _Views | None = None,
-    soft: SoftTargets | None = None,
-) -> Fitted:
-    """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
-
-    Without validation cells the last epoch stays.
-
-    Args:
-        model: The network, which gets the best weights.
-        recipe: How.
-        cells: The table.
-        pixels: See `CellArrays`.
-        train_rows: Cells that teach.
-        validation_rows: Cells that choose the epoch.
-        state: Where an interrupted run goes on, and what was best before.
-        seed: Of order and views.
-        report: Called with a line an epoch.
-        keep_statistics: Leave every BatchNorm as it is.
-        devices: Number of devices that share the batches.
-        unfreeze: Of the layers with kernels only the last so many learn, besides the classifier; None for all.
-        until: Time of ``time.perf_counter()`` by which to end: no epoch is begun that would last longer.
-        views: Where the cells are drawn from; None for ``pixels``.
-        soft: Another network that teaches beside the labels.
-    """
-    progress, validates = state.progress, len(validation_rows) > 0
-    views = views or _Views(pixels, None, recipe, preprocessing_for(recipe))
-    labels, classes = cells.labels, len(cells.class_names)
-    weights = drawing_weights(cells, train_rows, recipe)
-    steps = max(1, len(train_rows) // recipe.batch_size)
-    with precision(recipe.precision), on_devices(devices):
-        learner, trainer = _trainer(model, recipe, classes, steps, seed, keep_statistics, unfreeze)
-        if progress["epoch"]:
-            state.restore(trainer)
-    left, seconds = TimeLeft(progress["epoch"]), 0.0
-    while progress["epoch"] < recipe.fine_tune_epochs and progress["waited"] < recipe.patience:
-        epoch, began = progress["epoch"], time.perf_counter()
-        if until is not None and began + seconds > until:
-            report(f"fine-tuning ended after {epoch} epochs: the time is up")
-            break
-        reseed(trainer, seed, epoch)
-        drawn = _Drawn(views, labels, train_rows, weights, recipe.batch_size, [seed, epoch], classes, soft=soft)
-        # The order within an epoch is drawn there: Keras' own shuffling would not be the same after a resume.
-        with on_devices(devices):
-            loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
-        copy_tensors(learner, model)
-        if recipe.train_batch_norm and (validates or epoch + 1 == recipe.fine_tune_epochs):
-            # Its running statistics lag behind weights that change: on C-NMC cells every probability was shifted.
-            adapt_statistics(model, cells, views, train_rows, recipe, seed)
-        row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
-        if validates:
-            logits = view_logits(model, pixels[0, validation_rows], recipe.prediction_views)
-            row |= validation_figures(logits, labels[validation_rows])
-        progress["curves"].append(row)
-        better = not validates or row["log_loss"] < progress["best"]
-        progress["waited"] = 0 if better else progress["waited"] + 1
-        progress["epoch"] = epoch + 1
-        if better:
-            progress.update(best=row.get("log_loss", progress["best"]), chosen=row)
-            state.save_best(model)
-        state.save(trainer)
-        seconds = time.perf_counter() - began
-        report(
-            f"fine-tuning {epoch + 1}/{recipe.fine_tune_epochs}: loss {loss:.3f}, "
-            f"{_figures(row) + (' (best), ' if better else ', ') if validates else ''}{seconds:.0f} s"
-            f"{left.told(epoch + 1, recipe.fine_tune_epochs)}"
-        )
-    state.restore_best(model)
-    chosen = progress["chosen"]
-    if not validates:
-        nothing = np.zeros((0, classes))
-        return Fitted(model, 1.0, chosen, progress["curves"], validation_rows, nothing, None)
-    shown = pixels[0, validation_rows]
-    logits = view_logits(model, shown, recipe.prediction_views)
-    limit = limit_of(view_scores(model, shown, recipe.prediction_views)) if has_statistics(model) else None
-    return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits, limit)
-
-
-def _trainer(
-    model: keras.Model,
-    recipe: Recipe,
-    classes: int,
-    steps: int,
-    seed: int,
-    keep_statistics: bool,
-    unfreeze: int | None,
-) -> tuple[keras.Model, keras.Model]:
-    """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
-    learner = new_network(recipe, classes, seed, recipe.precision)
-    inputs = keras.Input(learner.input_shape[1:])
-    augmentation = CellAugmentation(
-        0.0 if recipe.drawn_views else recipe.zoom,
-        0.0 if recipe.drawn_views else recipe.shift,
-        recipe.colour,
-        any_angle=recipe.turned_views == 1 and not recipe.drawn_views,
-        seed=seed,
-        name="views",
-    )
-    trainer = keras.Model(inputs, with_output(learner, "logits")(augmentation(inputs)))
-    copy_tensors(model, learner)
-    frozen = [] if unfreeze is None else frozen_layers(learner, unfreeze)
-    for layer in learner.layers:
-        # A distilled trunk keeps its BatchNorm: its statistics hold for more laboratories than one's batches.
-        kept = keep_statistics and isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = not (kept or layer in frozen)
-    trainer.compile(
-        keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(
-                recipe.fine_tune_learning_rate / 10,
-                recipe.fine_tune_epochs * steps,
-                warmup_target=recipe.fine_tune_learning_rate,
-                warmup_steps=min(100, steps),
-                alpha=0.05,
-            ),
-            weight_decay=recipe.weight_decay,
-            clipnorm=1.0,
-        ),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-        jit_compile=compiles_steps(),
-    )
-    return learner, trainer
-
-
-def frozen_layers(model: keras.Model, unfreeze: int) -> list[keras.layers.Layer]:
-    """The layers that stay as they are where only the last ones learn.
-
-    Args:
-        model: A network of this package.
-        unfreeze: So many of the last layers with kernels learn, besides the classifier, and what stands behind them.
-
-    Returns:
-        The layers before those, in the order of the graph.
-    """
-    kernels = [
-        place
-        for place, layer in enumerate(model.layers)
-        if layer.name != LOGITS_LAYER and any(len(variable.shape) > 1 for variable in layer.trainable_variables)
-    ]
-    first = kernels[-unfreeze] if 0 < unfreeze <= len(kernels) else (len(model.layers) if unfreeze < 1 else 0)
-    return [layer for layer in model.layers[:first] if layer.name != LOGITS_LAYER]
-
-
 _ADAPTATION, _BEGINNING = 1_000_001, 1_000_002
 """Stand in for the number of an epoch in the seeds of views that are drawn before the first."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Views:
+class Views:
     """Where the views of cells come from: read beforehand, or drawn anew from the frames at every step."""
 
     pixels: np.ndarray
@@ -693,12 +408,12 @@ class SoftTargets:
     """
 
     network: keras.Model
-    views: _Views
+    views: Views
     temperature: float
     share: float
 
     @classmethod
-    def by(cls, teacher: keras.Model, views: _Views) -> SoftTargets:
+    def by(cls, teacher: keras.Model, views: Views) -> SoftTargets:
         """By a network with its ``zoo``, for views from these frames."""
         config = teacher.zoo
         own = dataclasses.replace(views, preprocessing=config.preprocessing)
@@ -709,41 +424,6 @@ class SoftTargets:
         logits = np.asarray(self.network.predict_on_batch(self.views.draw(rows, numbers, seed)), np.float64)
         soft = apply_temperature(logits, 1.0 / self.temperature)
         return ((1.0 - self.share) * targets + self.share * soft).astype(np.float32)
-
-
-class _Drawn(keras.utils.PyDataset):
-    """An epoch of randomly drawn cells, each in one view; the same for the same seed."""
-
-    def __init__(
-        self,
-        views: _Views,
-        labels: np.ndarray,
-        rows: np.ndarray,
-        weights: np.ndarray,
-        batch_size: int,
-        seed: list[int],
-        classes: int,
-        steps: int | None = None,
-        soft: SoftTargets | None = None,
-    ) -> None:
-        # Views are drawn in two threads while the network learns: Pillow works outside of Python's lock.
-        super().__init__(workers=1 if views.frames is None else 2)
-        rng = np.random.default_rng(seed)
-        steps = steps or max(1, len(rows) // batch_size)
-        self._rows = rows[rng.choice(len(rows), size=(steps, batch_size), p=weights)]
-        self._numbers = rng.integers(len(views.pixels), size=self._rows.shape)
-        self._views, self._seed, self._soft = views, seed, soft
-        self._targets = np.eye(classes, dtype=np.float32)[labels]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, numbers, seed = self._rows[index], self._numbers[index], [*self._seed, index]
-        targets = self._targets[rows]
-        if self._soft is not None:
-            targets = self._soft.mixed(targets, rows, numbers, seed)
-        return self._views.draw(rows, numbers, seed), targets
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -762,5 +442,6 @@ def validation_figures(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
     }
 
 
-def _figures(row: dict[str, Any]) -> str:
+def figures_told(row: dict[str, Any]) -> str:
+    """The figures of an epoch or a penalty in the words of the log."""
     return f"validation log loss {row['log_loss']:.4f}, AUROC {row['auroc']:.3f}, weighted F1 {row['weighted_f1']:.3f}"

@@ -11,38 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.bootstrap import bootstrap_over_subjects, paired_difference
-from leukaemia_zoo.calibration import FloatArray, IntArray, apply_temperature
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.datasets import as_cells
+from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, save_manifest
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.files import plain, write_json
+from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
 from leukaemia_zoo.errors import LeakError
-from leukaemia_zoo.evaluation import area_baseline, metrics, per_subject
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.fitting import (
-    Fitted,
-    Report,
-    embed,
-    fit_network,
-    has_statistics,
-    new_network,
-    read_arrays,
-    view_logits,
-    view_scores,
-)
-from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights
-from leukaemia_zoo.loading import save_model
-from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
-from leukaemia_zoo.ood import limit_of
-from leukaemia_zoo.out_of_fold import CALIBRATION_FILE, Calibration, cross_calibrated, cross_fitted_coverage
-from leukaemia_zoo.overlap import MANIFEST_FILE
-from leukaemia_zoo.recipes import Recipe, recipe_for
-from leukaemia_zoo.records import UNKNOWN_IMAGES, Sources, fingerprint, plain, provenance, write_predictions
-from leukaemia_zoo.run_folder import RECORDS, RUN, files_of_training, make_folder, refuse_to_replace
-from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.seen import cells_among, seen_by_trunk, seen_images
-from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, save_manifest
-from leukaemia_zoo.training import (
-    TRUNK_FILE,
+from leukaemia_zoo.evaluation.baselines import area_baseline
+from leukaemia_zoo.evaluation.calibration import apply_temperature
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
+from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.evaluation.metrics import metrics, per_subject
+from leukaemia_zoo.evaluation.out_of_fold import CALIBRATION_FILE, Calibration, cross_calibrated, cross_fitted_coverage
+from leukaemia_zoo.prediction.features import limit_of, view_scores
+from leukaemia_zoo.training.classifier import Fitted, Report, embed, new_network, read_arrays
+from leukaemia_zoo.training.fitting import fit_network
+from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
+from leukaemia_zoo.training.logits_teachers import found_teachers, load_logits_teacher
+from leukaemia_zoo.training.provenance import InitialWeights, cells_seen, find_initial_weights
+from leukaemia_zoo.training.recipes import Recipe, recipe_for
+from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
+from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.trainer import (
     begun,
     check_beginning,
     development_split,
@@ -54,7 +44,9 @@ from leukaemia_zoo.training import (
     unlabelled_images,
     with_config,
 )
-from leukaemia_zoo.weights_io import load_tensors, read_config
+from leukaemia_zoo.zoo.loading import save_model
+from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
+from leukaemia_zoo.zoo.tensors import load_tensors, read_config
 
 _OF_A_FOLD = ("images", "history", "seconds", "run", "sha256")
 """What the record of a distillation says that differs from fold to fold, if each has its own."""

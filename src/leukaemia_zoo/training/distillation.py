@@ -16,18 +16,17 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from leukaemia_zoo import sources
-from leukaemia_zoo.architectures import build_model
-from leukaemia_zoo.augmentation import CellAugmentation
+from leukaemia_zoo.common.hardware import compiles_steps, precision
+from leukaemia_zoo.common.reading import read_arrays
+from leukaemia_zoo.common.run_folder import RunFolder
 from leukaemia_zoo.errors import DataError, WeightsError
-from leukaemia_zoo.layers import CellMask
-from leukaemia_zoo.precision import compiles_steps, precision
-from leukaemia_zoo.reading import read_arrays
-from leukaemia_zoo.recipes import DistillationRecipe
-from leukaemia_zoo.run_folder import RunFolder
-from leukaemia_zoo.seeds import reseed
-from leukaemia_zoo.timing import TimeLeft
-from leukaemia_zoo.weights_io import load_tensors
+from leukaemia_zoo.training.recipes import DistillationRecipe
+from leukaemia_zoo.training.runs import TimeLeft, reseed
+from leukaemia_zoo.zoo import sources
+from leukaemia_zoo.zoo.architectures import build_model
+from leukaemia_zoo.zoo.augmentation import CellAugmentation
+from leukaemia_zoo.zoo.layers import CellMask
+from leukaemia_zoo.zoo.tensors import load_tensors
 
 _NOISE = 4.0
 """Standard deviation, in grey levels, of the noise that `DistillationRecipe.restain` adds."""

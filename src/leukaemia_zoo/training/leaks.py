@@ -1,15 +1,11 @@
-"""Whether the cells that a network is to be judged on are cells, or of people, that it was trained on.
-
-What a weight of the zoo was trained on is known: the people by name, the images by a fingerprint of their pixels, so
-that copies under other names and in other formats are found too. A folder that training or fine-tuning left has its
-manifest beside it, and tells which weight it began with. Whatever could not be compared is told as not checked.
-"""
+"""What a network has seen, whole or as a trunk, and whether cells that judge it are among that."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.cnmc import canonical_subject, official_row, subject_from_name
-from leukaemia_zoo.errors import DataError, LeakError, reason
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.reading import read_arrays, read_json
-from leukaemia_zoo.registry import WeightSpec, weights
-from leukaemia_zoo.weights_io import sha256_of
+from leukaemia_zoo.cells.cnmc import canonical_subject, official_row, subject_from_name
+from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.common.files import replacing, sha256_of
+from leukaemia_zoo.common.reading import read_arrays, read_json
+from leukaemia_zoo.common.text import reason
+from leukaemia_zoo.errors import DataError, LeakError, WeightsError
+from leukaemia_zoo.zoo.registry import WeightSpec, weights
+from leukaemia_zoo.zoo.tensors import read_config
 
 MANIFEST_FILE = "split.json"
 
@@ -157,7 +154,7 @@ def training_of_weight(manifest_sha256: str | None) -> TrainedOn | None:
 
 def training_of_folder(folder: str | Path) -> TrainedOn | None:
     """What the manifest beside a saved model tells of all parts but ``test``, which did not teach; None without one."""
-    from leukaemia_zoo.splits import manifest_sha256
+    from leukaemia_zoo.cells.splits import manifest_sha256
 
     path = Path(folder) / MANIFEST_FILE
     if not path.is_file():
@@ -287,3 +284,56 @@ def _packaged() -> dict[str, TrainedOn]:
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def seen_images(paths: Sequence[Path]) -> TrainedOn:
+    """What images without labels show; people are known by the file names of C-NMC alone."""
+    return _seen(paths, [person_of(path, None) for path in paths])
+
+
+def seen_cells(cells: Cells) -> TrainedOn:
+    """What the cells of a table show."""
+    return _seen(cells.paths, people_of(cells))
+
+
+def _seen(paths: Sequence[Path], people: Sequence[Person | None]) -> TrainedOn:
+    return TrainedOn("", frozenset(person for person in people if person is not None), _fingerprints(paths))
+
+
+def _fingerprints(paths: Sequence[Path]) -> np.ndarray:
+    with ThreadPoolExecutor() as pool:
+        return np.unique(np.array(list(pool.map(file_fingerprint, paths)), np.uint64))
+
+
+def as_header(seen: TrainedOn) -> dict[str, Any]:
+    """Plain data for the header of a trunk."""
+    return {
+        "people": [list(person) for person in sorted(seen.people)],
+        "fingerprints": [f"{value:016x}" for value in seen.fingerprints.tolist()],
+        "files": sorted(seen.files),
+    }
+
+
+def seen_by_trunk(file: str | Path) -> TrainedOn | None:
+    """What the header of a distilled trunk says that it has seen; None where it says nothing, as in older ones."""
+    about = ((read_config(file) or {}).get("distillation") or {}).get("seen")
+    if not isinstance(about, Mapping):
+        return None
+    try:
+        return TrainedOn(
+            "",
+            frozenset((bool(is_cnmc), str(name)) for is_cnmc, name in about["people"]),
+            np.array([int(value, 16) for value in about["fingerprints"]], np.uint64),
+            frozenset(map(str, about["files"])),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise WeightsError(
+            f"The header of {file} does not tell what it has seen in our form: distil it again."
+        ) from None
+
+
+def cells_among(seen: TrainedOn, cells: Cells) -> Overlap:
+    """Which cells of a table were seen, by image and by person."""
+    with ThreadPoolExecutor() as pool:
+        prints = list(pool.map(file_fingerprint, cells.paths))
+    return find_overlap(cells, prints, seen, "the distillation")

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo import sources
-from leukaemia_zoo.cells import Cells, file_fingerprint
+from leukaemia_zoo.cells.table import Cells, file_fingerprint
 from leukaemia_zoo.errors import DataError, LeakError
-from leukaemia_zoo.loading import load_model
-from leukaemia_zoo.overlap import find_overlap, training_of
-from leukaemia_zoo.recipes import Recipe
+from leukaemia_zoo.training.leaks import find_overlap, training_of
+from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.zoo import sources
+from leukaemia_zoo.zoo.loading import load_model
 
 
 @dataclasses.dataclass(frozen=True)

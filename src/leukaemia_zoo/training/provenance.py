@@ -1,8 +1,4 @@
-"""Where the weights of a network stand before the first stage of its training.
-
-Random; or ImageNet's, which Keras publishes for five of the architectures; or those of another training. The layers
-that the source lacks, such as the last one, stay random from the seed.
-"""
+"""Where a network comes from: the weights that its training begins with, and what a run writes down."""
 
 from __future__ import annotations
 
@@ -15,17 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo import sources
-from leukaemia_zoo.cells import Cells, file_fingerprint
-from leukaemia_zoo.distillation import TEACHER_SOURCE
+from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.common.files import sha256_of
+from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.errors import DataError, WeightsError
-from leukaemia_zoo.fitting import Report, new_network
-from leukaemia_zoo.overlap import Overlap, TrainedOn, find_overlap, training_of
-from leukaemia_zoo.precision import precision
-from leukaemia_zoo.recipes import Recipe
-from leukaemia_zoo.registry import WeightSpec, weights
-from leukaemia_zoo.seen import seen_by_trunk
-from leukaemia_zoo.weights_io import load_tensors, named_variables, read_config, save_tensors, sha256_of
+from leukaemia_zoo.training.classifier import Report, new_network
+from leukaemia_zoo.training.distillation import TEACHER_SOURCE
+from leukaemia_zoo.training.leaks import Overlap, TrainedOn, find_overlap, seen_by_trunk, training_of
+from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.zoo import sources
+from leukaemia_zoo.zoo.registry import WeightSpec, weights
+from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 IMAGENET = "imagenet"
 NONE = "none"

@@ -11,9 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from leukaemia_zoo.errors import DataError, UnknownNameError, reason, shown
-from leukaemia_zoo.reading import read_json
-from leukaemia_zoo.registry import ARCHITECTURES, close_matches
+from leukaemia_zoo.common.reading import read_json
+from leukaemia_zoo.common.text import close_matches, reason, shown
+from leukaemia_zoo.errors import DataError, UnknownNameError
+from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
 
 @dataclasses.dataclass(frozen=True)

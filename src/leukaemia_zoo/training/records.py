@@ -14,17 +14,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo import __version__
-from leukaemia_zoo import sources as places
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.distillation import TEACHER_SOURCE, is_of_this_package
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.initial_weights import InitialWeights
-from leukaemia_zoo.logits_teachers import LogitsTeacher
-from leukaemia_zoo.machine import environment
-from leukaemia_zoo.recipes import Recipe
-from leukaemia_zoo.splits import Split, save_manifest
-from leukaemia_zoo.weights_io import read_config, sha256_of
+from leukaemia_zoo._version import __version__
+from leukaemia_zoo.cells.splits import Split, save_manifest
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.files import replacing, sha256_of
+from leukaemia_zoo.common.hardware import environment
+from leukaemia_zoo.training.distillation import TEACHER_SOURCE, is_of_this_package
+from leukaemia_zoo.training.logits_teachers import LogitsTeacher
+from leukaemia_zoo.training.provenance import InitialWeights
+from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.zoo import sources as places
+from leukaemia_zoo.zoo.tensors import read_config
 
 _C_NMC = {
     "name": "C-NMC 2019",
@@ -172,17 +172,6 @@ def manifest_of(cells: Cells, split: Split) -> tuple[bytes, str]:
         file = Path(place) / "split.json"
         digest = save_manifest(file, cells, split)
         return file.read_bytes(), digest
-
-
-def plain(value: Any) -> Any:
-    """Numbers as JSON has them: no NumPy types, no NaN."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def write_predictions(

@@ -1,4 +1,7 @@
-"""What an interrupted training leaves behind, so that the same call goes on where its last whole epoch ended."""
+"""A run that can be interrupted: its state on disk, its random generators, and the time that is left.
+
+Every epoch begins with the generators at a known place, so that a resumed training goes on as it would have.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leukaemia_zoo.run_folder import RunFolder
-from leukaemia_zoo.weights_io import load_tensors, save_tensors
+from leukaemia_zoo.common.run_folder import RunFolder
+from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.zoo.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import keras
+
 
 _PROGRESS, _RESULT = "progress.json", "result.npz"
 
@@ -94,3 +99,54 @@ class RunState(RunFolder):
     def load_result(self) -> dict[str, np.ndarray] | None:
         """The result of a fold, or None."""
         return self.load_arrays(_RESULT)
+
+
+def reseed(model: Any, seed: int, epoch: int) -> None:
+    """Set every random generator inside a Keras model (augmentation, dropout) by seed and epoch."""
+    for number, layer in enumerate(_flat(model)):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            state = np.random.default_rng([seed, epoch, number]).integers(2**31, size=2)
+            generator.state.assign(state.astype(generator.state.dtype))
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed that every generator takes, NumPy's and Keras' alike.
+
+    Raises:
+        DataError: If it is no whole number from 0 to 4294967295.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise DataError(f"seed is {seed!r}: give a whole number from 0 to {2**32 - 1}.")
+    return int(seed)
+
+
+def _flat(model: Any) -> list[Any]:
+    found = []
+    for layer in model.layers:
+        found += _flat(layer) if hasattr(layer, "layers") else [layer]
+    return found
+
+
+class TimeLeft:
+    """An estimate from the epochs that were done in this run, which a resumed one begins anew.
+
+    Example:
+        >>> TimeLeft(done=0).told(done=10, total=10)
+        ''
+    """
+
+    def __init__(self, done: int) -> None:
+        self._began = time.perf_counter()
+        self._before = done
+
+    def told(self, done: int, total: int) -> str:
+        """``", about 12 min left"``, to stand at the end of a line; nothing where nothing is left."""
+        if done >= total or done <= self._before:
+            return ""
+        seconds = (time.perf_counter() - self._began) / (done - self._before) * (total - done)
+        if seconds < 90:
+            return f", about {max(1, round(seconds))} s left"
+        if seconds < 90 * 60:
+            return f", about {round(seconds / 60)} min left"
+        return f", about {seconds / 3600:.1f} h left"

@@ -16,55 +16,44 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo.architectures import LOGITS_LAYER
-from leukaemia_zoo.bootstrap import bootstrap_over_subjects
-from leukaemia_zoo.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
-from leukaemia_zoo.cells import Cells
-from leukaemia_zoo.conformal import fit_limits
-from leukaemia_zoo.curves import write_curves
-from leukaemia_zoo.datasets import as_cells
-from leukaemia_zoo.devices import number_of_devices, on_devices
-from leukaemia_zoo.distillation import distil, teacher_for
+from leukaemia_zoo.cells.images import find_images, read_image
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, load_manifest, split_by_subject
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.files import plain, replacing, write_json
+from leukaemia_zoo.common.hardware import number_of_devices, on_devices, precision, resolved
+from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
 from leukaemia_zoo.errors import DataError, LeukaemiaZooError, WeightsError
-from leukaemia_zoo.evaluation import metrics, per_subject
-from leukaemia_zoo.files import replacing, write_json
-from leukaemia_zoo.fitting import (
-    Fitted,
-    Report,
-    check_trainable,
-    fit_network,
-    folds_of,
-    new_network,
-    preprocessing_for,
-    read_arrays,
-    validates_by_folds,
-)
-from leukaemia_zoo.images import find_images, read_image
-from leukaemia_zoo.initial_weights import InitialWeights, cells_seen, find_initial_weights, write_initial_weights
-from leukaemia_zoo.loading import save_model
-from leukaemia_zoo.logits_teachers import found_teachers, load_logits_teacher
-from leukaemia_zoo.out_of_fold import Calibration
-from leukaemia_zoo.precision import precision, resolved
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.recipes import Recipe, recipe_for
-from leukaemia_zoo.records import (
+from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
+from leukaemia_zoo.evaluation.conformal import fit_limits
+from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects
+from leukaemia_zoo.evaluation.metrics import metrics, per_subject
+from leukaemia_zoo.evaluation.out_of_fold import Calibration
+from leukaemia_zoo.report.curves import write_curves
+from leukaemia_zoo.training.classifier import Fitted, Report, folds_of, new_network, preprocessing_for, read_arrays
+from leukaemia_zoo.training.distillation import distil, teacher_for
+from leukaemia_zoo.training.fitting import check_trainable, fit_network, validates_by_folds
+from leukaemia_zoo.training.leaks import as_header, seen_cells, seen_images
+from leukaemia_zoo.training.logits_teachers import found_teachers, load_logits_teacher
+from leukaemia_zoo.training.provenance import InitialWeights, cells_seen, find_initial_weights, write_initial_weights
+from leukaemia_zoo.training.recipes import Recipe, recipe_for
+from leukaemia_zoo.training.records import (
     Sources,
     begins_as_teacher,
     class_counts,
     described_teacher,
     fingerprint,
     manifest_of,
-    plain,
     provenance,
     teacher_beginning,
     write_predictions,
 )
-from leukaemia_zoo.registry import ModelConfig
-from leukaemia_zoo.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
-from leukaemia_zoo.run_state import RunState
-from leukaemia_zoo.seen import as_header, seen_cells, seen_images
-from leukaemia_zoo.splits import Split, check_split, kfold_by_subject, load_manifest, split_by_subject
-from leukaemia_zoo.weights_io import load_tensors, read_config, save_tensors
+from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.zoo.architectures import LOGITS_LAYER
+from leukaemia_zoo.zoo.loading import save_model
+from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.tensors import load_tensors, read_config, save_tensors
 
 INITIAL_FILE = "initial.safetensors"
 """The network before the first stage, in the folder of an unfinished run."""

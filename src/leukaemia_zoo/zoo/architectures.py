@@ -15,12 +15,18 @@ from typing import Any, Literal, get_args
 import keras
 from keras import layers, ops
 
-from leukaemia_zoo.attention import AttentionBlock
+from leukaemia_zoo.common.hardware import own_settings
+from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
-from leukaemia_zoo.layers import CellMask, CellStatistics
-from leukaemia_zoo.network import EMBEDDING_LAYER, CellFeatures, CellNetwork
-from leukaemia_zoo.precision import own_settings
-from leukaemia_zoo.registry import ARCHITECTURES, MAX_SIDE, ModelSpec, close_matches, register
+from leukaemia_zoo.zoo.layers import (
+    EMBEDDING_LAYER,
+    AttentionBlock,
+    CellFeatures,
+    CellMask,
+    CellNetwork,
+    CellStatistics,
+)
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, MAX_SIDE, ModelSpec, register
 
 Output = Literal["probabilities", "logits", "embeddings"]
 

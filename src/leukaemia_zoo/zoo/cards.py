@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from leukaemia_zoo.errors import WeightsError
-from leukaemia_zoo.registry import ARCHITECTURES, WeightSpec
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec
 
 LIBRARY = "leukaemia-zoo"
 """How the Hub calls this package: `library_name`."""
@@ -114,7 +114,7 @@ def model_card(spec: WeightSpec, repo: str | None = None) -> str:
         WeightsError: If ``metrics`` of the row are not figures as `WeightSpec` holds them.
 
     Example:
-        >>> from leukaemia_zoo.registry import model_info
+        >>> from leukaemia_zoo.zoo.registry import model_info
         >>> card = model_card(model_info("cnn").weight, "org/cnn.cnmc")
         >>> "For research only, not a diagnosis." in card, 'load_model("hf://org/cnn.cnmc")' in card
         (True, True)

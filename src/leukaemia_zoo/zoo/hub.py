@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo.common.files import check_integrity
+from leukaemia_zoo.common.text import reason, shown
 from leukaemia_zoo.errors import (
     HubAccessError,
     HubError,
@@ -29,10 +31,7 @@ from leukaemia_zoo.errors import (
     IntegrityError,
     UnknownNameError,
     WeightsError,
-    reason,
-    shown,
 )
-from leukaemia_zoo.weights_io import check_integrity
 
 PREFIX = "hf://"
 """How a repository on the Hub is written where a name or a folder could stand too."""

@@ -1,15 +1,16 @@
-"""The spatial attention gate of the zoo, and its maps."""
+"""The layers of the zoo's own: the spatial attention gate, the mask of the cell, its statistics."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from leukaemia_zoo.errors import ArchitectureError, ImageError
+from leukaemia_zoo.cells.images import BLACK
+from leukaemia_zoo.errors import ArchitectureError
+from leukaemia_zoo.zoo import augmentation  # noqa: F401 - for its effect
+from leukaemia_zoo.zoo.registry import ModelConfig
 
 
 @keras.saving.register_keras_serializable(package="leukaemia_zoo")
@@ -117,50 +118,144 @@ class AttentionBlock(keras.layers.Layer):
         }
 
 
-def attention_maps(model: keras.Model | str | os.PathLike[str], images: Any, batch_size: int = 64) -> np.ndarray:
-    """Attention maps of the last ``AttentionBlock`` in a model.
+MASK_FLOOR = 0.3
+"""A position of a feature map counts from this share of cell pixels on: below it, it mostly describes the border."""
+
+
+@keras.saving.register_keras_serializable(package="leukaemia_zoo")
+class CellMask(keras.layers.Layer):
+    """Where the cell is: 1 for pixels that are not black, 0 for the black background of a segmented cell.
+
+    In an image without a black background every pixel is 1, and what follows covers the whole frame.
 
     Args:
-        model: A functional Keras model that holds an ``AttentionBlock``, such as ``load_model("cnn_attention")``; or
-            the name of one, a folder or ``hf://`` address.
-        images: Array (N, height, width, 3), 0-255, already at the model's input size.
-        batch_size: Images computed at once.
+        threshold: A pixel belongs to the cell if one of its channels is above this value (0 to 255). Above 0, because
+            lossy formats leave a noise of a few grey levels on black.
+
+    Call arguments:
+        images: Tensor (batch, height, width, 3), RGB, 0 to 255.
 
     Returns:
-        Float32 array (N, h, w) in 0..1, at the resolution of the feature map that the block gates.
-
-    Raises:
-        ArchitectureError: If the model holds no ``AttentionBlock``.
-        ImageError: If the images are not of the model's input size.
+        Float32 tensor (batch, height, width, 1) of zeros and ones.
 
     Example:
-        >>> import numpy as np, leukaemia_zoo as lz
-        >>> model = lz.build_model("cnn_attention")
-        >>> lz.attention_maps(model, np.zeros((1, 100, 100, 3))).shape
-        (1, 13, 13)
+        >>> import numpy as np
+        >>> image = np.zeros((1, 4, 4, 3), "float32")
+        >>> image[:, 1:3, 1:3] = 90.0
+        >>> float(np.sum(CellMask()(image)))
+        4.0
     """
-    from leukaemia_zoo.loading import as_model  # here, because networks are built of this module's layer
 
-    model = as_model(model)
-    blocks = [layer for layer in model.layers if isinstance(layer, AttentionBlock)]
-    if not blocks:
-        raise ArchitectureError(f"The model '{model.name}' holds no AttentionBlock, so that it has no attention map.")
-    gated_input = keras.Model(model.inputs, blocks[-1].input)
-    images = np.asarray(images)
-    expected = tuple(model.input_shape[1:])
-    if images.ndim != 4 or any(
-        side not in (None, found) for side, found in zip(expected, images.shape[1:], strict=True)
-    ):
-        raise ImageError(
-            f"The images have the shape {images.shape}, not (N, {', '.join(map(str, expected))}): crop and resize them "
-            "with the model's own preprocessing, model.zoo.preprocessing.batch(images)."
-        )
-    if not len(images):  # of no images the maps have a shape too
-        return np.zeros((0, *(side or 0 for side in blocks[-1].input.shape[1:3])), np.float32)
-    maps = []
-    for start in range(0, len(images), batch_size):
-        features = gated_input(
-            ops.convert_to_tensor(images[start : start + batch_size], dtype="float32"), training=False
-        )
-        maps.append(ops.convert_to_numpy(ops.cast(blocks[-1].attention(features), "float32"))[..., 0])
-    return np.concatenate(maps)
+    def __init__(self, threshold: float = float(BLACK), **kwargs: Any) -> None:
+        # float32 whatever the policy: bfloat16 cannot tell neighbouring grey levels apart.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.threshold = threshold
+
+    def call(self, images: Any) -> Any:
+        """Mask of ``images``; see the class."""
+        return ops.cast(ops.max(ops.cast(images, "float32"), axis=-1, keepdims=True) > self.threshold, "float32")
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(batch, height, width, 1)."""
+        return (*input_shape[:-1], 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain configuration."""
+        return {**super().get_config(), "threshold": self.threshold}
+
+
+@keras.saving.register_keras_serializable(package="leukaemia_zoo")
+class CellStatistics(keras.layers.Layer):
+    """Mean and standard deviation of each channel over the cell: its texture, whatever its size and place.
+
+    Averaging over the whole frame instead mixes the texture with the share of black pixels, that is with the size of
+    the cell, which tells much on some patients and nothing on others.
+
+    Call arguments:
+        features: Tensor (batch, height, width, channels).
+        cell: Tensor (batch, height, width, 1): the share of cell pixels at each position, 0 to 1.
+
+    Returns:
+        Float32 tensor (batch, 2 x channels): the means, then the standard deviations.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.arange(4, dtype="float32").reshape(1, 2, 2, 1)
+        >>> mask = np.array([1, 1, 0, 0], "float32").reshape(1, 2, 2, 1)
+        >>> np.round(np.asarray(CellStatistics()(features, mask)), 2).tolist()
+        [[0.5, 0.5]]
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Sums over hundreds of positions and a difference of squares: not in half precision.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, features: Any, cell: Any) -> Any:
+        """Statistics of ``features`` over ``cell``; see the class."""
+        weight = ops.maximum(cell - MASK_FLOOR, 0.0)
+        total = ops.sum(weight, axis=(1, 2)) + 1e-6
+        mean = ops.sum(features * weight, axis=(1, 2)) / total
+        centred = features - mean[:, None, None, :]
+        variance = ops.sum(centred * centred * weight, axis=(1, 2)) / total
+        # The square root has no derivative at zero, where an empty frame lies.
+        return ops.concatenate([mean, ops.sqrt(variance + 1e-6)], axis=-1)
+
+    def compute_output_shape(
+        self, features_shape: tuple[int | None, ...], cell_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, int]:
+        """(batch, 2 x channels)."""
+        channels = features_shape[-1]
+        assert channels is not None
+        return (features_shape[0], 2 * channels)
+
+
+EMBEDDING_LAYER = "embedding"
+
+
+@keras.saving.register_keras_serializable(package="leukaemia_zoo")
+class CellFeatures(keras.layers.Identity):
+    """What the classifier sees, in float32; it carries what is known of the network that it is a layer of.
+
+    Args:
+        zoo: A `ModelConfig`, its plain data, or None.
+
+    Call arguments:
+        features: Tensor (batch, features).
+
+    Returns:
+        The same, float32.
+    """
+
+    def __init__(self, zoo: ModelConfig | dict[str, Any] | None = None, **kwargs: Any) -> None:
+        # float32 whatever the policy: a softmax in half precision loses the calibration.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.zoo = ModelConfig.from_dict(zoo) if isinstance(zoo, dict) else zoo
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain configuration."""
+        return {**super().get_config(), "zoo": None if self.zoo is None else self.zoo.to_dict()}
+
+
+@keras.saving.register_keras_serializable(package="leukaemia_zoo")
+class CellNetwork(keras.Model):
+    """A functional network that knows its classes and its preprocessing, also as a copy and in a file of Keras."""
+
+    @property
+    def zoo(self) -> ModelConfig | None:
+        """What it takes to feed the network and to read its answers; None before it is known."""
+        layer = self._features()
+        return None if layer is None else layer.zoo
+
+    @zoo.setter
+    def zoo(self, config: ModelConfig) -> None:
+        layer = self._features()
+        if layer is None:
+            raise AttributeError(f"The network '{self.name}' has no layer '{EMBEDDING_LAYER}' to carry its classes.")
+        layer.zoo = config
+
+    def _features(self) -> CellFeatures | None:
+        return next((layer for layer in self.layers if isinstance(layer, CellFeatures)), None)
+
+
+# An .h5 file names the network by its bare class name, unlike its layers.
+keras.saving.get_custom_objects()[CellNetwork.__name__] = CellNetwork

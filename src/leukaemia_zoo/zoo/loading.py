@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import warnings
@@ -19,14 +20,22 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from leukaemia_zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
-from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError, shown
-from leukaemia_zoo.files import write_json
-from leukaemia_zoo.precision import precision
-from leukaemia_zoo.preprocessing import Preprocessing
-from leukaemia_zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, close_matches, model_info
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find
-from leukaemia_zoo.weights_io import check_tensors, head_tensors, load_tensors, save_tensors, sha256_of
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.common.files import sha256_of, write_json
+from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.text import close_matches, shown
+from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
+from leukaemia_zoo.zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, model_info
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find
+from leukaemia_zoo.zoo.tensors import (
+    HEAD_LAYER,
+    check_tensors,
+    head_tensors,
+    load_tensors,
+    named_variables,
+    save_tensors,
+)
 
 DTYPES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "float64")
 """What a network can be computed in."""
@@ -304,3 +313,20 @@ def _convert_head(model: keras.Model, file: Path) -> None:
     else:
         kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
     model.get_layer(LOGITS_LAYER).set_weights([kernel, bias])
+
+
+def weights_digest(model: keras.Model, without_head: bool = True) -> str:
+    """sha256 of the names and values of a network's weights, as 64 hexadecimal digits.
+
+    Args:
+        model: A network of this package.
+        without_head: Leave out the classifier, on which embeddings do not depend.
+    """
+    import keras
+
+    digest = hashlib.sha256()
+    for name, variable in named_variables(model).items():
+        if not (without_head and name.split("/", 1)[0] == HEAD_LAYER):
+            value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value), np.float32)
+            digest.update(name.encode() + str(value.shape).encode() + value.tobytes())
+    return digest.hexdigest()

@@ -18,15 +18,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo import hub
-from leukaemia_zoo import registry as zoo_registry
-from leukaemia_zoo.cards import LIBRARY, model_card
+from leukaemia_zoo.common.files import check_integrity, replacing, write_json
+from leukaemia_zoo.common.reading import read_json
+from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
-from leukaemia_zoo.files import replacing, write_json
-from leukaemia_zoo.reading import read_json
-from leukaemia_zoo.registry import WeightSpec, checkout_file, close_matches, packaged_file
-from leukaemia_zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, is_in_zoo, read_saved, read_whole
-from leukaemia_zoo.weights_io import check_integrity
+from leukaemia_zoo.zoo import hub
+from leukaemia_zoo.zoo import registry as zoo_registry
+from leukaemia_zoo.zoo.cards import LIBRARY, model_card
+from leukaemia_zoo.zoo.registry import WeightSpec, checkout_file, packaged_file
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, is_in_zoo, read_saved, read_whole
 
 CARD_FILE = "README.md"
 
@@ -234,7 +234,11 @@ def publish(
 @contextlib.contextmanager
 def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[WeightSpec, Path]]:
     """A network in a temporary folder, and its row as a reader of that folder finds it."""
-    from leukaemia_zoo.loading import as_model, config_of, save_model  # here, because publishing a file needs no Keras
+    from leukaemia_zoo.zoo.loading import (  # here, because publishing a file needs no Keras
+        as_model,
+        config_of,
+        save_model,
+    )
 
     about = checked_about(about)
     model = as_model(model)

@@ -7,7 +7,6 @@ nothing about a weight stands anywhere else. Nothing here imports Keras.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import json
@@ -18,9 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError, reason, shortened, shown
-from leukaemia_zoo.limits import VerdictLimits
-from leukaemia_zoo.preprocessing import Preprocessing
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.common.limits import VerdictLimits
+from leukaemia_zoo.common.text import close_matches, reason, shortened, shown
+from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
 
 MAX_SIDE = 2048
 """The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
@@ -481,10 +481,3 @@ def model_info(name: str) -> ModelInfo:
     raise UnknownNameError(
         f"There is no model '{name}' in the zoo; {close_matches(name, [*ARCHITECTURES, *weights()])}"
     )
-
-
-def close_matches(name: str, names: Iterable[str]) -> str:
-    """The part of an error that helps: "did you mean ...?" or all the names there are."""
-    names = sorted(names)
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"

@@ -17,19 +17,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo import hub
-from leukaemia_zoo.errors import (
-    DataError,
-    HubStorageError,
-    TensorMismatchError,
-    UnknownNameError,
-    WeightsError,
-    reason,
-    shown,
-)
-from leukaemia_zoo.files import replacing, write_json
-from leukaemia_zoo.reading import read_json
-from leukaemia_zoo.registry import (
+from leukaemia_zoo.common.files import check_integrity, replacing, sha256_of, write_json
+from leukaemia_zoo.common.reading import read_json
+from leukaemia_zoo.common.text import reason, shown
+from leukaemia_zoo.errors import DataError, HubStorageError, TensorMismatchError, UnknownNameError, WeightsError
+from leukaemia_zoo.zoo import hub
+from leukaemia_zoo.zoo.registry import (
     ARCHITECTURES,
     WeightSpec,
     checkout_file,
@@ -38,7 +31,7 @@ from leukaemia_zoo.registry import (
     packaged_file,
     weights,
 )
-from leukaemia_zoo.weights_io import check_integrity, read_config, sha256_of
+from leukaemia_zoo.zoo.tensors import read_config
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -7,7 +7,6 @@ network as it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError, reason, shortened, shown
-from leukaemia_zoo.files import replacing
-from leukaemia_zoo.reading import parse_json
+from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.reading import parse_json
+from leukaemia_zoo.common.text import reason, shortened, shown
+from leukaemia_zoo.errors import TensorMismatchError, WeightsError
 
 HEAD_LAYER = "logits"
 """The layer that is made anew when the classes change."""
@@ -226,57 +226,6 @@ def head_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         except Exception as error:
             raise TensorMismatchError(f"{path} holds no head '{HEAD_LAYER}' ({reason(error)}).") from None
     return kernel.astype(np.float32), bias.astype(np.float32)
-
-
-def sha256_of(path: str | Path) -> str:
-    """sha256 of a file's bytes, as 64 hexadecimal digits.
-
-    Raises:
-        WeightsError: If it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def check_integrity(
-    path: str | Path, sha256: str, size: int | None = None, mend: str = "remove it and install or fetch it again"
-) -> None:
-    """Raise unless a file has the promised size and sha256.
-
-    Args:
-        path: The file.
-        sha256: 64 hexadecimal digits.
-        size: In bytes, if it is known.
-        mend: What to do about it, for the error.
-
-    Raises:
-        WeightsError: If there is no file, or it cannot be read.
-        IntegrityError: If it is another one; the message holds both hashes.
-    """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise WeightsError(f"There is no weight file {path}.")
-        found = path.stat().st_size
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    digest = sha256_of(path)
-    if digest == sha256 and size in (None, found):
-        return
-    lengths = f"{found:,} bytes, not the {size:,} promised, and " if size not in (None, found) else ""
-    raise IntegrityError(
-        f"{path} is cut off, damaged or not this weight: it has {lengths}the sha256 {digest}, not the promised "
-        f"{sha256}; {mend}."
-    )
-
-
-def _unreadable(path: str | Path, error: OSError) -> WeightsError:
-    return WeightsError(
-        f"{path} cannot be read ({error.strerror or error}): give yourself the right to read it, or get it again."
-    )
 
 
 def _in_head(name: str) -> bool:

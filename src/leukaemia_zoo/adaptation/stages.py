@@ -1,0 +1,261 @@
+"""The stages of a fine-tuning on somebody else's cells: crop, classifier, layers, temperature."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from leukaemia_zoo.adaptation.inspection import CROPS, DEFAULT_CROP
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
+from leukaemia_zoo.evaluation.metrics import metrics
+from leukaemia_zoo.training.classifier import (
+    Embeddings,
+    Fitted,
+    classifiers,
+    embed,
+    fit_classifier,
+    new_network,
+    read_arrays,
+)
+from leukaemia_zoo.training.leaks import TrainedOn, training_of
+from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.tuning import tune_layers
+from leukaemia_zoo.zoo.architectures import LOGITS_LAYER
+from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec
+from leukaemia_zoo.zoo.tensors import HEAD_LAYER, named_variables
+
+_CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
+_CROP_PENALTY = 0.3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Base:
+    """The weight that a fine-tuning begins with."""
+
+    model: keras.Model
+    config: ModelConfig
+    label: str
+    digest: str
+    spec: WeightSpec | None
+    folder: Path | None
+
+    def record(self) -> dict[str, Any]:
+        """What the record of a run says of it."""
+        sha256 = self.spec.sha256 if self.spec is not None else None
+        found: dict[str, Any] = {"source": self.label, "sha256": sha256 or self.digest}
+        if (trained := self.trained()) is not None:
+            found["manifest_sha256"] = trained.manifest_sha256
+        if self.spec is not None and isinstance(before := self.spec.training.get("init"), Mapping):
+            found["init"] = dict(before)
+        return found
+
+    def trained(self) -> TrainedOn | None:
+        """What it was trained on; None where nobody knows."""
+        return training_of(self.spec, self.folder)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the stages leave behind."""
+
+    fitted: Fitted
+    temperature: float
+    preprocessing: Preprocessing
+    crops: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+
+
+def fit_stages(
+    base: Base,
+    recipe: Recipe,
+    cells: Cells,
+    folds: list[Any],
+    given: Preprocessing | None,
+    why: str,
+    unfreeze: int | str,
+    keep_statistics: bool,
+    until: float | None,
+    state: RunState,
+    seed: int,
+    report: Callable[[str], None],
+) -> Outcome:
+    """Find the crop, fit the classifier, train the last layers where that is better, find the temperature."""
+    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(folds[0][0])))
+    model = _with_classes(base, recipe, len(cells.class_names), seed)
+    crops: list[dict[str, Any]] = []
+    kept = state.load_result()
+    if given is None:
+        if kept is not None:
+            crops = json.loads(str(kept["crops"]))
+        else:
+            crops = _tried_crops(model, recipe, cells, folds, base.config.preprocessing, seed)
+        best = min(crops, key=lambda row: row["log_loss"])
+        tried = ", ".join(f"{row['crop_fraction']:g}: {row['log_loss']:.3f}" for row in crops)
+        report(f"preprocessing: {why}; validation log loss of centre crops {tried}; {best['crop_fraction']:g} it is")
+        given = dataclasses.replace(
+            base.config.preprocessing, crop_fraction=best["crop_fraction"], reference_frame=None
+        )
+    else:
+        report(f"preprocessing: {why}")
+    report(f"reading {len(cells):,} cells to learn from")
+    pixels = read_arrays(cells, recipe, seed, given).pixels
+    if kept is not None:
+        embeddings = Embeddings(kept["turned"], kept["predicted"])
+    else:
+        embeddings = embed(model, pixels, np.arange(len(cells)), recipe)
+        arrays = {"turned": embeddings.turned, "predicted": embeddings.predicted, "crops": np.array(json.dumps(crops))}
+        state.save_result(arrays)
+    report(f"stage 1: a linear classifier on {embeddings.predicted.shape[1]} features; the trunk stays as it is")
+    fitted = fit_classifier(model, recipe, cells, embeddings, folds, _NoState(), report)
+    history = list(fitted.curves)
+    if recipe.fine_tune_epochs:
+        tuned, gain = _tuned(
+            base, recipe, cells, pixels, embeddings, folds[0], fitted, unfreeze, keep_statistics, until, state, seed,
+            report,
+        )  # fmt: skip
+        history += [row for row in tuned.curves if row["stage"] == "fine-tuning"]
+        better = gain is not None and gain.mean() > gain.std() / np.sqrt(len(gain))
+        if gain is None:
+            report("stage 2 is left out: no epoch is better on the validation cells than the classifier of stage 1")
+        else:
+            report(
+                f"stage 2 {'stays' if better else 'is left out'}: its best epoch has a validation log loss "
+                f"{gain.mean():.4f} lower than stage 1, {'more' if better else 'no more'} than the standard error of "
+                f"{gain.std() / np.sqrt(len(gain)):.4f}"
+            )
+        if better:
+            fitted = tuned
+    temperature = _temperature(fitted, cells)
+    report(f"temperature {temperature:.3f}, found on {len(fitted.validation_rows):,} validation cells")
+    return Outcome(fitted, temperature, given, crops, history)
+
+
+def _tuned(
+    base: Base,
+    recipe: Recipe,
+    cells: Cells,
+    pixels: np.ndarray,
+    embeddings: Embeddings,
+    fold: tuple[np.ndarray, np.ndarray],
+    fitted: Fitted,
+    unfreeze: int | str,
+    keep_statistics: bool,
+    until: float | None,
+    state: RunState,
+    seed: int,
+    report: Callable[[str], None],
+) -> tuple[Fitted, np.ndarray | None]:
+    """Stage 2, from a classifier that has not seen the validation cells either, and by how much each of them gains."""
+    count = None if unfreeze == "all" else int(unfreeze)
+    what = "all layers learn" if count is None else f"the last {count} layers learn too"
+    statistics = ", BatchNorm stays as it is" if keep_statistics else ""
+    report(f"stage 2: {what}{statistics}; {len(fold[0]):,} cells teach, {len(fold[1]):,} validate")
+    model = _with_classes(base, recipe, len(cells.class_names), seed)
+    only = dataclasses.replace(recipe, inverse_penalties=(fitted.chosen["inverse_penalty"],))
+    before = fit_classifier(model, only, cells, embeddings, [fold], state, lambda line: report(f"to beat: {line}"))
+    tuned = tune_layers(
+        model, recipe, cells, pixels, *fold, state, seed, report, keep_statistics, unfreeze=count, until=until
+    )
+    if tuned.chosen["stage"] != "fine-tuning":
+        return tuned, None
+    truth = cells.labels[fold[1]]
+    # The better one of many epochs is better by luck too, and stage 1 will learn from the validation cells as well.
+    return tuned, _losses(before, truth) - _losses(tuned, truth)
+
+
+def _losses(fitted: Fitted, truth: np.ndarray) -> np.ndarray:
+    """Log loss of each validation cell."""
+    probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
+    return -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-15))
+
+
+class _NoState(RunState):
+    """For a classifier that is fitted again in a moment rather than kept."""
+
+    def __init__(self) -> None:
+        self.progress = {"chosen": {}}
+
+
+def _with_classes(base: Base, recipe: Recipe, classes: int, seed: int) -> keras.Model:
+    """The network with a new last layer and all its other weights."""
+    model = new_network(recipe, classes, seed)
+    ours = named_variables(model)
+    for name, variable in named_variables(base.model).items():
+        if name.split("/", 1)[0] != HEAD_LAYER:
+            ours[name].assign(keras.ops.convert_to_numpy(variable.value))
+    return model
+
+
+def _tried_crops(
+    model: keras.Model, recipe: Recipe, cells: Cells, folds: list[Any], own: Preprocessing, seed: int
+) -> list[dict[str, Any]]:
+    """Validation log loss of a classifier for each crop, on some of the cells and in at most three folds."""
+    some = np.sort(np.random.default_rng([seed, 2]).permutation(len(cells))[:_CROP_CELLS])
+    part, place = cells.subset(some), {int(row): number for number, row in enumerate(some)}
+    pairs = [
+        tuple(np.array([place[row] for row in rows.tolist() if row in place], np.int64) for rows in fold)
+        for fold in folds[:3]
+    ]
+    pairs = [
+        (train, validation)
+        for train, validation in pairs
+        if len(validation) and len(np.unique(part.labels[train])) == len(cells.class_names)
+    ]
+    if not pairs:  # a class so rare that none of its cells was drawn
+        return [{"crop_fraction": DEFAULT_CROP, "log_loss": float("inf")}]
+    quick = dataclasses.replace(recipe, turned_views=1, prediction_views=1, inverse_penalties=(_CROP_PENALTY,))
+    found = []
+    for crop in CROPS:
+        preprocessing = dataclasses.replace(own, crop_fraction=crop, reference_frame=None)
+        embeddings = embed(model, read_arrays(part, quick, seed, preprocessing).pixels, np.arange(len(part)), quick)
+        logits, truth = [], []
+        for train, validation in pairs:
+            ((_, kernel, bias, mean, deviation),) = classifiers(part, embeddings, train, quick)
+            logits.append((embeddings.predicted[validation] - mean) / deviation @ kernel + bias)
+            truth.append(part.labels[validation])
+        loss = metrics(np.concatenate(truth), apply_temperature(np.concatenate(logits), 1.0))["log_loss"]
+        found.append({"crop_fraction": crop, "log_loss": loss})
+    return found
+
+
+def _temperature(fitted: Fitted, cells: Cells) -> float:
+    """The temperature as if some of the cells were of another class, which keeps few cells from promising too much.
+
+    Platt (1999) has targets of (n + 1) / (n + 2) instead of 1 for n cells of a class: where every one of ten validation
+    cells is right, a network may promise 11 in 12, not certainty.
+    """
+    labels = cells.labels[fitted.validation_rows]
+    logits, classes = fitted.validation_logits, fitted.validation_logits.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    spread = 1.0 / (counts[labels] + 2.0)
+    weights = np.repeat((spread / (classes - 1))[:, None], classes, axis=1)
+    weights[np.arange(len(labels)), labels] = 1.0 - spread
+    repeated = np.repeat(logits, classes, axis=0)
+    return min(fit_temperature(repeated, np.tile(np.arange(classes), len(labels)), weights.ravel()), MAX_TEMPERATURE)
+
+
+def finished_network(result: Outcome, recipe: Recipe, cells: Cells) -> keras.Model:
+    """The network with the temperature inside its last layer, and what it takes to feed it."""
+    model = result.fitted.model
+    head = model.get_layer(LOGITS_LAYER)
+    head.set_weights([values / result.temperature for values in head.get_weights()])
+    model.zoo = ModelConfig(
+        architecture=recipe.architecture,
+        class_names=cells.class_names,
+        head=recipe.head,
+        preprocessing=result.preprocessing,
+        dropout=recipe.dropout,
+        views=recipe.prediction_views,
+        temperature=result.temperature,
+        ood_limit=result.fitted.ood_limit,
+    )
+    return model

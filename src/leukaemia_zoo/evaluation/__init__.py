@@ -1,0 +1,1 @@
+"""Every number about a model: metrics, intervals over subjects, calibration, thresholds, baselines."""

@@ -1,0 +1,1 @@
+"""What is told of a comparison or a training: plain data, tables, sentences, pictures, pages."""
