@@ -3,6 +3,7 @@
     python tools/add_weight.py runs/attention --name cnn_attention.cnmc --cross-validation runs/attention_cv \\
         --licence Apache-2.0 --citation "..." --data pbc.json
 
+A weight of cells without subjects, such as those of PBC, has no cross-validation: leave `--cross-validation` out.
 `--data` is a JSON list of further sources, such as the unlabelled images of the distillation, each with `name`,
 `source` and `licence`. A weight of the same name is replaced. A file of more than 4 MB goes into `weights/` at the root
 of the checkout, which is in no archive. Afterwards make the figures anew with `python tools/render_figures.py`, and the
@@ -28,7 +29,7 @@ LARGEST_PACKAGED = 4_000_000  # bytes: the wheel stays below 10 MB with two of t
 
 
 def add_weight(
-    folder: Path, name: str, cross_validation: Path, about: dict[str, Any], package: Path = PACKAGE
+    folder: Path, name: str, cross_validation: Path | None, about: dict[str, Any], package: Path = PACKAGE
 ) -> WeightSpec:
     """Copy the file and write the row; return the row."""
     spec, file = read_saved(folder)
@@ -42,7 +43,7 @@ def add_weight(
         name=name,
         config=dataclasses.replace(spec.config, weight=name),
         file=f"{name}.safetensors",
-        metrics={**_cross_validation(cross_validation, architecture), **spec.metrics},
+        metrics={**(_cross_validation(cross_validation, architecture) if cross_validation else {}), **spec.metrics},
         data=(*spec.data, *about.pop("data")),
         **about,
     )
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `leukaemia-zoo train` left")
     parser.add_argument("--name", required=True, help="architecture.dataset")
-    parser.add_argument("--cross-validation", type=Path, required=True, metavar="DIR", help="of the same recipe")
+    parser.add_argument("--cross-validation", type=Path, metavar="DIR", help="of the same recipe")
     parser.add_argument("--licence", required=True)
     parser.add_argument("--citation", required=True)
     parser.add_argument("--data", type=Path, metavar="FILE", help="further sources as JSON")

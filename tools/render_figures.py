@@ -140,8 +140,9 @@ def shortcomings() -> str:
             continue
         less = json.loads(folds.read_text(encoding="utf-8"))["less_area_baseline"]["intervals"]["weighted_f1"]
         level += [f"`{name}`"] if less["low"] <= 0 <= less["high"] else []
-        before = json.loads(run.read_text(encoding="utf-8"))["uncalibrated"]["ece"]
-        gains.append(spec.metrics["validation"]["values"]["ece"]["value"] - before)
+        # A weight that all subjects taught has no validation subjects of its own.
+        if before := json.loads(run.read_text(encoding="utf-8")).get("uncalibrated"):
+            gains.append(spec.metrics["validation"]["values"]["ece"]["value"] - before["ece"])
     if not gains:
         return NOTHING_YET
     area = f"of {_listed(level)} includes 0" if level else "includes 0 for none"
