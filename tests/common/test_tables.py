@@ -50,7 +50,7 @@ def test_the_usual_writings_of_one_table(folder: Path, encoding: str, header: st
     file.write_bytes(data)
     cells = read_csv(file)
     assert cells.subjects == ("Zoë", "Ada", "Bob")
-    assert cells.class_names == ("blast", "lymphocyte")
+    assert cells.class_names == ("lymphocyte", "blast")  # the positive class is the last one
     assert _subject_of_path(file) == {"a.png": "Zoë", "b.png": "Ada", "c.png": "Bob"}
 
 
@@ -92,7 +92,7 @@ def test_a_quoted_field_may_hold_the_divider_and_a_remark_several_lines(folder: 
     file = folder / "t.csv"
     file.write_text(text('a.png,"blast, large",Ada,"one\ntwo"', "b.png,x,Bob,", header="path,label,subject,remark"))
     cells = read_csv(file)
-    assert cells.class_names == ("blast, large", "x")
+    assert cells.class_names == ("x", "blast, large")
     assert cells.columns["remark"] == ("one\ntwo", "")
     file.write_text(text('a.png,x,Ada,"one\ntwo"', "gone.png,x,Bob,", header="path,label,subject,remark"))
     with pytest.raises(DataError, match=r"Row 4 of"):
