@@ -62,8 +62,6 @@ LONG = {
     "report/plots.py": 463,
     "report/tables.py": 545,
     "smears/segmentation.py": 439,
-    "training/classifier.py": 447,
-    "training/trainer.py": 473,
     "zoo/cards.py": 468,
     "zoo/hub.py": 581,
     "zoo/publishing.py": 429,

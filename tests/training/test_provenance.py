@@ -12,8 +12,9 @@ import pytest
 from leukaemia_zoo import build_model, read_data, save_model
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.errors import DataError, TensorMismatchError, WeightsError
-from leukaemia_zoo.training.classifier import new_network, preprocessing_for
+from leukaemia_zoo.training.classifier import new_network
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE
+from leukaemia_zoo.training.drawing import preprocessing_for
 from leukaemia_zoo.training.provenance import InitialWeights, find_initial_weights, write_initial_weights
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.records import Sources, provenance

@@ -1,4 +1,4 @@
-"""`training`, `fitting`, `distillation`, `recipes`: the recipe at work on small drawn cells with a random teacher."""
+"""`trainer`, `tuning`, `drawing`, `distillation`, `recipes`: the recipe at work on small drawn cells with a random teacher."""
 
 import csv
 import dataclasses
@@ -24,13 +24,14 @@ from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.training import trainer as training
-from leukaemia_zoo.training.classifier import drawing_weights, embed, new_network, read_arrays
+from leukaemia_zoo.training.classifier import embed, new_network
 from leukaemia_zoo.training.cross_validation import cross_validate
-from leukaemia_zoo.training.distillation import distil, load_teacher
-from leukaemia_zoo.training.fitting import fit_network
+from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
+from leukaemia_zoo.training.drawing import drawing_weights, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.runs import RunState
-from leukaemia_zoo.training.trainer import forget_trunk, train
+from leukaemia_zoo.training.trainer import train
+from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 SMALL = {

@@ -39,7 +39,7 @@ from leukaemia_zoo.common.run_folder import RECORDS, RUN, is_under_way, make_fol
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.report.curves import PICTURE, TABLE, write_curves
 from leukaemia_zoo.report.report import FILES, Report
-from leukaemia_zoo.training.classifier import folds_of
+from leukaemia_zoo.training.drawing import folds_of
 from leukaemia_zoo.training.leaks import find_overlap
 from leukaemia_zoo.training.recipes import Recipe, changed
 from leukaemia_zoo.training.records import class_counts, environment_record, manifest_of

@@ -23,8 +23,8 @@ from leukaemia_zoo.training.classifier import (
     embed,
     fit_classifier,
     new_network,
-    read_arrays,
 )
+from leukaemia_zoo.training.drawing import read_arrays
 from leukaemia_zoo.training.leaks import TrainedOn, training_of
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState
