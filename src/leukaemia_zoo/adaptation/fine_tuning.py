@@ -187,13 +187,7 @@ def fine_tune(
         warnings.warn(text, stacklevel=3)
 
     settings = fine_tuning_recipe(base.config, recipe)
-    inspected = inspect_cells(
-        data,
-        split_by=split_by,
-        skip_unreadable=skip_unreadable,
-        positive=positive,
-        warn=warn,
-    )
+    inspected = inspect_cells(data, split_by=split_by, skip_unreadable=skip_unreadable, positive=positive, warn=warn)
     cells = inspected.cells
     report(cells.describe())
     if len(cells.class_names) == 2:
@@ -248,7 +242,8 @@ def fine_tune(
         tested = cells.subset(split.parts[TEST])
         # What the weight to begin with has seen of the test part is told above, and in the report.
         judged = dataclasses.replace(as_candidates({name: str(folder.absolute())})[0], leak_told=seen is not None)
-        found = benchmark({name: judged}, tested, out=folder, cost=cost, resamples=resamples, seed=seed, report=report)
+        kept = folder if out is not None or push_to is not None else None  # pictures that nobody keeps are not drawn
+        found = benchmark({name: judged}, tested, out=kept, cost=cost, resamples=resamples, seed=seed, report=report)
         found_on = f"{len(tested):,} test cells that nothing was chosen on, split by {inspected.by}"
         figures = {"test": {"on": found_on, "values": found.data["models"][name]["metrics"]}}
         save_pretrained(model, folder, **told, metrics=figures)
@@ -274,7 +269,8 @@ def fine_tune(
                 **environment_record(),
             }
         )
-        write_curves(folder, record, report)
+        if kept is not None:
+            write_curves(kept, record, report)
         write_json(folder / RECORD_FILE, record)
         state.remove()
         for metric in ("accuracy", "macro_f1", "weighted_f1", "auroc", "balanced_accuracy"):
