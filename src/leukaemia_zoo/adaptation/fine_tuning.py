@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.adaptation.inspection import Inspected, inspect_cells, usual_preprocessing
 from leukaemia_zoo.adaptation.splits import TEST, check_given, split_for_fine_tuning
-from leukaemia_zoo.adaptation.stages import Base, Outcome, finished_network, fit_stages
+from leukaemia_zoo.adaptation.stages import Base, Outcome, fit_stages
 from leukaemia_zoo.benchmarking.contestants import as_candidates
 from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE
 from leukaemia_zoo.benchmarking.runner import benchmark
@@ -39,6 +39,7 @@ from leukaemia_zoo.common.run_folder import RECORDS, RUN, is_under_way, make_fol
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.report.curves import PICTURE, TABLE, write_curves
 from leukaemia_zoo.report.report import FILES, Report
+from leukaemia_zoo.training.classifier import calibrated, with_config
 from leukaemia_zoo.training.drawing import folds_of
 from leukaemia_zoo.training.leaks import find_overlap
 from leukaemia_zoo.training.recipes import Recipe, changed
@@ -234,7 +235,8 @@ def fine_tune(
                 base, settings, learning, folds, given, why, unfreeze, keep_statistics, until, state, seed, report
             )
         seconds = time.perf_counter() - begun
-        model = finished_network(fitted, settings, learning)
+        model = with_config(fitted.fitted.model, settings, learning, fitted.preprocessing)
+        model = calibrated(model, fitted.temperature, fitted.fitted.ood_limit)
         told = _told(base, cells, split, manifest, settings, choices, fitted, inspected, seed)
         told |= {"name": f"{settings.architecture}.finetuned", **(about or {})}
         save_pretrained(model, folder, **told)

@@ -12,13 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo.cells.preprocessing import symmetric_views
+from leukaemia_zoo.cells.preprocessing import Preprocessing, symmetric_views
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
-from leukaemia_zoo.evaluation.out_of_fold import Calibration
 from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.training.drawing import BEGINNING, Drawn, Views, drawing_weights, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
@@ -269,28 +269,28 @@ def figures_told(row: dict[str, Any]) -> str:
 # The network that is kept
 
 
-def finished(model: keras.Model, calibration: Calibration, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network with the temperature inside its last layer, and what it takes to feed it."""
-    head = model.get_layer(LOGITS_LAYER)
-    head.set_weights([values / calibration.temperature for values in head.get_weights()])
-    model = with_config(model, recipe, cells)
-    model.zoo = dataclasses.replace(
-        model.zoo,
-        temperature=calibration.temperature,
-        ood_limit=calibration.ood_limit,
-        verdict_limits=calibration.verdict_limits,
-    )
-    return model
-
-
-def with_config(model: keras.Model, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network with what it takes to feed it, not calibrated."""
+def with_config(
+    model: keras.Model, recipe: Recipe, cells: Cells, preprocessing: Preprocessing | None = None
+) -> keras.Model:
+    """The network with what it takes to feed it, not calibrated; C-NMC's preprocessing where none is given."""
     model.zoo = ModelConfig(
         architecture=recipe.architecture,
         class_names=cells.class_names,
         head=recipe.head,
-        preprocessing=preprocessing_for(recipe),
+        preprocessing=preprocessing or preprocessing_for(recipe),
         dropout=recipe.dropout,
         views=recipe.prediction_views,
+    )
+    return model
+
+
+def calibrated(
+    model: keras.Model, temperature: float, ood_limit: float | None, verdict_limits: VerdictLimits | None = None
+) -> keras.Model:
+    """A network of `with_config` with the temperature inside its last layer, and the limits beside it."""
+    head = model.get_layer(LOGITS_LAYER)
+    head.set_weights([values / temperature for values in head.get_weights()])
+    model.zoo = dataclasses.replace(
+        model.zoo, temperature=temperature, ood_limit=ood_limit, verdict_limits=verdict_limits
     )
     return model

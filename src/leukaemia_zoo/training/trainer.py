@@ -27,7 +27,7 @@ from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects
 from leukaemia_zoo.evaluation.metrics import metrics, per_subject
 from leukaemia_zoo.evaluation.out_of_fold import Calibration
 from leukaemia_zoo.report.curves import write_curves
-from leukaemia_zoo.training.classifier import Fitted, Report, finished, new_network
+from leukaemia_zoo.training.classifier import Fitted, Report, calibrated, new_network, with_config
 from leukaemia_zoo.training.distillation import distil, forget_trunk, read_unlabelled, teacher_for, unlabelled_images
 from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import as_header, seen_cells, seen_images
@@ -164,7 +164,8 @@ def train(
         write_predictions(
             out / "validation.csv", cells, validation, apply_temperature(fitted.validation_logits, found.temperature)
         )
-    model = finished(fitted.model, found, recipe, cells)
+    model = with_config(fitted.model, recipe, cells)
+    model = calibrated(model, found.temperature, found.ood_limit, found.verdict_limits)
     record = {
         **provenance(recipe, cells, seed, sources, features, count),
         "manifest_sha256": manifest_hash,
