@@ -45,6 +45,32 @@ def _architectures():
         del registry._BY_NAME[name]
 
 
+def _run_eagerly(eagerly):
+    """Whether TensorFlow runs each step as it is written; Keras' other backends are left as they are."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(eagerly)
+
+
+@pytest.fixture(scope="module")
+def steps_without_graphs():
+    """For modules whose trainings have a few steps: making a graph takes seconds, and pays after many steps only."""
+    _run_eagerly(True)
+    yield
+    _run_eagerly(False)
+
+
+@pytest.fixture
+def steps_in_graphs(steps_without_graphs):
+    """For a test of many steps in such a module."""
+    _run_eagerly(False)
+    yield
+    _run_eagerly(True)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Folder of the real data; tests that need it are skipped where it is not."""

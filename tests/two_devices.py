@@ -23,9 +23,9 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.hardware import number_of_devices, on_devices
 from leukaemia_zoo.training.classifier import new_network
 from leukaemia_zoo.training.distillation import distil
-from leukaemia_zoo.training.fitting import fit_network
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.tuning import fit_network
 
 CHANGES = {
     "input_size": 32,

@@ -30,9 +30,9 @@ from sklearn.datasets import load_sample_images
 from leukaemia_zoo import Cells, find_images, load_model, ood_scores, read_data, read_image
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.prediction.features import limit_of, view_scores
-from leukaemia_zoo.training.classifier import Embeddings, embed, held_out_scores, read_arrays
+from leukaemia_zoo.training.classifier import Embeddings, embed, held_out_scores
+from leukaemia_zoo.training.drawing import development_split, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
-from leukaemia_zoo.training.trainer import development_split
 from leukaemia_zoo.zoo.registry import WeightSpec
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, find
 

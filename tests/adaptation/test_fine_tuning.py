@@ -28,7 +28,10 @@ from leukaemia_zoo.training.tuning import frozen_layers
 from leukaemia_zoo.zoo import publishing
 from leukaemia_zoo.zoo.tensors import named_variables
 
-pytestmark = pytest.mark.filterwarnings("ignore:The split is by image", "ignore:.*have no subject")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The split is by image", "ignore:.*have no subject"),
+    pytest.mark.usefixtures("steps_without_graphs"),
+]
 
 SMALL = {"turned_views": 2, "validation_folds": 2, "fine_tune_epochs": 1, "batch_size": 8, "precision": "float32"}
 CLASSES = {"eosinophil": (200, 90, 90), "lymphocyte": (110, 60, 170), "monocyte": (150, 150, 200)}
@@ -52,6 +55,11 @@ def draw_folder(root, per_class=8, classes=tuple(CLASSES), start=0):
         for cell in range(per_class):
             Image.fromarray(draw(start + 1000 * number + cell, label)).save(root / label / f"{label}_{cell}.png")
     return root
+
+
+def tune(*arguments, **settings):
+    """`fine_tune` with few resamples, which prints nothing."""
+    return fine_tune(*arguments, **{"resamples": 20, "report": str.strip, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +87,7 @@ def tuned(tiny_folder, folder, tmp_path_factory):
     out, lines = tmp_path_factory.mktemp("runs") / "tuned", []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = fine_tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
+        found = tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
     return found, out, lines
 
 
@@ -119,7 +127,7 @@ def test_the_report_is_that_of_benchmark_on_the_test_part(tuned, folder):
     cells = read_data(folder)
     split = load_manifest(out / "split.json", cells)
     assert set(split.parts) == {"fold_1", "fold_2", "test"}
-    again = benchmark({"again": str(out)}, cells.subset(split.parts["test"]), cost=False)
+    again = benchmark({"again": str(out)}, cells.subset(split.parts["test"]), cost=False, resamples=20)
     (ours,) = [block for block in found.report.data["models"].values() if block["kind"] == "saved"]
     assert ours["metrics"] == again.data["models"]["again"]["metrics"]
     assert "with which it began, is not known" in ours["overlap"]["told"]
@@ -146,38 +154,49 @@ def test_the_choices_are_recorded_and_predict_does_the_same(tuned):
 
 def test_a_split_by_image_warns(tiny_folder, folder):
     with pytest.warns(UserWarning, match="not for new ones"):
-        fine_tune(tiny_folder, folder, recipe={**SMALL, "fine_tune_epochs": 0}, crop_fraction=1.0, report=str.strip)
+        tune(tiny_folder, folder, recipe={**SMALL, "fine_tune_epochs": 0}, crop_fraction=1.0)
 
 
 def test_the_same_call_again_finds_its_result(tuned, tiny_folder, folder):
     found, out, _ = tuned
     lines = []
-    again = fine_tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
+    again = tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
     assert lines[-1].endswith("holds this run already")
     assert again.record == json.loads(json.dumps(found.record))
     with pytest.raises(DataError, match=r"other settings or data.*--restart"):
-        fine_tune(tiny_folder, folder, out, recipe=SMALL, seed=1, report=str.strip)
+        tune(tiny_folder, folder, out, recipe=SMALL, seed=1)
+
+
+LONGER = {
+    "recipe": {**SMALL, "fine_tune_epochs": 3, "patience": 3},
+    "crop_fraction": 0.8,
+    "per_class": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_folder, folder):
+    """A run of three epochs that nobody stopped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tune(tiny_folder, folder, **LONGER)
 
 
 @pytest.mark.parametrize("line", ["classifier, C = 0.3", "fine-tuning 2/3", "intervals over subjects"])
-def test_an_interrupted_run_goes_on_and_ends_the_same(tiny_folder, folder, tmp_path, line):
-    recipe = {**SMALL, "fine_tune_epochs": 3, "patience": 3}
-    settings = {"recipe": recipe, "crop_fraction": 0.8, "per_class": 5}
-
+def test_an_interrupted_run_goes_on_and_ends_the_same(uninterrupted, tiny_folder, folder, tmp_path, line):
     def stop(text):
         if text.startswith(line):
             raise KeyboardInterrupt
 
-    whole = fine_tune(tiny_folder, folder, **settings, report=str.strip)
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(tiny_folder, folder, tmp_path, **settings, report=stop)
+        tune(tiny_folder, folder, tmp_path, **LONGER, report=stop)
     assert not (tmp_path / "training.json").exists()
     with pytest.raises(DataError, match="--restart"):
-        fine_tune(tiny_folder, folder, tmp_path, **{**settings, "crop_fraction": 0.7}, report=str.strip)
-    resumed = fine_tune(tiny_folder, folder, tmp_path, **settings, report=str.strip)
-    losses = [[row["log_loss"] for row in found.history] for found in (whole, resumed)]
+        tune(tiny_folder, folder, tmp_path, **{**LONGER, "crop_fraction": 0.7})
+    resumed = tune(tiny_folder, folder, tmp_path, **LONGER)
+    losses = [[row["log_loss"] for row in found.history] for found in (uninterrupted, resumed)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    ours, theirs = named_variables(resumed.model), named_variables(whole.model)
+    ours, theirs = named_variables(resumed.model), named_variables(uninterrupted.model)
     for name, expected in theirs.items():
         np.testing.assert_allclose(np.asarray(ours[name]), np.asarray(expected), atol=1e-4, err_msg=name)
 
@@ -187,11 +206,11 @@ def test_a_model_that_is_no_run_is_not_replaced(tiny_folder, tiny_model, folder,
 
     save_model(tiny_model, tmp_path)
     with pytest.raises(DataError, match="give another folder"):
-        fine_tune(tiny_folder, folder, tmp_path, recipe=SMALL, report=str.strip)
+        tune(tiny_folder, folder, tmp_path, recipe=SMALL)
 
 
 def test_subjects_with_several_classes_do_not_cross_the_split(tiny_folder, table, tmp_path):
-    found = fine_tune(tiny_folder, table, tmp_path, recipe=SMALL, crop_fraction=1.0, report=str.strip)
+    found = tune(tiny_folder, table, tmp_path, recipe=SMALL, crop_fraction=1.0)
     parts = json.loads((tmp_path / "split.json").read_text())["parts"]
     owners = [{file["subject"] for file in part["files"]} for part in parts.values()]
     assert len(owners) == 3
@@ -204,7 +223,7 @@ def test_a_loaded_model_is_left_as_it_was(tiny_folder, folder):
     model = load_model(tiny_folder)
     before = {name: np.array(value) for name, value in named_variables(model).items()}
     settings = {**SMALL, "fine_tune_learning_rate": 0.01}
-    found = fine_tune(model, folder, recipe=settings, crop_fraction=0.9, unfreeze="all", report=str.strip)
+    found = tune(model, folder, recipe=settings, crop_fraction=0.9, unfreeze="all")
     for name, value in named_variables(model).items():
         np.testing.assert_array_equal(np.asarray(value), before[name])
     assert model.zoo.class_names == ("hem", "all")
@@ -224,7 +243,7 @@ def learnt(tiny_folder, folder, monkeypatch):
 
     def changed(**settings):
         recipe = {**SMALL, "fine_tune_learning_rate": 0.01}
-        fine_tune(tiny_folder, folder, recipe=recipe, crop_fraction=0.9, report=str.strip, **settings)
+        tune(tiny_folder, folder, recipe=recipe, crop_fraction=0.9, **settings)
         before = named_variables(load_model(tiny_folder))
         return {name for name in seen if "logits" not in name and not np.array_equal(seen[name], before[name])}
 
@@ -258,7 +277,7 @@ def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_lay
 
     monkeypatch.setattr(stages, "_tuned", told)
     lines = []
-    found = fine_tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, report=lines.append)
+    found = tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, report=lines.append)
     assert any(f"stage 2 {'stays' if better else 'is left out'}" in line for line in lines)
     temperature = found.record["temperature"]
     own = [values * temperature for values in found.model.get_layer("logits").get_weights()]
@@ -271,7 +290,7 @@ def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_lay
 
 def test_a_folder_called_like_a_weight_of_the_zoo_is_judged_itself(tiny_folder, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = fine_tune(tiny_folder, folder, "cnn", recipe={**SMALL, "fine_tune_epochs": 0}, report=str.strip)
+    found = tune(tiny_folder, folder, "cnn", recipe={**SMALL, "fine_tune_epochs": 0})
     (block,) = [block for block in found.report.data["models"].values() if block["kind"] != "baseline"]
     assert block["kind"] == "saved"
     assert set(block["per_class"]) == set(CLASSES)
@@ -288,14 +307,14 @@ def test_the_last_layers_are_counted_from_the_classifier():
 def test_a_time_budget_ends_the_fine_tuning(tiny_folder, folder):
     lines = []
     recipe = {**SMALL, "fine_tune_epochs": 50, "patience": 50}
-    fine_tune(tiny_folder, folder, recipe=recipe, crop_fraction=1.0, time_budget=0.001, report=lines.append)
+    tune(tiny_folder, folder, recipe=recipe, crop_fraction=1.0, time_budget=0.001, report=lines.append)
     assert any("the time is up" in line for line in lines)
     assert not any(line.startswith("fine-tuning 1/50") for line in lines)
 
 
 def test_a_head_with_statistics_gets_an_ood_limit(folder):
     recipe = {**SMALL, "fine_tune_epochs": 0, "prediction_views": 1, "turned_views": 1}
-    found = fine_tune("cnn_attention", folder, recipe=recipe, crop_fraction=0.9, report=str.strip)
+    found = tune("cnn_attention", folder, recipe=recipe, crop_fraction=0.9)
     assert found.model.zoo.ood_limit > 0
     held_out = predict(found.model, [draw(77 + n, label) for n, label in enumerate(CLASSES)])
     assert {cell.unfamiliar for cell in held_out} <= {True, False}
@@ -310,7 +329,7 @@ def test_few_cells_that_are_all_right_promise_no_certainty(tuned):
 
 def test_test_people_that_taught_the_weight_are_told(tmp_path, tiny_folder, tuned, folder):
     with pytest.warns(UserWarning, match="too favourable"):
-        fine_tune(tuned[1], folder, recipe={**SMALL, "fine_tune_epochs": 0}, seed=3, report=str.strip)
+        tune(tuned[1], folder, recipe={**SMALL, "fine_tune_epochs": 0}, seed=3)
 
 
 def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
@@ -323,11 +342,11 @@ def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
         ),
     )
     lines = []
-    fine_tune(tiny_folder, folder, tuned[1], recipe=SMALL, push_to="lab/cells", private=True, report=lines.append)
+    tune(tiny_folder, folder, tuned[1], recipe=SMALL, push_to="lab/cells", private=True, report=lines.append)
     assert pushed == [(tuned[1], "lab/cells", True)]
     assert lines[-1] == "published: https://hub/x"
     with pytest.raises(UnknownNameError, match="org/name"):
-        fine_tune(tiny_folder, folder, push_to="nowhere")
+        tune(tiny_folder, folder, push_to="nowhere")
 
 
 # --- preprocessing ---
@@ -379,14 +398,12 @@ def test_a_black_image_is_no_cell_to_learn_from(tmp_path, draw_cell, highest):
 
 def test_preprocessing_can_be_given_once(tiny_folder, folder):
     mine = Preprocessing((32, 32), 0.5, None)
-    found = fine_tune(
-        tiny_folder, folder, recipe={**SMALL, "fine_tune_epochs": 0}, preprocessing=mine, report=str.strip
-    )
+    found = tune(tiny_folder, folder, recipe={**SMALL, "fine_tune_epochs": 0}, preprocessing=mine)
     assert found.model.zoo.preprocessing == mine
     with pytest.raises(DataError, match="leave out either"):
-        fine_tune(tiny_folder, folder, preprocessing=mine, crop_fraction=0.5, report=str.strip)
+        tune(tiny_folder, folder, preprocessing=mine, crop_fraction=0.5)
     with pytest.raises(DataError, match="but the network takes 32x32"):
-        fine_tune(tiny_folder, folder, preprocessing=Preprocessing((40, 40)), report=str.strip)
+        tune(tiny_folder, folder, preprocessing=Preprocessing((40, 40)))
 
 
 # --- bad input ---
@@ -395,10 +412,10 @@ def test_preprocessing_can_be_given_once(tiny_folder, folder):
 def test_one_class_is_refused(tmp_path, tiny_folder):
     draw_folder(tmp_path, 3, ("monocyte",))
     with pytest.raises(DataError, match="at least two"):
-        fine_tune(tiny_folder, tmp_path, report=str.strip)
+        tune(tiny_folder, tmp_path)
     cells = Cells(tuple(tmp_path.rglob("*.png")), np.zeros(3, int), (None,) * 3, ("a", "b"), ("",) * 3, "csv")
     with pytest.raises(DataError, match="All 3 images are of the class 'a'") as error:
-        fine_tune(tiny_folder, cells, report=str.strip)
+        tune(tiny_folder, cells)
     one_sentence(error)
 
 
@@ -407,7 +424,7 @@ def test_a_class_with_one_image_is_named(tmp_path, tiny_folder):
     for path in sorted((tmp_path / "monocyte").iterdir())[1:]:
         path.unlink()
     with pytest.raises(DataError, match="The class 'monocyte' has 1 different images") as error:
-        fine_tune(tiny_folder, tmp_path, report=str.strip)
+        tune(tiny_folder, tmp_path)
     one_sentence(error)
 
 
@@ -416,10 +433,10 @@ def test_a_class_of_two_subjects_is_named_with_the_way_out(tmp_path, tiny_folder
     rows = [(f"{c}/{c}_{n}.png", c, f"{c}{n % (2 if c == 'monocyte' else 6)}") for c in CLASSES for n in range(6)]
     data = write_csv(tmp_path / "cells.csv", rows)
     with pytest.raises(DataError, match=r"'monocyte' has 2 subjects.*--split-by image") as error:
-        fine_tune(tiny_folder, data, report=str.strip)
+        tune(tiny_folder, data)
     one_sentence(error)
     settings = {**SMALL, "fine_tune_epochs": 0}
-    found = fine_tune(tiny_folder, data, split_by="image", recipe=settings, crop_fraction=1.0, report=str.strip)
+    found = tune(tiny_folder, data, split_by="image", recipe=settings, crop_fraction=1.0)
     assert found.record["choices"]["split_by"] == "image"
     with pytest.raises(DataError, match="have no subject"):
         inspect_cells(tmp_path, split_by="subject")
@@ -434,7 +451,7 @@ def test_mixed_sizes_and_modes_are_read(tmp_path, tiny_folder):
     Image.fromarray(draw(6, "lymphocyte")).convert("RGBA").save(tmp_path / "lymphocyte" / "alpha.png")
     settings = {**SMALL, "fine_tune_epochs": 0}
     with pytest.warns(UserWarning, match="from 60 to 160 pixels"):
-        fine_tune(tiny_folder, tmp_path, recipe=settings, crop_fraction=1.0, report=str.strip)
+        tune(tiny_folder, tmp_path, recipe=settings, crop_fraction=1.0)
 
 
 def test_unreadable_files_are_named_or_left_out(tmp_path, tiny_folder):
@@ -442,16 +459,15 @@ def test_unreadable_files_are_named_or_left_out(tmp_path, tiny_folder):
     (tmp_path / "eosinophil" / "cut.png").write_bytes((tmp_path / "eosinophil" / "eosinophil_0.png").read_bytes()[:99])
     (tmp_path / "lymphocyte" / "empty.png").touch()
     with pytest.raises(DataError, match=r"cut\.png.*1 more \(empty\.png\).*--skip-unreadable") as error:
-        fine_tune(tiny_folder, tmp_path, report=str.strip)
+        tune(tiny_folder, tmp_path)
     one_sentence(error)
     with pytest.warns(UserWarning, match="2 images that cannot be read left out"):
-        found = fine_tune(
+        found = tune(
             tiny_folder,
             tmp_path,
             skip_unreadable=True,
             recipe={**SMALL, "fine_tune_epochs": 0},
             crop_fraction=1.0,
-            report=str.strip,
         )
     assert found.record["cells"]["cells"] == 12
     assert any("cut.png" in note for note in found.record["notes"])
@@ -523,17 +539,17 @@ def test_a_given_split_is_checked(tiny_folder, folder):
         return tuple(np.concatenate(rows).tolist())
 
     parts = {"train": part(0, 4), "validation": part(4, 6), "test": part(6, 8)}
-    settings = {"recipe": SMALL, "crop_fraction": 1.0, "report": str.strip}
-    found = fine_tune(tiny_folder, folder, split=Split(parts, None, "by hand"), **settings)
+    settings = {"recipe": SMALL, "crop_fraction": 1.0}
+    found = tune(tiny_folder, folder, split=Split(parts, None, "by hand"), **settings)
     assert sum(block["cells"] for block in found.report.data["data"]["classes"].values()) == 6
     lacking = Split({**parts, "validation": part(4, 6, leave_out=2)}, None, "by hand")
     with pytest.raises(DataError, match="'validation' of the split has no 'monocyte' cells") as error:
-        fine_tune(tiny_folder, folder, split=lacking, **settings)
+        tune(tiny_folder, folder, split=lacking, **settings)
     one_sentence(error)
     with pytest.raises(DataError, match="it takes a test part"):
-        fine_tune(tiny_folder, folder, split=Split({"train": (0,), "validation": (1,)}, None, ""), **settings)
+        tune(tiny_folder, folder, split=Split({"train": (0,), "validation": (1,)}, None, ""), **settings)
     with pytest.raises(DataError, match="leave out either split or per_class"):
-        fine_tune(tiny_folder, folder, split=Split(parts, None, ""), per_class=3, **settings)
+        tune(tiny_folder, folder, split=Split(parts, None, ""), per_class=3, **settings)
 
 
 def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
@@ -550,13 +566,13 @@ def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
         {"recipe": {"fine_tune_learning_rate": float("nan")}},
     ):  # fmt: skip
         with pytest.raises(DataError) as error:
-            fine_tune(tiny_folder, folder, tmp_path / "out", report=str.strip, **wrong)
+            tune(tiny_folder, folder, tmp_path / "out", **wrong)
         one_sentence(error)
     with pytest.raises(UnknownNameError, match="nothing called 'nam'"):
-        fine_tune(tiny_folder, folder, tmp_path / "out", about={"nam": "x"}, report=str.strip)
+        tune(tiny_folder, folder, tmp_path / "out", about={"nam": "x"})
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="give a folder"):
-        fine_tune(tiny_folder, 5, report=str.strip)
+        tune(tiny_folder, 5)
     with pytest.raises(DataError, match="at least 2"):
         folds_by_people(inspect_cells(folder), 1)
     with pytest.raises(UnknownNameError, match="auto, subject, image"):
@@ -644,13 +660,12 @@ def test_the_same_call_on_every_backend(tiny_folder, folder, tmp_path, backend):
 
 @pytest.mark.slow
 def test_eight_classes_of_real_cells(shared_data, tmp_path):
-    found = fine_tune(
+    found = tune(
         "cnn_attention",
         shared_data / "pbc",
         tmp_path,
         per_class=50,
         recipe={"fine_tune_epochs": 0},
-        report=str.strip,
     )
     (ours,) = [block for block in found.report.data["models"].values() if block["kind"] == "saved"]
     assert ours["metrics"]["accuracy"]["value"] > 0.85
@@ -666,10 +681,10 @@ def test_the_positive_class_of_two_is_the_one_whose_name_says_it_or_that_is_name
     lines = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = fine_tune(
+        found = tune(
             tiny_folder, data, recipe=SMALL, resamples=50, positive="normal", report=lines.append, split_by="image"
         )
     assert found.model.zoo.class_names == tuple(found.report.data["data"]["class_names"]) == ("leukemia", "normal")
     assert any(line.startswith("positive class: normal") for line in lines)
     with pytest.raises(UnknownNameError, match="no class 'Blast' to be the positive one"):
-        fine_tune(tiny_folder, data, positive="Blast")
+        tune(tiny_folder, data, positive="Blast")

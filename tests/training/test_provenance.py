@@ -12,8 +12,9 @@ import pytest
 from leukaemia_zoo import build_model, read_data, save_model
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.errors import DataError, TensorMismatchError, WeightsError
-from leukaemia_zoo.training.classifier import new_network, preprocessing_for
+from leukaemia_zoo.training.classifier import new_network
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE
+from leukaemia_zoo.training.drawing import preprocessing_for
 from leukaemia_zoo.training.provenance import InitialWeights, find_initial_weights, write_initial_weights
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.records import Sources, provenance
@@ -108,9 +109,9 @@ def test_imagenet_weights_are_named_in_the_record(download, tmp_path):
 
 def test_without_a_network_the_mend_is_told(download, tmp_path):
     download(Exception("URL fetch failure on https://storage"))
-    initial = find_initial_weights("imagenet", "resnet50", None)
-    recipe = recipe_for("resnet50", {"input_size": 32})
-    with pytest.raises(WeightsError, match=r"ImageNet weights of ResNet50 \(URL fetch.*--init FILE"):
+    initial = find_initial_weights("imagenet", "mobilenet", None)
+    recipe = recipe_for("mobilenet", {"input_size": 32})
+    with pytest.raises(WeightsError, match=r"ImageNet weights of MobileNet \(URL fetch.*--init FILE"):
         write_initial_weights(initial, recipe, 0, tmp_path / "initial.safetensors", "run", str.strip)
     assert not list(tmp_path.iterdir())
 

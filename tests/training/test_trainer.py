@@ -1,4 +1,4 @@
-"""`training`, `fitting`, `distillation`, `recipes`: the recipe at work on small drawn cells with a random teacher."""
+"""`trainer`, `tuning`, `drawing`, `distillation`, `recipes` at work on small drawn cells with a random teacher."""
 
 import csv
 import dataclasses
@@ -24,13 +24,15 @@ from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.training import trainer as training
-from leukaemia_zoo.training.classifier import drawing_weights, embed, new_network, read_arrays
+from leukaemia_zoo.training.classifier import embed, new_network
 from leukaemia_zoo.training.cross_validation import cross_validate
-from leukaemia_zoo.training.distillation import distil, load_teacher
-from leukaemia_zoo.training.fitting import fit_network
+from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
+from leukaemia_zoo.training.drawing import drawing_weights, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
+from leukaemia_zoo.training.records import Sources, provenance
 from leukaemia_zoo.training.runs import RunState
-from leukaemia_zoo.training.trainer import forget_trunk, train
+from leukaemia_zoo.training.trainer import train
+from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 SMALL = {
@@ -44,6 +46,19 @@ SMALL = {
     "batch_size": 8,
     "distillation": {"epochs": 2, "steps_per_epoch": 1, "batch_size": 4},
 }
+
+RESTAINED = {
+    "input_size": 40,
+    "precision": "float32",
+    "fine_tune_epochs": 0,
+    "drawn_views": False,
+    "train_batch_norm": False,
+    "validation_share": 0.2,
+    "distillation": {"restain": 0.3, "pairs": [[f"conv_pw_{n}_relu"] * 2 for n in (3, 5, 6, 8)]},
+}
+"""A `mobilenet` that begins as its teacher and learns to see the same in another stain."""
+
+pytestmark = pytest.mark.usefixtures("steps_without_graphs")
 
 
 @pytest.fixture(scope="module")
@@ -421,17 +436,18 @@ def test_a_trunk_tells_the_record_what_it_was_distilled_on(cells, teacher, recip
     assert "seen" not in record["distillation"]
 
 
-def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path):
-    changes = SMALL | {"distillation": {"epochs": 1, "steps_per_epoch": 1, "batch_size": 4}}
-    recipe, lines = recipe_for("mobilenet", changes), []
-    train("mobilenet", cells, tmp_path / "run", recipe=recipe, teacher=teacher, report=lines.append)
-    assert lines[0] == "weights: ImageNet, MobileNet 1.0, the teacher of the distillation"
+def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "distil", lambda *_, **settings: [])
+    recipe, lines = recipe_for("mobilenet", RESTAINED), []
+    state, trunk = RunState(tmp_path / RUN, "x"), tmp_path / TRUNK_FILE
+    sources = training.begun(Sources(teacher, None, None), recipe, 0, state, lines.append)
+    assert lines == ["weights: ImageNet, MobileNet 1.0, the teacher of the distillation"]
     init = {"source": lines[0].removeprefix("weights: "), "sha256": sha256_of(teacher)}
-    trunk = tmp_path / "run" / "distilled.safetensors"
-    train("mobilenet", cells, tmp_path / "again", recipe=recipe, teacher=teacher, trunk=trunk, report=str.strip)
-    for run in ("run", "again"):
-        assert json.loads((tmp_path / run / "training.json").read_text())["init"] == init
-        assert json.loads((tmp_path / run / "config.json").read_text())["training"]["init"] == init
+    shown = np.zeros((1, 2, 40, 40, 3), np.uint8)
+    training.distilled(recipe, state, trunk, cells, np.arange(2), shown, sources, 0, str.strip)
+    # The trunk tells it to a run that takes it, with whatever teacher that is called.
+    for own in (sources, Sources("imagenet", None, trunk)):
+        assert provenance(recipe, cells, 0, own, trunk)["init"] == init
 
 
 @pytest.mark.parametrize(
@@ -529,6 +545,7 @@ def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path)
         )
 
 
+@pytest.mark.usefixtures("steps_in_graphs")
 def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe):
     student = new_network(recipe, 2, 0)
     before = [np.array(value) for value in student.get_layer("logits").get_weights()]
@@ -540,9 +557,10 @@ def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teac
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.usefixtures("steps_in_graphs")
 def test_a_network_of_the_teachers_layers_learns_to_see_the_same_in_another_stain(cells, teacher):
     changes = {"epochs": 4, "steps_per_epoch": 8, "batch_size": 8, "colour": 0.2, "learning_rate": 0.001}
-    recipe = recipe_for("mobilenet", {"input_size": 40, "precision": "float32", "distillation": changes})
+    recipe = recipe_for("mobilenet", {**RESTAINED, "distillation": {**RESTAINED["distillation"], **changes}})
     student = new_network(recipe, 2, 0)
     pixels = read_arrays(cells, recipe, 0).pixels[0]
     with np.load(teacher) as arrays:

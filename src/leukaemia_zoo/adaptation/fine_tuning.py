@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.adaptation.inspection import Inspected, inspect_cells, usual_preprocessing
 from leukaemia_zoo.adaptation.splits import TEST, check_given, split_for_fine_tuning
-from leukaemia_zoo.adaptation.stages import Base, Outcome, finished_network, fit_stages
+from leukaemia_zoo.adaptation.stages import Base, Outcome, fit_stages
 from leukaemia_zoo.benchmarking.contestants import as_candidates
 from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE
 from leukaemia_zoo.benchmarking.runner import benchmark
@@ -39,7 +39,8 @@ from leukaemia_zoo.common.run_folder import RECORDS, RUN, is_under_way, make_fol
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.report.curves import PICTURE, TABLE, write_curves
 from leukaemia_zoo.report.report import FILES, Report
-from leukaemia_zoo.training.classifier import folds_of
+from leukaemia_zoo.training.classifier import calibrated, with_config
+from leukaemia_zoo.training.drawing import folds_of
 from leukaemia_zoo.training.leaks import find_overlap
 from leukaemia_zoo.training.recipes import Recipe, changed
 from leukaemia_zoo.training.records import class_counts, environment_record, manifest_of
@@ -187,13 +188,7 @@ def fine_tune(
         warnings.warn(text, stacklevel=3)
 
     settings = fine_tuning_recipe(base.config, recipe)
-    inspected = inspect_cells(
-        data,
-        split_by=split_by,
-        skip_unreadable=skip_unreadable,
-        positive=positive,
-        warn=warn,
-    )
+    inspected = inspect_cells(data, split_by=split_by, skip_unreadable=skip_unreadable, positive=positive, warn=warn)
     cells = inspected.cells
     report(cells.describe())
     if len(cells.class_names) == 2:
@@ -240,7 +235,8 @@ def fine_tune(
                 base, settings, learning, folds, given, why, unfreeze, keep_statistics, until, state, seed, report
             )
         seconds = time.perf_counter() - begun
-        model = finished_network(fitted, settings, learning)
+        model = with_config(fitted.fitted.model, settings, learning, fitted.preprocessing)
+        model = calibrated(model, fitted.temperature, fitted.fitted.ood_limit)
         told = _told(base, cells, split, manifest, settings, choices, fitted, inspected, seed)
         told |= {"name": f"{settings.architecture}.finetuned", **(about or {})}
         save_pretrained(model, folder, **told)
@@ -248,7 +244,8 @@ def fine_tune(
         tested = cells.subset(split.parts[TEST])
         # What the weight to begin with has seen of the test part is told above, and in the report.
         judged = dataclasses.replace(as_candidates({name: str(folder.absolute())})[0], leak_told=seen is not None)
-        found = benchmark({name: judged}, tested, out=folder, cost=cost, resamples=resamples, seed=seed, report=report)
+        kept = folder if out is not None or push_to is not None else None  # pictures that nobody keeps are not drawn
+        found = benchmark({name: judged}, tested, out=kept, cost=cost, resamples=resamples, seed=seed, report=report)
         found_on = f"{len(tested):,} test cells that nothing was chosen on, split by {inspected.by}"
         figures = {"test": {"on": found_on, "values": found.data["models"][name]["metrics"]}}
         save_pretrained(model, folder, **told, metrics=figures)
@@ -274,7 +271,8 @@ def fine_tune(
                 **environment_record(),
             }
         )
-        write_curves(folder, record, report)
+        if kept is not None:
+            write_curves(kept, record, report)
         write_json(folder / RECORD_FILE, record)
         state.remove()
         for metric in ("accuracy", "macro_f1", "weighted_f1", "auroc", "balanced_accuracy"):

@@ -23,13 +23,12 @@ from leukaemia_zoo.training.classifier import (
     embed,
     fit_classifier,
     new_network,
-    read_arrays,
 )
+from leukaemia_zoo.training.drawing import read_arrays
 from leukaemia_zoo.training.leaks import TrainedOn, training_of
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState
 from leukaemia_zoo.training.tuning import tune_layers
-from leukaemia_zoo.zoo.architectures import LOGITS_LAYER
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec
 from leukaemia_zoo.zoo.tensors import HEAD_LAYER, named_variables
 
@@ -241,21 +240,3 @@ def _temperature(fitted: Fitted, cells: Cells) -> float:
     weights[np.arange(len(labels)), labels] = 1.0 - spread
     repeated = np.repeat(logits, classes, axis=0)
     return min(fit_temperature(repeated, np.tile(np.arange(classes), len(labels)), weights.ravel()), MAX_TEMPERATURE)
-
-
-def finished_network(result: Outcome, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network with the temperature inside its last layer, and what it takes to feed it."""
-    model = result.fitted.model
-    head = model.get_layer(LOGITS_LAYER)
-    head.set_weights([values / result.temperature for values in head.get_weights()])
-    model.zoo = ModelConfig(
-        architecture=recipe.architecture,
-        class_names=cells.class_names,
-        head=recipe.head,
-        preprocessing=result.preprocessing,
-        dropout=recipe.dropout,
-        views=recipe.prediction_views,
-        temperature=result.temperature,
-        ood_limit=result.fitted.ood_limit,
-    )
-    return model

@@ -24,26 +24,29 @@ from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects, paired_d
 from leukaemia_zoo.evaluation.metrics import metrics, per_subject
 from leukaemia_zoo.evaluation.out_of_fold import CALIBRATION_FILE, Calibration, cross_calibrated, cross_fitted_coverage
 from leukaemia_zoo.prediction.features import limit_of, view_scores
-from leukaemia_zoo.training.classifier import Fitted, Report, embed, new_network, read_arrays
-from leukaemia_zoo.training.fitting import fit_network
+from leukaemia_zoo.training.classifier import Fitted, Report, embed, new_network, with_config
+from leukaemia_zoo.training.distillation import forget_trunk
+from leukaemia_zoo.training.drawing import development_split, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
-from leukaemia_zoo.training.logits_teachers import found_teachers, load_logits_teacher
-from leukaemia_zoo.training.provenance import InitialWeights, cells_seen, find_initial_weights
+from leukaemia_zoo.training.provenance import (
+    InitialWeights,
+    cells_seen,
+    find_initial_weights,
+    found_teachers,
+    load_logits_teacher,
+)
 from leukaemia_zoo.training.recipes import Recipe, recipe_for
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
 from leukaemia_zoo.training.runs import RunState
 from leukaemia_zoo.training.trainer import (
     begun,
     check_beginning,
-    development_split,
     distilled,
-    forget_trunk,
     inputs_of,
     prepared,
-    training_rows,
     unlabelled_images,
-    with_config,
 )
+from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo.loading import save_model
 from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
 from leukaemia_zoo.zoo.tensors import load_tensors, read_config

@@ -8,7 +8,9 @@ patients play no part, and normal blood cells of any collection serve.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,19 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from leukaemia_zoo.cells.images import find_images, read_image
+from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.hardware import compiles_steps, precision
 from leukaemia_zoo.common.reading import read_arrays
 from leukaemia_zoo.common.run_folder import RunFolder
 from leukaemia_zoo.errors import DataError, WeightsError
-from leukaemia_zoo.training.recipes import DistillationRecipe
-from leukaemia_zoo.training.runs import TimeLeft, reseed
+from leukaemia_zoo.training.recipes import DistillationRecipe, Recipe
+from leukaemia_zoo.training.runs import RunState, TimeLeft, reseed
 from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
 from leukaemia_zoo.zoo.layers import CellMask
-from leukaemia_zoo.zoo.tensors import load_tensors
+from leukaemia_zoo.zoo.tensors import load_tensors, read_config
 
 _NOISE = 4.0
 """Standard deviation, in grey levels, of the noise that `DistillationRecipe.restain` adds."""
@@ -343,3 +347,36 @@ class _Unlabelled(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return self._images[self._rows[index]], self._nothing
+
+
+def unlabelled_images(folder: str | Path) -> list[Path]:
+    """The image files in the folder that the distillation is to see.
+
+    Raises:
+        DataError: If there are none.
+        ImageError: If there is no such folder.
+    """
+    paths, _ = find_images([folder])
+    if not paths:
+        raise DataError(
+            f"There are no images for the distillation in {folder}: name another folder (--unlabelled), or leave it "
+            "out to take the training cells without their labels."
+        )
+    return paths
+
+
+def read_unlabelled(paths: list[Path], recipe: Recipe) -> np.ndarray:
+    """Uint8 (N, height, width, 3): the views of these images that the distillation sees."""
+    assert recipe.distillation is not None
+    preprocessing = Preprocessing(
+        (recipe.input_size, recipe.input_size), crop_fraction=recipe.distillation.crop_fraction, reference_frame=None
+    )
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda path: preprocessing(read_image(path)), paths)))
+
+
+def forget_trunk(file: Path, state: RunState) -> None:
+    """Remove the trunk that this very run has left before, so that it is made anew; another file is not ours."""
+    with contextlib.suppress(WeightsError):
+        if ((read_config(file) or {}).get("distillation") or {}).get("run") == state.fingerprint:
+            file.unlink()

@@ -20,8 +20,7 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import replacing, sha256_of
 from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE, is_of_this_package
-from leukaemia_zoo.training.logits_teachers import LogitsTeacher
-from leukaemia_zoo.training.provenance import InitialWeights
+from leukaemia_zoo.training.provenance import InitialWeights, LogitsTeacher
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.zoo import sources as places
 from leukaemia_zoo.zoo.tensors import read_config

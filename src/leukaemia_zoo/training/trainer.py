@@ -6,37 +6,39 @@ penalty and epoch and the temperature look at validation subjects only; test sub
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from leukaemia_zoo.cells.images import find_images, read_image
-from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, load_manifest, split_by_subject
+from leukaemia_zoo.cells.splits import Split, check_split, load_manifest
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, replacing, write_json
 from leukaemia_zoo.common.hardware import number_of_devices, on_devices, precision, resolved
 from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
-from leukaemia_zoo.errors import DataError, LeukaemiaZooError, WeightsError
+from leukaemia_zoo.errors import DataError, LeukaemiaZooError
 from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
 from leukaemia_zoo.evaluation.conformal import fit_limits
 from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects
 from leukaemia_zoo.evaluation.metrics import metrics, per_subject
 from leukaemia_zoo.evaluation.out_of_fold import Calibration
 from leukaemia_zoo.report.curves import write_curves
-from leukaemia_zoo.training.classifier import Fitted, Report, folds_of, new_network, preprocessing_for, read_arrays
-from leukaemia_zoo.training.distillation import distil, teacher_for
-from leukaemia_zoo.training.fitting import check_trainable, fit_network, validates_by_folds
+from leukaemia_zoo.training.classifier import Fitted, Report, calibrated, new_network, with_config
+from leukaemia_zoo.training.distillation import distil, forget_trunk, read_unlabelled, teacher_for, unlabelled_images
+from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import as_header, seen_cells, seen_images
-from leukaemia_zoo.training.logits_teachers import found_teachers, load_logits_teacher
-from leukaemia_zoo.training.provenance import InitialWeights, cells_seen, find_initial_weights, write_initial_weights
+from leukaemia_zoo.training.provenance import (
+    InitialWeights,
+    cells_seen,
+    find_initial_weights,
+    found_teachers,
+    load_logits_teacher,
+    write_initial_weights,
+)
 from leukaemia_zoo.training.recipes import Recipe, recipe_for
 from leukaemia_zoo.training.records import (
     Sources,
@@ -50,9 +52,8 @@ from leukaemia_zoo.training.records import (
     write_predictions,
 )
 from leukaemia_zoo.training.runs import RunState
-from leukaemia_zoo.zoo.architectures import LOGITS_LAYER
+from leukaemia_zoo.training.tuning import check_trainable, fit_network
 from leukaemia_zoo.zoo.loading import save_model
-from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import load_tensors, read_config, save_tensors
 
 INITIAL_FILE = "initial.safetensors"
@@ -163,7 +164,8 @@ def train(
         write_predictions(
             out / "validation.csv", cells, validation, apply_temperature(fitted.validation_logits, found.temperature)
         )
-    model = _finished(fitted.model, found, recipe, cells)
+    model = with_config(fitted.model, recipe, cells)
+    model = calibrated(model, found.temperature, found.ood_limit, found.verdict_limits)
     record = {
         **provenance(recipe, cells, seed, sources, features, count),
         "manifest_sha256": manifest_hash,
@@ -247,32 +249,7 @@ def _judged(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Data
-
-
-def unlabelled_images(folder: str | Path) -> list[Path]:
-    """The image files in the folder that the distillation is to see.
-
-    Raises:
-        DataError: If there are none.
-        ImageError: If there is no such folder.
-    """
-    paths, _ = find_images([folder])
-    if not paths:
-        raise DataError(
-            f"There are no images for the distillation in {folder}: name another folder (--unlabelled), or leave it "
-            "out to take the training cells without their labels."
-        )
-    return paths
-
-
-def _read_unlabelled(paths: list[Path], recipe: Recipe) -> np.ndarray:
-    assert recipe.distillation is not None
-    preprocessing = Preprocessing(
-        (recipe.input_size, recipe.input_size), crop_fraction=recipe.distillation.crop_fraction, reference_frame=None
-    )
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda path: preprocessing(read_image(path)), paths)))
+# What a run begins with
 
 
 def prepared(
@@ -308,32 +285,6 @@ def begun(sources: Sources, recipe: Recipe, seed: int, state: RunState, report: 
         state.remove()  # nothing was done yet, and the corrected call is another run
         raise
     return dataclasses.replace(sources, initial=initial)
-
-
-def development_split(cells: Cells, recipe: Recipe, distilled: bool, seed: int, initialised: bool = False) -> Split:
-    """Folds by subject where that is enough to choose, else one split into training and validation subjects."""
-    if validates_by_folds(recipe, initialised or (distilled and recipe.distillation is not None)):
-        folds = kfold_by_subject(cells, recipe.validation_folds, seed)
-        parts = {f"fold_{number}": fold.parts["test"] for number, fold in enumerate(folds, start=1)}
-        return Split(parts, seed, f"kfold_by_subject, {recipe.validation_folds} folds")
-    share = recipe.validation_share
-    if share == 0:
-        return Split({"train": tuple(range(len(cells)))}, seed, "all")
-    unknown = all(subject is None for subject in cells.subjects)
-    return split_by_subject(cells, {"train": 1 - share, "validation": share}, seed, allow_unknown_subjects=unknown)
-
-
-def forget_trunk(file: Path, state: RunState) -> None:
-    """Remove the trunk that this very run has left before, so that it is made anew; another file is not ours."""
-    with contextlib.suppress(WeightsError):
-        if ((read_config(file) or {}).get("distillation") or {}).get("run") == state.fingerprint:
-            file.unlink()
-
-
-def training_rows(split: Split) -> np.ndarray:
-    """Cells that teach the network that is kept."""
-    parts = ["train"] if "train" in split.parts else [part for part in split.parts if part != "test"]
-    return np.concatenate([np.array(split.parts[part]) for part in parts])
 
 
 def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path | None, folds: int = 1) -> None:
@@ -402,7 +353,7 @@ def distilled(
         shown, seen = pixels[0, taught], seen_cells(cells.subset(taught.tolist()))
     else:
         paths = unlabelled_images(sources.unlabelled)
-        shown, seen = _read_unlabelled(paths, recipe), seen_images(paths)
+        shown, seen = read_unlabelled(paths, recipe), seen_images(paths)
     if sources.initial.trained_on is not None:
         seen |= sources.initial.trained_on
     report(f"distillation: {len(shown):,} images without labels, teacher {sources.teacher}")
@@ -444,30 +395,3 @@ def _features_from(distillation: dict[str, Any] | None) -> dict[str, Any] | None
     if distillation is None:
         return None
     return {key: distillation.get(key) for key in ("unlabelled", "images", "sha256")}
-
-
-def _finished(model: keras.Model, calibration: Calibration, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network with the temperature inside its last layer, and what it takes to feed it."""
-    head = model.get_layer(LOGITS_LAYER)
-    head.set_weights([values / calibration.temperature for values in head.get_weights()])
-    model = with_config(model, recipe, cells)
-    model.zoo = dataclasses.replace(
-        model.zoo,
-        temperature=calibration.temperature,
-        ood_limit=calibration.ood_limit,
-        verdict_limits=calibration.verdict_limits,
-    )
-    return model
-
-
-def with_config(model: keras.Model, recipe: Recipe, cells: Cells) -> keras.Model:
-    """The network with what it takes to feed it, not calibrated."""
-    model.zoo = ModelConfig(
-        architecture=recipe.architecture,
-        class_names=cells.class_names,
-        head=recipe.head,
-        preprocessing=preprocessing_for(recipe),
-        dropout=recipe.dropout,
-        views=recipe.prediction_views,
-    )
-    return model

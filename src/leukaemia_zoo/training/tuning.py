@@ -1,34 +1,143 @@
-"""The stage that trains the last layers of the trunk together with the classifier."""
+"""The stages that see labels: the classifier, then the layers below it where the recipe lets them learn.
+
+Validation subjects decide whether what the layers have learnt stays.
+"""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.hardware import compiles_steps, on_devices, precision
+from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.prediction.features import limit_of, view_scores
 from leukaemia_zoo.training.classifier import (
+    Embeddings,
     Fitted,
     Report,
+    begin_with_classifier,
+    embed,
+    figures_told,
+    fit_classifier,
+    new_network,
+    validation_figures,
+)
+from leukaemia_zoo.training.drawing import (
+    ADAPTATION,
+    Drawn,
     SoftTargets,
     Views,
-    adapt_statistics,
     drawing_weights,
-    figures_told,
-    new_network,
+    folds_of,
     preprocessing_for,
-    validation_figures,
 )
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState, TimeLeft, reseed
 from leukaemia_zoo.zoo.architectures import LOGITS_LAYER, with_output
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
 from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
-from leukaemia_zoo.zoo.tensors import copy_tensors
+from leukaemia_zoo.zoo.tensors import copy_tensors, load_tensors
+
+_ADAPTATION_STEPS = 60
+"""Batches of 64 cells whose mean statistics BatchNorm takes before and after it learns."""
+
+
+def fit_network(
+    recipe: Recipe,
+    cells: Cells,
+    pixels: np.ndarray,
+    split: Split,
+    trunk: Path | None,
+    state: RunState,
+    seed: int,
+    report: Report,
+    embeddings: Embeddings | None = None,
+    devices: int = 1,
+    frames: tuple[np.ndarray, ...] | None = None,
+    teacher: keras.Model | None = None,
+) -> Fitted:
+    """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
+
+    Args:
+        recipe: How.
+        cells: The table.
+        pixels: See `CellArrays`.
+        split: The parts train and validation; or folds by subject, each of which validates a classifier fitted on the
+            others, before the last one is fitted on all. Rows in no such part are not touched.
+        trunk: File with the distilled or otherwise given trunk, or None to begin with random weights.
+        state: Where an interrupted run goes on.
+        seed: Of weights, order and views.
+        report: Called with each line of progress.
+        embeddings: Of ``pixels`` by the trunk, where they are known already.
+        devices: Number of devices that share the batches of the fine-tuning; see `on_devices`.
+        frames: See `CellArrays`.
+        teacher: A network that has learnt the same classes, for a recipe with a ``soft_share``.
+
+    Raises:
+        DataError: If the recipe leaves nothing to train.
+    """
+    model = new_network(recipe, len(cells.class_names), seed)
+    folds = folds_of(split)
+    check_trainable(recipe, model, trunk is not None, len(folds))
+    if trunk is not None:
+        load_tensors(model, trunk, without_head=True)
+    views = Views(pixels, frames, recipe, preprocessing_for(recipe))
+    if trunk is not None and has_statistics(model) and recipe.fine_tune_epochs and recipe.train_batch_norm:
+        adapt_statistics(model, cells, views, folds[0][0], recipe, seed)
+        begin_with_classifier(model, cells, views, folds[0][0], recipe, seed)
+        report("all layers begin with BatchNorm at these cells and a linear classifier on the features as they are")
+    elif trunk is not None and has_statistics(model):
+        rows = np.concatenate([fold[1] for fold in folds])
+        if len(folds) == 1:
+            rows = np.concatenate([rows, folds[0][0]])
+        embeddings = embeddings or embed(model, pixels, rows, recipe)
+        fitted = fit_classifier(model, recipe, cells, embeddings, folds, state, report)
+    if recipe.fine_tune_epochs:
+        keeps = trunk is not None and not recipe.train_batch_norm
+        soft = None if teacher is None else SoftTargets.by(teacher, views)
+        fitted = tune_layers(
+            model, recipe, cells, pixels, *folds[0], state, seed, report, keeps, devices, views=views, soft=soft
+        )
+    return fitted
+
+
+def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: int = 1) -> None:
+    """Raise if a recipe leaves nothing to train, or cannot be trained on such a split.
+
+    Args:
+        recipe: How.
+        model: Its network.
+        featured: Whether the network begins with features, distilled or given, and not with random weights.
+        folds: Number of the pairs of training and validation rows, see `folds_of`.
+
+    Raises:
+        DataError: With what to change.
+    """
+    if not featured and not recipe.fine_tune_epochs:
+        raise DataError(
+            "Without distilled features there is nothing for this recipe to train: give a teacher or initial weights, "
+            "or set fine_tune_epochs in the recipe."
+        )
+    if not recipe.fine_tune_epochs and not has_statistics(model):
+        raise DataError(
+            f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
+            "head 'texture' or fine_tune_epochs in the recipe."
+        )
+    if recipe.soft_share and not recipe.drawn_views:
+        raise DataError(
+            "Another network teaches on the views that both see: set drawn_views in the recipe, or soft_share to 0."
+        )
+    if recipe.fine_tune_epochs and folds > 1:
+        raise DataError(
+            "Fine-tuning takes a split with the parts train and validation, not folds: give such a split (--split), or "
+            "none."
+        )
 
 
 def tune_layers(
@@ -186,36 +295,28 @@ def frozen_layers(model: keras.Model, unfreeze: int) -> list[keras.layers.Layer]
     return [layer for layer in model.layers[:first] if layer.name != LOGITS_LAYER]
 
 
-class Drawn(keras.utils.PyDataset):
-    """An epoch of randomly drawn cells, each in one view; the same for the same seed."""
-
-    def __init__(
-        self,
-        views: Views,
-        labels: np.ndarray,
-        rows: np.ndarray,
-        weights: np.ndarray,
-        batch_size: int,
-        seed: list[int],
-        classes: int,
-        steps: int | None = None,
-        soft: SoftTargets | None = None,
-    ) -> None:
-        # Views are drawn in two threads while the network learns: Pillow works outside of Python's lock.
-        super().__init__(workers=1 if views.frames is None else 2)
-        rng = np.random.default_rng(seed)
-        steps = steps or max(1, len(rows) // batch_size)
-        self._rows = rows[rng.choice(len(rows), size=(steps, batch_size), p=weights)]
-        self._numbers = rng.integers(len(views.pixels), size=self._rows.shape)
-        self._views, self._seed, self._soft = views, seed, soft
-        self._targets = np.eye(classes, dtype=np.float32)[labels]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, numbers, seed = self._rows[index], self._numbers[index], [*self._seed, index]
-        targets = self._targets[rows]
-        if self._soft is not None:
-            targets = self._soft.mixed(targets, rows, numbers, seed)
-        return self._views.draw(rows, numbers, seed), targets
+def adapt_statistics(
+    model: keras.Model, cells: Cells, views: Views, train_rows: np.ndarray, recipe: Recipe, seed: int
+) -> None:
+    """Replace the statistics of every BatchNorm by those of the training cells; nothing else is changed."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    weights = drawing_weights(cells, train_rows, recipe)
+    momenta = [layer.momentum for layer in norms]
+    sums = [[np.zeros(layer.moving_mean.shape), np.zeros(layer.moving_variance.shape)] for layer in norms]
+    drawn = Drawn(
+        views, cells.labels, train_rows, weights, 64, [seed, ADAPTATION], len(cells.class_names), _ADAPTATION_STEPS
+    )
+    try:
+        for layer in norms:
+            layer.momentum = 0.0  # what it holds after a batch are the statistics of that batch
+        for number in range(len(drawn)):
+            model(drawn[number][0], training=True)
+            for layer, (mean, variance) in zip(norms, sums, strict=True):
+                mean += keras.ops.convert_to_numpy(layer.moving_mean) / len(drawn)
+                variance += keras.ops.convert_to_numpy(layer.moving_variance) / len(drawn)
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    for layer, (mean, variance) in zip(norms, sums, strict=True):
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
