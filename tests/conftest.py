@@ -122,6 +122,28 @@ def tiny_folder(tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def limited_folder(tiny_model, tmp_path_factory):
+    """Folder in which `tiny_model` is saved with limits of verdicts.
+
+    By them cells around a grey level of 60 are `hem`, around 120 "uncertain", around 190 `all`; at a miss rate of 0.2
+    those around 120 are `all`, at one of 0.05 those around 190 are "uncertain" too.
+    """
+    import dataclasses
+
+    from leukaemia_zoo import save_model
+    from leukaemia_zoo.common.limits import VerdictLimits
+
+    folder = tmp_path_factory.mktemp("models") / "limited"
+    limits = ((0.05, 0.3, 0.45), (0.3, 0.4, 0.5))
+    kept = VerdictLimits(("hem", "all"), (0.05, 0.1, 0.2), limits, (26, 47), (0.1, 0.05), 0.234)
+    plain = tiny_model.zoo
+    tiny_model.zoo = dataclasses.replace(plain, verdict_limits=kept)
+    save_model(tiny_model, folder)
+    tiny_model.zoo = plain
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bomb():
     """Bytes of a PNG whose header promises 100 megapixels and whose data ends at once."""
 

@@ -17,13 +17,14 @@ from PIL import Image
 from leukaemia_zoo import __version__, load_model, predict, save_model
 from leukaemia_zoo.cli import output, predictions
 from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.zoo import registry
 from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 SHIPPED = sorted(registry.weights())
 SMALL = [name for name in SHIPPED if registry.packaged_file(registry.weights()[name]).is_file()]
-HEADER = "path,subject,label,p_hem,p_all,ood_score,unfamiliar,error"
+HEADER = "path,subject,label,p_hem,p_all,verdict,ood_score,unfamiliar,error"
 STATEMENT = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
 needs_default = pytest.mark.skipif(
@@ -149,6 +150,24 @@ def test_info(run, name):
         inside = registry.packaged_file(info.weight).is_file()
         assert ("not inside the package" in out, "  inside the package" in out) == (not inside, inside)
     assert json.loads(run("info", name, "--json")[1]) == json.loads(json.dumps(info.to_dict()))
+
+
+def test_info_tells_the_limits_of_verdicts(run, monkeypatch):
+    spec = registry.weights()["cnn.cnmc"]
+    limits = VerdictLimits(("hem", "all"), (0.05, 0.1), ((0.1, 0.2), (0.0, 0.3)), (26, 12), (0.1, 0.05), 0.234)
+    limited = dataclasses.replace(spec, config=dataclasses.replace(spec.config, verdict_limits=limits))
+    monkeypatch.setattr(registry, "weights", lambda: {"cnn.cnmc": limited})
+    _, out, _ = run("info", "cnn")
+    assert (
+        """
+  verdicts   rule out hem below 0.2000: miss rate 0.1, found on 26 subjects
+             never rule out all: miss rate 0.05, found on 12 subjects
+             uncertain where two or more classes are left: 23.4% of the cells there
+             miss rates to choose from: 0.05, 0.1
+"""
+        in out
+    )
+    assert json.loads(run("info", "cnn", "--json")[1])["weight"]["config"]["verdict_limits"] == limits.to_dict()
 
 
 def test_info_of_an_unknown_model(run):

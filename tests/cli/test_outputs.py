@@ -59,6 +59,53 @@ def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
 
 
+# --- verdicts ---
+
+
+def test_the_verdict_stands_in_table_and_files(run, cells, tmp_path, limited_folder):
+    subjects = tmp_path / "subjects.csv"
+    subjects.write_text("path,subject\n0.png,P1\n1.png,P2\n2.png,P1\n")
+    call = ("predict", cells, "--model", limited_folder, "--csv", tmp_path / "o.csv", "--json", tmp_path / "o.json")
+    status, out, err = run(*call, "--subjects", subjects)
+    assert (status, err) == (0, "")
+    wanted = ["hem", "all", "uncertain"]
+    assert [row["verdict"] for row in rows((tmp_path / "o.csv").read_text())] == wanted
+    assert [row["verdict"] for row in json.loads((tmp_path / "o.json").read_text())] == wanted
+    table, people, summary = out.split("\n\n")
+    head, *lines = table.splitlines()
+    assert head.split()[-1] == "verdict"
+    assert [line[head.index("verdict") :] for line in lines] == wanted
+    titles, *each = (line.split() for line in people.splitlines())
+    place = titles.index("uncertain") - len(titles)
+    assert [(line[0], line[place]) for line in each] == [("P1", "1"), ("P2", "0")]
+    assert (
+        "1 of 3 cells is uncertain, for a human to judge: two or more classes are not ruled out "
+        "(miss rate: hem 0.1, all 0.05)."
+    ) in summary.splitlines()
+
+
+def test_the_command_takes_another_miss_rate(run, cells, tmp_path, limited_folder, tiny_folder):
+    for rate, verdicts in ((0.05, ["hem", "uncertain", "uncertain"]), (0.2, ["hem", "all", "all"])):
+        status, out, _ = run("predict", cells, "--model", limited_folder, "--miss-rate", rate, "--csv", "-")
+        assert status == 0
+        assert [row["verdict"] for row in rows(out)] == verdicts
+    table = tmp_path / "o.csv"
+    status, out, err = run("predict", cells, "--model", limited_folder, "--miss-rate", 0.3, "--csv", table)
+    assert (status, out) == (2, "")
+    assert err == ("leukaemia-zoo: error: There are no limits for a miss rate of 0.3: choose one of 0.05, 0.1, 0.2.\n")
+    status, out, err = run("predict", cells, "--model", tiny_folder, "--miss-rate", 0.1, "--csv", table)
+    assert (status, out) == (2, "")
+    assert "has no limits of verdicts, so that there is no miss rate to choose" in err
+    assert not table.exists()
+
+
+def test_without_limits_there_is_no_word_of_verdicts_on_cells(run, cells, tmp_path):
+    _, out, _ = run("predict", cells, "--csv", tmp_path / "o.csv")
+    assert "uncertain" not in out
+    assert out.splitlines()[0].split() == ["path", "subject", "label", "p_hem", "p_all"]
+    assert [row["verdict"] for row in rows((tmp_path / "o.csv").read_text())] == ["", "", ""]
+
+
 # --- an output that is an input ---
 
 

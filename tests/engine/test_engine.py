@@ -368,6 +368,8 @@ def test_an_export_says_the_same_to_any_program(tmp_path, draw_cell):
     assert json.loads(metadata["classes"]) == ["hem", "all"]
     assert json.loads(metadata["preprocessing"]) == network.zoo.preprocessing.to_dict()
     assert json.loads(metadata["ood_limit"]) == network.zoo.ood_limit
+    limits = network.zoo.verdict_limits
+    assert json.loads(metadata["verdict_limits"]) == (None if limits is None else limits.to_dict())
     assert metadata["note"].startswith("For research only")
 
 

@@ -236,7 +236,7 @@ def test_predictions_carry_the_score(shipped, two_kinds):
     assert [item.unfamiliar for item in found] == [False, False, True, None]
     assert found[3].ood_score is None
     record = found[2].to_record()
-    assert list(record) == ["path", "subject", "label", "p_hem", "p_all", "ood_score", "unfamiliar", "error"]
+    assert list(record) == ["path", "subject", "label", "p_hem", "p_all", "verdict", "ood_score", "unfamiliar", "error"]
     assert (record["ood_score"], record["unfamiliar"]) == (found[2].ood_score, True)
     (subject,) = found.by_subject()
     assert (subject.cells, subject.unfamiliar) == (3, 1)

@@ -24,7 +24,7 @@ from leukaemia_zoo import (
     read_image,
 )
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
-from leukaemia_zoo.errors import ArchitectureError, ImageError
+from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
 from leukaemia_zoo.prediction.verdicts import SubjectTally
 from leukaemia_zoo.zoo import registry
 
@@ -163,7 +163,7 @@ def test_more_classes(frames):
     )
     found = predict(model, frames[:2])
     assert found.probabilities.shape == (2, 3)
-    columns = ["path", "subject", "label", "p_hem", "p_all", "p_aml", "ood_score", "unfamiliar", "error"]
+    columns = ["path", "subject", "label", "p_hem", "p_all", "p_aml", "verdict", "ood_score", "unfamiliar", "error"]
     assert list(found[0].to_record()) == columns
 
 
@@ -260,7 +260,8 @@ def test_by_subject_against_hand_computation(tiny_model, frames, mixed_folder):
         assert summary.counts == tuple(np.bincount(expected[rows].argmax(1), minlength=2).tolist())
         np.testing.assert_allclose(summary.mean_probabilities, expected[rows].mean(0), atol=1e-6)
     record = summaries[0].to_record()
-    assert list(record) == ["subject", "label", "cells", "n_hem", "n_all", "mean_p_hem", "mean_p_all", "unfamiliar"]
+    columns = ["subject", "label", "cells", "n_hem", "n_all", "mean_p_hem", "mean_p_all", "uncertain", "unfamiliar"]
+    assert list(record) == columns
     assert (record["cells"], record["n_hem"], record["n_all"]) == (5, 2, 3)
 
 
@@ -289,6 +290,64 @@ def test_subjects_must_be_as_many_as_images(tiny_model, frames, count):
         predict(tiny_model, frames, subjects=["a"] * count)
     with pytest.raises(ValueError, match="zip"):
         list(iter_predictions(tiny_model, frames, subjects=["a"] * count))
+
+
+# --- classes that are ruled out ---
+
+
+MISS_RATES = {
+    None: ["hem", "uncertain", "all", "uncertain"],
+    0.2: ["hem", "all", "all", "all"],
+    0.05: ["hem", "uncertain", "uncertain", "uncertain"],
+}
+
+
+@pytest.fixture(scope="module")
+def grey_levels(draw_cell):
+    """Cells that are dark, between, bright, and between once more."""
+    return [draw_cell(seed, 64, level=level) for seed, level in enumerate((60, 120, 190, 120))]
+
+
+@pytest.mark.parametrize("miss_rate", MISS_RATES)
+def test_a_cell_of_which_two_classes_are_not_ruled_out_is_uncertain(limited_folder, grey_levels, miss_rate):
+    """To the engine and to Keras alike; the label stays that of the highest probability."""
+    by_engine = predict(limited_folder, grey_levels, miss_rate=miss_rate)
+    by_keras = predict(load_model(limited_folder), grey_levels, miss_rate=miss_rate)
+    for found in (by_engine, by_keras):
+        assert [item.verdict for item in found] == MISS_RATES[miss_rate]
+        assert [item.label for item in found] == ["hem", "all", "all", "all"]
+        assert [record["verdict"] for record in found.to_records()] == MISS_RATES[miss_rate]
+    np.testing.assert_allclose(by_engine.probabilities, by_keras.probabilities, atol=1e-4)
+
+
+def test_a_subject_counts_its_uncertain_cells(limited_folder, grey_levels):
+    images = [*grey_levels, grey_levels[0] * 0]
+    found = predict(limited_folder, images, subjects=["a", "a", "b", "a", "b"], errors="report")
+    assert found[4].verdict is None
+    assert found[4].to_record()["verdict"] is None
+    assert [(each.subject, each.cells, each.uncertain) for each in found.by_subject()] == [("a", 3, 2), ("b", 1, 0)]
+    assert [each.to_record()["uncertain"] for each in found.by_subject()] == [2, 0]
+
+
+def test_a_weight_without_limits_gives_no_verdict(tiny_model, grey_levels):
+    found = predict(tiny_model, grey_levels, subjects=["a"] * 4)
+    assert [item.verdict for item in found] == [None] * 4
+    assert found.by_subject()[0].uncertain is None
+    with pytest.raises(DataError, match=r"'cnn_attention' has no limits of verdicts.*leave out miss_rate"):
+        iter_predictions(tiny_model, grey_levels, miss_rate=0.1)
+
+
+@pytest.mark.parametrize("miss_rate", [0.15, 0, 1, float("nan")])
+def test_a_miss_rate_that_is_not_kept_is_refused_before_the_first_image(limited_folder, miss_rate):
+    with pytest.raises(DataError, match=r"no limits for a miss rate of .*choose one of 0\.05, 0\.1, 0\.2"):
+        iter_predictions(limited_folder, iter(()), miss_rate=miss_rate)
+
+
+def test_new_classes_have_no_limits(limited_folder):
+    with pytest.warns(UserWarning, match="train it before use"):
+        model = load_model(limited_folder, num_classes=3, class_names=("hem", "all", "aml"))
+    assert model.zoo.verdict_limits is None
+    assert load_model(limited_folder, num_classes=1).zoo.verdict_limits is not None
 
 
 # --- one after the other ---

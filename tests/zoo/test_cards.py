@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.errors import WeightsError
 from leukaemia_zoo.zoo import cards
 from leukaemia_zoo.zoo.cards import model_card
@@ -64,6 +65,26 @@ def cells_of(row):
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
 
 
+# --- limits of verdicts ---
+
+
+def test_the_limits_of_verdicts_stand_in_a_table():
+    spec = bare()
+    limits = VerdictLimits(("hem", "all"), (0.05, 0.1), ((0.1, 0.2), (0.0, 0.3)), (26, 12), (0.1, 0.05), 0.234)
+    _, text = parsed(
+        model_card(dataclasses.replace(spec, config=dataclasses.replace(spec.config, verdict_limits=limits)))
+    )
+    told = section(text, "Uncertain verdicts")
+    table = [cells_of(line) for line in told.splitlines() if line.startswith("|")]
+    assert table[0] == ["Class", "Subjects", "Default miss rate", "Limit at 0.05", "Limit at 0.1"]
+    assert table[2:] == [
+        ["hem", "26", "0.1", "0.1000", "0.2000"],
+        ["all", "12", "0.05", "never ruled out", "0.3000"],
+    ]
+    assert "23.4% of the cells of those people were uncertain" in told
+    assert "Uncertain verdicts" not in model_card(spec)
+
+
 # --- the weights of the zoo ---
 
 
@@ -115,7 +136,8 @@ def test_what_the_card_of_a_weight_says(name):
     assert (data["library_name"], data["pipeline_tag"]) == ("leukaemia-zoo", "image-classification")
     tags = {"keras", "haematology", "leukaemia", "cytology", "white-blood-cells", "medical", spec.config.architecture}
     assert set(data["tags"]) == tags
-    assert re.findall(r"^## (.*)", text, re.MULTILINE) == SECTIONS
+    limited = [] if spec.config.verdict_limits is None else ["Uncertain verdicts"]
+    assert re.findall(r"^## (.*)", text, re.MULTILINE) == [*SECTIONS[:2], *limited, *SECTIONS[2:]]
     assert "For research only, not a diagnosis." in text
     assert "`hem` (normal cell), `all` (cell of acute lymphoblastic leukaemia)" in text
     side, published = spec.config.preprocessing.input_size[0], ARCHITECTURES[spec.config.architecture].input_size

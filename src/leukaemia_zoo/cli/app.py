@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--csv",
         type=paths.output,
         metavar="FILE",
-        help="write one row a file: path, subject, label, p_<class>, error; '-' for the standard output",
+        help="write one row a file: path, subject, label, p_<class>, verdict, error; '-' for the standard output",
     )
     predict.add_argument("--json", type=paths.output, metavar="FILE", help="write the same as a list of records")
     predict.add_argument(
@@ -100,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--batch-size", type=_positive, default=32, metavar="N", help="images at once (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--miss-rate",
+        type=float,
+        metavar="P",
+        help="of each class, the share of its cells that a verdict may miss; `info` has those to choose from (default: "
+        "the weight's own)",
     )
     predict.add_argument("--quiet", action="store_true", help="print no table")
     predict.set_defaults(run=predictions.predict)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from leukaemia_zoo.common.limits import UNCERTAIN, VerdictLimits
 from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file
 
@@ -24,9 +25,13 @@ def path_width(paths: Sequence[Path]) -> int:
     return min(60, max(len(printable(str(path))) for path in paths))
 
 
-def heading(paths: Sequence[Path], class_names: tuple[str, ...], scored: bool = False) -> str:
-    """The line above the rows of a prediction table; with a column for the OOD score where the model has a limit."""
-    columns = "  ".join([*(f"{'p_' + name:>7}" for name in class_names), *([f"{'ood':>5}"] if scored else [])])
+def heading(paths: Sequence[Path], config: ModelConfig) -> str:
+    """The line above the rows of a prediction table; with columns for verdict and OOD score where there are limits."""
+    class_names = config.class_names
+    titles = [f"{'p_' + name:>7}" for name in class_names]
+    titles += [] if config.verdict_limits is None else [f"{'verdict':<{_verdict_width(class_names)}}"]
+    titles += [] if config.ood_limit is None else [f"{'ood':>5}"]
+    columns = "  ".join(titles)
     return f"{'path':<{path_width(paths)}}  {'subject':<8}  {'label':<{_label_width(class_names)}}  {columns}"
 
 
@@ -37,15 +42,20 @@ def row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str
     start = f"{path:<{width}}  {prediction.subject or '-':<8}  "
     if prediction.probabilities is None:
         return f"{start}{'-':<{_label_width(class_names)}}  not read"
-    columns = (f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True))
-    verdict = f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}"
-    if prediction.unfamiliar is None:
-        return verdict
-    return f"{verdict}  {prediction.ood_score:5.2f}{'  unfamiliar' if prediction.unfamiliar else ''}"
+    columns = [f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True)]
+    if prediction.verdict is not None:
+        columns.append(f"{prediction.verdict:<{_verdict_width(class_names)}}")
+    if prediction.unfamiliar is not None:
+        columns.append(f"{prediction.ood_score:5.2f}{'  unfamiliar' if prediction.unfamiliar else ''}")
+    return f"{start}{prediction.label:<{_label_width(class_names)}}  {'  '.join(columns)}".rstrip()
 
 
 def _label_width(class_names: tuple[str, ...]) -> int:
     return max(6, *map(len, class_names))
+
+
+def _verdict_width(class_names: tuple[str, ...]) -> int:
+    return max(len(UNCERTAIN), *map(len, class_names))
 
 
 def summary(
@@ -54,8 +64,10 @@ def summary(
     """What was found in each subject, where any is known, and in all files."""
     if summaries:
         names = summaries[0].class_names
+        limited = any(each.uncertain is not None for each in summaries)
         scored = any(each.unfamiliar is not None for each in summaries)
         columns = [*("n_" + name for name in names), *("mean p_" + name for name in names)]
+        columns += [UNCERTAIN] if limited else []
         columns += ["unfamiliar"] if scored else []
         columns += ["verdict"]
         widths = [max(len(column), 7) for column in columns]
@@ -64,6 +76,7 @@ def summary(
         yield f"\n{'subject':<{first}}  {'cells':>6}  {titles}"
         for each in summaries:
             values = [*map(str, each.counts), *(f"{p:.3f}" for p in each.mean_probabilities)]
+            values += [str(each.uncertain)] if limited else []
             values += [str(each.unfamiliar)] if scored else []
             values += [each.label]
             cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
@@ -73,6 +86,17 @@ def summary(
     yield f"\n{_count(sum(counts.values()) + failed, 'file')} by {model}: {', '.join(parts)}."
     if skipped:
         yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
+
+
+def uncertain(number: int, cells: int, limits: VerdictLimits, miss_rate: float | None) -> str:
+    """How many cells are left to a human, and at what miss rates."""
+    rates = limits.default if miss_rate is None else (miss_rate,) * len(limits.class_names)
+    allowed = ", ".join(f"{name} {rate:g}" for name, rate in zip(limits.class_names, rates, strict=True))
+    verb = "is" if number == 1 else "are"
+    return (
+        f"{number:,} of {_count(cells, 'cell')} {verb} uncertain, for a human to judge: two or more classes are not "
+        f"ruled out (miss rate: {allowed})."
+    )
 
 
 def unfamiliar(number: int, cells: int, limit: float) -> str:
@@ -148,6 +172,8 @@ def about(info: ModelInfo) -> Iterator[str]:
         yield f"             published with {spec.input_size[0]}x{spec.input_size[1]}; {input_reason(config)}"
     yield f"  classes    {', '.join(config.class_names)}"
     yield f"  predicts   the average of {_count(config.views, 'view')} of a cell; temperature {config.temperature:.3f}"
+    if config.verdict_limits is not None:
+        yield from _verdicts(config.verdict_limits)
     if config.ood_limit is not None:
         yield f"  warns      of images with an OOD score above {config.ood_limit:.2f}"
     yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
@@ -171,6 +197,18 @@ def about(info: ModelInfo) -> Iterator[str]:
             yield f"             {metric:<18} {value['value']:.3f}{interval}"
     yield f"  use        {weight.intended_use}"
     yield f"  cite       {weight.citation}"
+
+
+def _verdicts(limits: VerdictLimits) -> Iterator[str]:
+    """When a class is ruled out, and how often that leaves no verdict."""
+    start = "verdicts"
+    for name, rate, limit, people in zip(limits.class_names, limits.default, limits.at(), limits.people, strict=True):
+        rule = f"rule out {name} below {limit:.4f}" if limit else f"never rule out {name}"
+        yield f"  {start:<9}  {rule}: miss rate {rate:g}, found on {_count(people, 'subject')}"
+        start = ""
+    rates = ", ".join(f"{rate:g}" for rate in limits.rates)
+    yield f"             uncertain where two or more classes are left: {limits.referred:.1%} of the cells there"
+    yield f"             miss rates to choose from: {rates}"
 
 
 def print_lines(lines: Iterable[str], file: TextIO | None = None) -> None:

@@ -18,6 +18,7 @@ from leukaemia_zoo.cli import paths as cli_paths
 from leukaemia_zoo.cli.output import print_lines, progress, tell, without_notes_of_the_backend
 from leukaemia_zoo.common import text
 from leukaemia_zoo.common.files import STANDARD_OUTPUT, refuse_to_overwrite, writing
+from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.errors import DataError, ImageError
 
 _TABLE_ROWS = 50
@@ -56,17 +57,17 @@ def predict(options: argparse.Namespace) -> int:
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
         model = resolve(options.model)
     owners = (_look_up(subjects, path) for path in paths) if subjects else None
-    found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size)
+    found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size, miss_rate=options.miss_rate)
     # Data on the standard output are for a program: what is for people must not stand among them.
     data = STANDARD_OUTPUT in (str(options.csv), str(options.json))
     tally, table = SubjectTally(), not options.quiet and not data and len(paths) <= _TABLE_ROWS
-    failed, unfamiliar, reasons = 0, 0, []
+    failed, unfamiliar, uncertain, reasons = 0, 0, 0, []
     counts = dict.fromkeys(model.zoo.class_names, 0)
     with contextlib.ExitStack() as stack:
         write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
         write_json = stack.enter_context(_json_writer(options.json))
         if table:
-            print(output.heading(paths, model.zoo.class_names, scored=model.zoo.ood_limit is not None))
+            print(output.heading(paths, model.zoo))
         for prediction in progress(found, len(paths), "cells", quiet=table):
             write_csv(prediction.to_record())
             write_json(prediction.to_record())
@@ -74,6 +75,7 @@ def predict(options: argparse.Namespace) -> int:
             if prediction.error is None:
                 counts[prediction.label] += 1
                 unfamiliar += bool(prediction.unfamiliar)
+                uncertain += prediction.verdict == UNCERTAIN
             else:
                 failed += 1
                 # Below the table where there is one; of very many files at once, so that they need no memory.
@@ -87,6 +89,9 @@ def predict(options: argparse.Namespace) -> int:
         name = options.model if from_elsewhere else model.zoo.weight or options.model
         people = sys.stderr if data else sys.stdout
         print_lines(output.summary(name, counts, failed, len(skipped), tally.summaries()), people)
+        if model.zoo.verdict_limits is not None:
+            cells = sum(counts.values())
+            print(output.uncertain(uncertain, cells, model.zoo.verdict_limits, options.miss_rate), file=people)
         if not (table or options.csv or options.json):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS, file=people)
@@ -150,7 +155,7 @@ def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any
         yield lambda record: None
         return
     columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names)]
-    columns += ["ood_score", "unfamiliar", "error"]
+    columns += ["verdict", "ood_score", "unfamiliar", "error"]
     with writing(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()

@@ -60,6 +60,7 @@ def metadata(network: Network, found: Found, contract: str) -> dict[str, str]:
     from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 
     config, spec = network.zoo, found.spec
+    limits = None if config.verdict_limits is None else config.verdict_limits.to_dict()
     return {
         "classes": json.dumps(list(config.class_names)),
         "preprocessing": json.dumps(config.preprocessing.to_dict()),
@@ -67,6 +68,7 @@ def metadata(network: Network, found: Found, contract: str) -> dict[str, str]:
         "views": str(config.views),
         "temperature": str(config.temperature),
         "ood_limit": json.dumps(config.ood_limit),
+        "verdict_limits": json.dumps(limits),
         "weight": spec.name,
         "weight_sha256": spec.sha256,
         "licence": spec.licence,

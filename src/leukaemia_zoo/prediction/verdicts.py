@@ -15,10 +15,11 @@ import numpy as np
 from leukaemia_zoo.cells.cnmc import subject_from_name
 from leukaemia_zoo.cells.images import image_items
 from leukaemia_zoo.cells.preprocessing import network_pixels
+from leukaemia_zoo.common.limits import UNCERTAIN, UNCERTAIN_CODE, verdict_codes
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
-from leukaemia_zoo.errors import ImageError
+from leukaemia_zoo.errors import DataError, ImageError
 from leukaemia_zoo.zoo.outputs import averaged_views, views_of_batch
 from leukaemia_zoo.zoo.registry import ModelConfig
 
@@ -41,6 +42,8 @@ class Prediction:
             `ood_scores`; None after an error and for networks without statistics of their training cells.
         unfamiliar: Whether the score is above the ``ood_limit`` of the model, so that the verdict is not to be relied
             on; None where there is no score or no limit.
+        verdict: The class that is left when those below their ``verdict_limits`` are ruled out, or "uncertain" where
+            two or more are left, which is for a human to look at; None after an error and for weights without limits.
     """
 
     path: str
@@ -51,15 +54,17 @@ class Prediction:
     error: str | None = None
     ood_score: float | None = None
     unfamiliar: bool | None = None
+    verdict: str | None = None
 
     def to_record(self) -> dict[str, Any]:
-        """Flat dict: path, subject, label, ``p_<class>`` for each class, ood_score, unfamiliar, error."""
+        """Flat dict: path, subject, label, ``p_<class>`` for each class, verdict, ood_score, unfamiliar, error."""
         values = self.probabilities or (None,) * len(self.class_names)
         return {
             "path": self.path,
             "subject": self.subject,
             "label": self.label,
             **{f"p_{name}": value for name, value in zip(self.class_names, values, strict=True)},
+            "verdict": self.verdict,
             "ood_score": self.ood_score,
             "unfamiliar": self.unfamiliar,
             "error": self.error,
@@ -78,6 +83,8 @@ class SubjectSummary:
         class_names: The classes.
         unfamiliar: How many of the cells do not look like those that the network was trained on; they are in the other
             figures all the same. None where the model has no limit for that.
+        uncertain: How many of the cells have the verdict "uncertain"; they are in the other figures all the same. None
+            where the weight has no limits of verdicts.
     """
 
     subject: str
@@ -86,6 +93,7 @@ class SubjectSummary:
     mean_probabilities: tuple[float, ...]
     class_names: tuple[str, ...]
     unfamiliar: int | None = None
+    uncertain: int | None = None
 
     @property
     def label(self) -> str:
@@ -97,13 +105,14 @@ class SubjectSummary:
         return self.class_names[int(np.argmax(self.mean_probabilities))]
 
     def to_record(self) -> dict[str, Any]:
-        """Flat dict: subject, label, cells, ``n_<class>`` and ``mean_p_<class>`` for each class, unfamiliar."""
+        """Flat dict: subject, label, cells, ``n_<class>`` and ``mean_p_<class>`` a class, uncertain, unfamiliar."""
         return {
             "subject": self.subject,
             "label": self.label,
             "cells": self.cells,
             **{f"n_{name}": count for name, count in zip(self.class_names, self.counts, strict=True)},
             **{f"mean_p_{name}": p for name, p in zip(self.class_names, self.mean_probabilities, strict=True)},
+            "uncertain": self.uncertain,
             "unfamiliar": self.unfamiliar,
         }
 
@@ -115,6 +124,7 @@ class SubjectTally:
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, np.ndarray] = {}
         self._unfamiliar: dict[str, int] = {}
+        self._uncertain: dict[str, int] = {}
         self._class_names: tuple[str, ...] = ()
 
     def add(self, prediction: Prediction) -> None:
@@ -128,6 +138,9 @@ class SubjectTally:
         counts[prediction.class_names.index(prediction.label or "")] += 1
         if prediction.unfamiliar is not None:
             self._unfamiliar[prediction.subject] = self._unfamiliar.get(prediction.subject, 0) + prediction.unfamiliar
+        if prediction.verdict is not None:
+            uncertain = prediction.verdict == UNCERTAIN
+            self._uncertain[prediction.subject] = self._uncertain.get(prediction.subject, 0) + uncertain
 
     def summaries(self) -> list[SubjectSummary]:
         """One summary a subject, sorted by subject."""
@@ -139,6 +152,7 @@ class SubjectTally:
                 tuple((total / self._counts[subject].sum()).tolist()),
                 self._class_names,
                 self._unfamiliar.get(subject),
+                self._uncertain.get(subject),
             )
             for subject, total in sorted(self._sums.items())
         ]
@@ -200,6 +214,7 @@ def predict(
     subjects: Sequence[str | None] | None = None,
     batch_size: int = 32,
     errors: Literal["raise", "report"] | None = None,
+    miss_rate: float | None = None,
 ) -> Predictions:
     """Predict the class of cells from files or arrays.
 
@@ -214,6 +229,9 @@ def predict(
         batch_size: Images that Keras computes at once; an engine takes as many as there are cores.
         errors: What happens with an image that cannot be read: ``"raise"``, or ``"report"`` in the ``error`` of its
             prediction and go on. None reports for files and raises for arrays, where it is a mistake in the program.
+        miss_rate: For the ``verdict`` of each cell: which of the rates of ``model.zoo.verdict_limits`` holds for all
+            classes, 0 to 1. Of the cells of a class, of new people, at most this share has the class ruled out. None
+            for the default rate of each class.
 
     Returns:
         `Predictions`, in the order of the images.
@@ -221,6 +239,7 @@ def predict(
     Raises:
         ImageError: For a bad image, with ``errors="raise"``.
         ArchitectureError: If the model gives no probabilities of its classes.
+        DataError: If the weight has no limits of verdicts for the miss rate.
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
@@ -234,7 +253,9 @@ def predict(
     report = are_files if errors is None else errors == "report"
     if subjects is not None and len(subjects) != len(items):
         raise ImageError(f"There are {len(subjects)} subjects for {len(items)} images; give one each.")
-    found = iter_predictions(model, items, subjects=subjects, batch_size=batch_size, raise_errors=not report)
+    found = iter_predictions(
+        model, items, subjects=subjects, batch_size=batch_size, raise_errors=not report, miss_rate=miss_rate
+    )
     return Predictions(found, _config(model).class_names)
 
 
@@ -245,6 +266,7 @@ def iter_predictions(
     subjects: Iterable[str | None] | None = None,
     batch_size: int = 32,
     raise_errors: bool = False,
+    miss_rate: float | None = None,
 ) -> Iterator[Prediction]:
     """Predict one cell after the other, with the memory of two batches however many there are.
 
@@ -254,12 +276,40 @@ def iter_predictions(
         subjects: Subject of each, as many as items; None takes it from C-NMC file names.
         batch_size: Images that Keras computes at once.
         raise_errors: Raise at the first bad image instead of reporting it in its prediction.
+        miss_rate: As `predict` takes it.
 
-    Yields:
-        One `Prediction` an item, in order.
+    Returns:
+        An iterator of one `Prediction` an item, in order.
+
+    Raises:
+        DataError: If the weight has no limits of verdicts for the miss rate.
     """
     model = resolve(model)
     config = _config(model)
+    # Before the first image is asked for, so that a mistake comes before any output.
+    return _predictions(model, config, _limits(config, miss_rate), items, subjects, batch_size, raise_errors)
+
+
+def _limits(config: ModelConfig, miss_rate: float | None) -> np.ndarray | None:
+    if config.verdict_limits is not None:
+        return config.verdict_limits.at(miss_rate)
+    if miss_rate is None:
+        return None
+    raise DataError(
+        f"'{config.weight or config.architecture}' has no limits of verdicts, so that there is no miss rate to choose: "
+        "leave out miss_rate (--miss-rate)."
+    )
+
+
+def _predictions(
+    model: Any,
+    config: ModelConfig,
+    limits: np.ndarray | None,
+    items: Iterable[Any],
+    subjects: Iterable[str | None] | None,
+    batch_size: int,
+    raise_errors: bool,
+) -> Iterator[Prediction]:
     named = ((item, _name(item, number)) for number, item in enumerate(items))
     owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
     # With fewer subjects than items, zip would drop cells without a word.
@@ -276,8 +326,20 @@ def iter_predictions(
         label = config.class_names[int(np.argmax(values))]
         unfamiliar = None if score is None or config.ood_limit is None else score > config.ood_limit
         yield Prediction(
-            name, subject, label, tuple(values.tolist()), config.class_names, ood_score=score, unfamiliar=unfamiliar
+            name,
+            subject,
+            label,
+            tuple(values.tolist()),
+            config.class_names,
+            ood_score=score,
+            unfamiliar=unfamiliar,
+            verdict=None if limits is None else _verdict(values, limits, config.class_names),
         )
+
+
+def _verdict(values: np.ndarray, limits: np.ndarray, class_names: tuple[str, ...]) -> str:
+    (code,) = verdict_codes(values[None], limits)
+    return UNCERTAIN if code == UNCERTAIN_CODE else class_names[code]
 
 
 _Row = tuple[Any, str, str | None]

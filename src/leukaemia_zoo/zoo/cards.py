@@ -129,6 +129,7 @@ def model_card(spec: WeightSpec, repo: str | None = None) -> str:
         *_usage(spec, repo),
         "## Figures",
         *_figures(spec, measured),
+        *_verdicts(spec),
         "## Intended use",
         *_intended_use(spec),
         "## Limits",
@@ -326,6 +327,31 @@ def _figures(spec: WeightSpec, measured: list[_Measurement]) -> Iterator[str]:
             "In cross-validation every cell is judged by a network that was trained, by the same recipe, without any "
             "cell of that person. The weights here were trained once more, and are not those of any fold."
         )
+
+
+def _verdicts(spec: WeightSpec) -> Iterator[str]:
+    limits = spec.config.verdict_limits
+    if limits is None:
+        return
+    yield "## Uncertain verdicts"
+    yield (
+        "Besides the label, `predict` gives a verdict. A class is ruled out where its probability is below its limit; "
+        "where two or more classes are left the verdict is `uncertain`, and a human must look at the cell."
+    )
+    lines = [
+        f"| Class | Subjects | Default miss rate | {' | '.join(f'Limit at {rate:g}' for rate in limits.rates)} |",
+        "|---" * (3 + len(limits.rates)) + "|",
+    ]
+    for name, people, rate, row in zip(limits.class_names, limits.people, limits.default, limits.limits, strict=True):
+        values = " | ".join(f"{limit:.4f}" if limit else "never ruled out" for limit in row)
+        lines.append(f"| {_text(name)} | {people:,} | {rate:g} | {values} |")
+    yield "\n".join(lines)
+    yield (
+        "The miss rate is the largest share of the cells of a class, on average over new people like those above, that "
+        f"have it ruled out. At the default rates {limits.referred:.1%} of the cells of those people were "
+        "uncertain, every person counting alike; `miss_rate=` of `predict` takes one rate for all classes. Cells of "
+        "another laboratory, stain or scanner have no such promise."
+    )
 
 
 def _intended_use(spec: WeightSpec) -> Iterator[str]:

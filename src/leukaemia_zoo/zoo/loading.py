@@ -121,7 +121,8 @@ def _loaded(name: str, weights: Any, num_classes: int | None, class_names: Any) 
                 _convert_head(model, file)
             else:
                 names = _checked_names(class_names, num_classes)
-                config = dataclasses.replace(config, class_names=names, temperature=1.0)
+                # Of the new classes nothing was measured.
+                config = dataclasses.replace(config, class_names=names, temperature=1.0, verdict_limits=None)
                 warnings.warn(
                     f"The last layer of '{spec.name}' ({len(spec.config.class_names)} classes) was replaced by a new "
                     f"one with random weights for {num_classes}: train it before use.",
