@@ -74,7 +74,7 @@ def small():
     from keras import ops
 
     from leukaemia_zoo import AttentionBlock, build_model
-    from leukaemia_zoo.prediction.features import attention_maps
+    from leukaemia_zoo.prediction.attention import attention_maps
     from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
 
     found = {}

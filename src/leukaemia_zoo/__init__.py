@@ -13,7 +13,7 @@ from leukaemia_zoo.common.registration import register_layers
 
 _MODULE_OF = {
     "AttentionBlock": "zoo.layers",
-    "attention_maps": "prediction.features",
+    "attention_maps": "prediction.attention",
     "build_model": "zoo.architectures",
     "load_model": "zoo.loading",
     "save_model": "zoo.loading",
@@ -84,7 +84,8 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cells.table import Cells
     from leukaemia_zoo.cells.verification import verify
     from leukaemia_zoo.engine.exporting import export
-    from leukaemia_zoo.prediction.features import attention_maps, embed, ood_scores
+    from leukaemia_zoo.prediction.attention import attention_maps
+    from leukaemia_zoo.prediction.features import embed, ood_scores
     from leukaemia_zoo.prediction.verdicts import Prediction, Predictions, iter_predictions, predict
     from leukaemia_zoo.report.report import Report
     from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells, reject

@@ -27,8 +27,8 @@ from leukaemia_zoo.prediction import features as ood
 from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.prediction.verdicts import SubjectTally
 from leukaemia_zoo.zoo import registry
-from leukaemia_zoo.zoo.architectures import STATISTICS_NORM
 from leukaemia_zoo.zoo.outputs import class_probabilities, with_statistics
+from leukaemia_zoo.zoo.tensors import STATISTICS_NORM
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "cells"

@@ -45,7 +45,6 @@ from leukaemia_zoo.training.leaks import find_overlap
 from leukaemia_zoo.training.recipes import Recipe, changed
 from leukaemia_zoo.training.records import class_counts, environment_record, manifest_of
 from leukaemia_zoo.training.runs import RunState, checked_seed
-from leukaemia_zoo.zoo.architectures import LOGITS_LAYER
 from leukaemia_zoo.zoo.loading import config_of, load_model, model_name, weights_digest
 from leukaemia_zoo.zoo.publishing import (
     CARD_FILE,
@@ -57,6 +56,7 @@ from leukaemia_zoo.zoo.publishing import (
 )
 from leukaemia_zoo.zoo.registry import ModelConfig, weights
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, local_files
+from leukaemia_zoo.zoo.tensors import LOGITS_LAYER
 
 RECORD_FILE = "training.json"
 _FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, "split.json", RECORD_FILE, TABLE, PICTURE, MANIFEST_FILE, *FILES)

@@ -30,7 +30,7 @@ from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState
 from leukaemia_zoo.training.tuning import tune_layers
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec
-from leukaemia_zoo.zoo.tensors import HEAD_LAYER, named_variables
+from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, named_variables
 
 _CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
 _CROP_PENALTY = 0.3
@@ -189,7 +189,7 @@ def _with_classes(base: Base, recipe: Recipe, classes: int, seed: int) -> keras.
     model = new_network(recipe, classes, seed)
     ours = named_variables(model)
     for name, variable in named_variables(base.model).items():
-        if name.split("/", 1)[0] != HEAD_LAYER:
+        if name.split("/", 1)[0] != LOGITS_LAYER:
             ours[name].assign(keras.ops.convert_to_numpy(variable.value))
     return model
 

@@ -21,7 +21,7 @@ from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
 from leukaemia_zoo.errors import ArchitectureError, EngineError, TensorMismatchError, WeightsError
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.sources import find
-from leukaemia_zoo.zoo.tensors import HEAD_LAYER, read_tensors
+from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, read_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -55,9 +55,9 @@ class Network:
         if bad := [name for name, value in tensors.items() if not np.isfinite(value).all()]:
             raise WeightsError(f"{weights} holds numbers that are not finite, in {shortened(bad)}; fetch it again.")
         try:
-            self.classifier = Classifier(tensors.pop(f"{HEAD_LAYER}/kernel"), tensors.pop(f"{HEAD_LAYER}/bias"))
+            self.classifier = Classifier(tensors.pop(f"{LOGITS_LAYER}/kernel"), tensors.pop(f"{LOGITS_LAYER}/bias"))
         except KeyError:
-            raise TensorMismatchError(f"{weights} holds no head '{HEAD_LAYER}'.") from None
+            raise TensorMismatchError(f"{weights} holds no head '{LOGITS_LAYER}'.") from None
         units, classes = self.classifier.bias.size, len(config.class_names)
         if units != classes and (units, classes) != (1, 2):
             raise TensorMismatchError(f"The head in {weights} has {units} units, which do not fit {classes} classes.")

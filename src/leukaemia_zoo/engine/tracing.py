@@ -21,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES, OPSET, UNBOUND
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.zoo.layers import EMBEDDING_LAYER, MASK_FLOOR, AttentionBlock, CellMask, CellStatistics
-from leukaemia_zoo.zoo.tensors import named_variables
+from leukaemia_zoo.zoo.layers import MASK_FLOOR, AttentionBlock, CellMask, CellStatistics
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, named_variables
 
 _BATCH = "cells"
 

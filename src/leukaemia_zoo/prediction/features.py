@@ -1,4 +1,4 @@
-"""What a network sees of an image: its embedding, how unfamiliar it looks, where attention lies.
+"""What a network sees of an image: its embedding, and how unfamiliar it looks.
 
 The head ``texture`` ends in a normalisation that turns the statistics of a cell into standard scores. The
 out-of-distribution (OOD) score is their root mean square: about 1 for a training cell, several for a field of a smear
@@ -14,12 +14,10 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-from keras import ops
 
 from leukaemia_zoo.cells.images import image_items, read_image
 from leukaemia_zoo.cells.preprocessing import network_pixels, symmetric_views
@@ -28,11 +26,12 @@ from leukaemia_zoo.common.reading import read_arrays
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
-from leukaemia_zoo.errors import ArchitectureError, ImageError
-from leukaemia_zoo.zoo.architectures import STATISTICS_NORM
-from leukaemia_zoo.zoo.layers import AttentionBlock
-from leukaemia_zoo.zoo.loading import weights_digest
+from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, STATISTICS_NORM
+
+if TYPE_CHECKING:
+    import keras
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -130,8 +129,6 @@ def default_cache() -> Path:
 def _network(model: keras.Model) -> keras.Model:
     import keras
 
-    from leukaemia_zoo.zoo.layers import EMBEDDING_LAYER
-
     if not any(layer.name == EMBEDDING_LAYER for layer in model.layers):
         raise ArchitectureError(
             f"The model '{model.name}' has no layer '{EMBEDDING_LAYER}': load it with load_model, or name the features "
@@ -141,7 +138,7 @@ def _network(model: keras.Model) -> keras.Model:
 
 
 def _key(model: keras.Model) -> str:
-    from leukaemia_zoo.zoo.loading import config_of
+    from leukaemia_zoo.zoo.loading import config_of, weights_digest
 
     config = config_of(model)
     about = [weights_digest(model), config.architecture, config.preprocessing.to_dict(), config.views]
@@ -162,55 +159,6 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return dict(zip(arrays["digests"].tolist(), arrays["features"], strict=True))
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or cut off: it is made anew
         return {}
-
-
-def attention_maps(model: keras.Model | str | os.PathLike[str], images: Any, batch_size: int = 64) -> np.ndarray:
-    """Attention maps of the last ``AttentionBlock`` in a model.
-
-    Args:
-        model: A functional Keras model that holds an ``AttentionBlock``, such as ``load_model("cnn_attention")``; or
-            the name of one, a folder or ``hf://`` address.
-        images: Array (N, height, width, 3), 0-255, already at the model's input size.
-        batch_size: Images computed at once.
-
-    Returns:
-        Float32 array (N, h, w) in 0..1, at the resolution of the feature map that the block gates.
-
-    Raises:
-        ArchitectureError: If the model holds no ``AttentionBlock``.
-        ImageError: If the images are not of the model's input size.
-
-    Example:
-        >>> import numpy as np, leukaemia_zoo as lz
-        >>> model = lz.build_model("cnn_attention")
-        >>> lz.attention_maps(model, np.zeros((1, 100, 100, 3))).shape
-        (1, 13, 13)
-    """
-    from leukaemia_zoo.zoo.loading import as_model  # here, because networks are built of this module's layer
-
-    model = as_model(model)
-    blocks = [layer for layer in model.layers if isinstance(layer, AttentionBlock)]
-    if not blocks:
-        raise ArchitectureError(f"The model '{model.name}' holds no AttentionBlock, so that it has no attention map.")
-    gated_input = keras.Model(model.inputs, blocks[-1].input)
-    images = np.asarray(images)
-    expected = tuple(model.input_shape[1:])
-    if images.ndim != 4 or any(
-        side not in (None, found) for side, found in zip(expected, images.shape[1:], strict=True)
-    ):
-        raise ImageError(
-            f"The images have the shape {images.shape}, not (N, {', '.join(map(str, expected))}): crop and resize them "
-            "with the model's own preprocessing, model.zoo.preprocessing.batch(images)."
-        )
-    if not len(images):  # of no images the maps have a shape too
-        return np.zeros((0, *(side or 0 for side in blocks[-1].input.shape[1:3])), np.float32)
-    maps = []
-    for start in range(0, len(images), batch_size):
-        features = gated_input(
-            ops.convert_to_tensor(images[start : start + batch_size], dtype="float32"), training=False
-        )
-        maps.append(ops.convert_to_numpy(ops.cast(blocks[-1].attention(features), "float32"))[..., 0])
-    return np.concatenate(maps)
 
 
 FAMILIAR_SHARE = 0.99
@@ -292,6 +240,8 @@ def limit_of(scores: np.ndarray) -> float:
 
 def view_scores(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
     """Float64 OOD scores (N,) by a whole network, over the symmetric views that prediction averages over."""
+    import keras
+
     network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).output)
     standardised = [in_batches(network, view) for view in symmetric_views(pixels, views)]
     return distance(np.mean(standardised, axis=0, dtype=np.float64))

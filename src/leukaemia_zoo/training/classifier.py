@@ -23,10 +23,10 @@ from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.training.drawing import BEGINNING, Drawn, Views, drawing_weights, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState
-from leukaemia_zoo.zoo.architectures import LOGITS_LAYER, STATISTICS_NORM, build_model
-from leukaemia_zoo.zoo.layers import EMBEDDING_LAYER
+from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.outputs import has_statistics, in_batches
 from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
 
 Report = Callable[[str], None]
 

@@ -39,10 +39,10 @@ from leukaemia_zoo.training.drawing import (
 )
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState, TimeLeft, reseed
-from leukaemia_zoo.zoo.architectures import LOGITS_LAYER, with_output
+from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
 from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
-from leukaemia_zoo.zoo.tensors import copy_tensors, load_tensors
+from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, copy_tensors, load_tensors
 
 _ADAPTATION_STEPS = 60
 """Batches of 64 cells whose mean statistics BatchNorm takes before and after it learns."""

@@ -18,20 +18,11 @@ from keras import layers, ops
 from leukaemia_zoo.common.hardware import own_settings
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
-from leukaemia_zoo.zoo.layers import (
-    EMBEDDING_LAYER,
-    AttentionBlock,
-    CellFeatures,
-    CellMask,
-    CellNetwork,
-    CellStatistics,
-)
+from leukaemia_zoo.zoo.layers import AttentionBlock, CellFeatures, CellMask, CellNetwork, CellStatistics
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, MAX_SIDE, ModelSpec, register
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
 
 Output = Literal["probabilities", "logits", "embeddings"]
-
-LOGITS_LAYER = "logits"
-STATISTICS_NORM = "statistics_norm"
 
 _OWN_HEAD = "own"
 """The one head of an architecture that somebody registered: its builder makes the features."""

@@ -11,6 +11,7 @@ from leukaemia_zoo.cells.images import BLACK
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.zoo import augmentation  # noqa: F401 - for its effect
 from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER
 
 
 @keras.saving.register_keras_serializable(package="leukaemia_zoo")
@@ -207,9 +208,6 @@ class CellStatistics(keras.layers.Layer):
         channels = features_shape[-1]
         assert channels is not None
         return (features_shape[0], 2 * channels)
-
-
-EMBEDDING_LAYER = "embedding"
 
 
 @keras.saving.register_keras_serializable(package="leukaemia_zoo")

@@ -25,11 +25,11 @@ from leukaemia_zoo.common.files import sha256_of, write_json
 from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.common.text import close_matches, shown
 from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo.architectures import LOGITS_LAYER, Output, build_model, with_output
+from leukaemia_zoo.zoo.architectures import Output, build_model, with_output
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, model_info
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find
 from leukaemia_zoo.zoo.tensors import (
-    HEAD_LAYER,
+    LOGITS_LAYER,
     check_tensors,
     head_tensors,
     load_tensors,
@@ -327,7 +327,7 @@ def weights_digest(model: keras.Model, without_head: bool = True) -> str:
 
     digest = hashlib.sha256()
     for name, variable in named_variables(model).items():
-        if not (without_head and name.split("/", 1)[0] == HEAD_LAYER):
+        if not (without_head and name.split("/", 1)[0] == LOGITS_LAYER):
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value), np.float32)
             digest.update(name.encode() + str(value.shape).encode() + value.tobytes())
     return digest.hexdigest()

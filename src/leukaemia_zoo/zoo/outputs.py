@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from leukaemia_zoo.cells.preprocessing import symmetric_views
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.zoo.architectures import STATISTICS_NORM, with_output
 from leukaemia_zoo.zoo.registry import ModelConfig
+from leukaemia_zoo.zoo.tensors import STATISTICS_NORM
+
+if TYPE_CHECKING:
+    import keras
 
 _networks: weakref.WeakKeyDictionary[keras.Model, dict[str, keras.Model]] = weakref.WeakKeyDictionary()
 
@@ -52,8 +54,6 @@ def averaged_views(model: keras.Model, config: ModelConfig, outputs: Sequence[An
 
 def statistics_layer(model: keras.Model) -> keras.layers.Layer | None:
     """The layer whose output are the standard scores; None if a network has none, or was cut off before it."""
-    from leukaemia_zoo.zoo.architectures import STATISTICS_NORM
-
     return next((layer for layer in model.layers if layer.name == STATISTICS_NORM), None)
 
 
@@ -84,6 +84,8 @@ def has_statistics(model: keras.Model) -> bool:
 
 def view_logits(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
     """Float64 logits (N, classes), averaged over the symmetric views that prediction averages over."""
+    from leukaemia_zoo.zoo.architectures import with_output
+
     network = with_output(model, "logits")
     logits = np.stack([in_batches(network, view) for view in symmetric_views(pixels, views)])
     return logits.astype(np.float64).mean(axis=0)

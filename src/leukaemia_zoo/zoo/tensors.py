@@ -19,8 +19,14 @@ from leukaemia_zoo.common.reading import parse_json
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import TensorMismatchError, WeightsError
 
-HEAD_LAYER = "logits"
-"""The layer that is made anew when the classes change."""
+LOGITS_LAYER = "logits"
+"""The classifier: the layer that is made anew when the classes change."""
+
+EMBEDDING_LAYER = "embedding"
+"""What the classifier sees."""
+
+STATISTICS_NORM = "statistics_norm"
+"""The normalisation that makes standard scores of the statistics of a cell, in the head ``texture``."""
 
 _ALLOWED_DTYPES = {"F16": np.float16, "F32": np.float32}
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -222,14 +228,14 @@ def head_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Kernel (features, classes) and bias (classes,) of the head in a file, float32."""
     with _opened(path) as file:
         try:
-            kernel, bias = file.get_tensor(f"{HEAD_LAYER}/kernel"), file.get_tensor(f"{HEAD_LAYER}/bias")
+            kernel, bias = file.get_tensor(f"{LOGITS_LAYER}/kernel"), file.get_tensor(f"{LOGITS_LAYER}/bias")
         except Exception as error:
-            raise TensorMismatchError(f"{path} holds no head '{HEAD_LAYER}' ({reason(error)}).") from None
+            raise TensorMismatchError(f"{path} holds no head '{LOGITS_LAYER}' ({reason(error)}).") from None
     return kernel.astype(np.float32), bias.astype(np.float32)
 
 
 def _in_head(name: str) -> bool:
-    return name.split("/", 1)[0] == HEAD_LAYER
+    return name.split("/", 1)[0] == LOGITS_LAYER
 
 
 def _to_numpy(variable: Any) -> np.ndarray:
