@@ -344,7 +344,7 @@ def test_hem_and_all_folders_keep_the_order_of_the_classes(tmp_path: Path) -> No
 def test_classes_are_the_same_from_folders_a_table_and_arrays(
     tmp_path: Path, folders: tuple[str, ...], classes: tuple[str, ...]
 ) -> None:
-    """Of two the one whose name says leukaemia is the last, which is the positive one; more stand as in the alphabet."""
+    """Of two the one whose name says leukaemia is the last, which is the positive one; more stay as sorted."""
     lines = ["path,label"]
     for number, folder in enumerate(folders):
         paint(tmp_path / "data" / folder / f"{number}.png", number)

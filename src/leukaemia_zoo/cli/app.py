@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from leukaemia_zoo._version import __version__
-from leukaemia_zoo.cli import commands as cli_commands
-from leukaemia_zoo.cli import commands as cli_finetune
-from leukaemia_zoo.cli import exports, paths, predictions
+from leukaemia_zoo.cli import commands, exports, paths, predictions
 from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.errors import LeukaemiaZooError
 
@@ -75,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "images. For research only, not a diagnosis.",
     )
     parser.add_argument("--version", action="version", version=f"leukaemia-zoo {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="classify the cells in files and folders")
+    predict = subparsers.add_parser("predict", help="classify the cells in files and folders")
     predict.add_argument("paths", nargs="+", metavar="PATH", help="image file, folder of images, or pattern")
     predict.add_argument(
         "--model",
@@ -89,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         "--csv",
         type=paths.output,
         metavar="FILE",
-        help="write one row a file: path, subject, label, p_<class>, verdict, error; '-' for the standard output",
+        help="write one row a file: path, subject, label, p_<class>, verdict, ood_score, unfamiliar, error; '-' for "
+        "the standard output",
     )
     predict.add_argument("--json", type=paths.output, metavar="FILE", help="write the same as a list of records")
     predict.add_argument(
@@ -111,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--quiet", action="store_true", help="print no table")
     predict.set_defaults(run=predictions.predict)
 
-    export = commands.add_parser("export", help="write a network as one file for other programs")
+    export = subparsers.add_parser("export", help="write a network as one file for other programs")
     export.add_argument("model", help="name in the zoo, folder of a saved model, or hf://org/name@revision")
     export.add_argument(
         "--to", default="onnx", choices=("onnx", "openvino"), help="kind of the file (default: %(default)s)"
@@ -128,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(run=exports.export)
 
-    train = commands.add_parser("train", help="train a network on single-cell images, by subject")
+    train = subparsers.add_parser("train", help="train a network on single-cell images, by subject")
     train.add_argument("name", help="architecture, such as cnn or cnn_attention")
     train.add_argument(
         "--data", type=paths.path, required=True, metavar="DIR", help="C-NMC as downloaded, class folders, or a CSV"
@@ -203,11 +202,11 @@ def _parser() -> argparse.ArgumentParser:
         help="devices that share the batches, or 'all'; JAX and TensorFlow (default: %(default)s)",
     )
     train.add_argument("--restart", action="store_true", help="begin anew where an interrupted run could be resumed")
-    train.set_defaults(run=cli_commands.train)
+    train.set_defaults(run=commands.train)
 
-    cli_finetune.add_commands(commands, _positive)
+    commands.add_commands(subparsers, _positive)
 
-    benchmark = commands.add_parser(
+    benchmark = subparsers.add_parser(
         "benchmark", help="judge models on the same labelled cells, with intervals over subjects, and write a report"
     )
     benchmark.add_argument(
@@ -255,9 +254,9 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument(
         "--restart", action="store_true", help="begin anew where an interrupted run could be resumed"
     )
-    benchmark.set_defaults(run=cli_commands.benchmark)
+    benchmark.set_defaults(run=commands.benchmark)
 
-    download = commands.add_parser(
+    download = subparsers.add_parser(
         "download", help="get weights ahead of time, for a machine without a network or before it is needed"
     )
     download.add_argument("names", nargs="*", metavar="NAME", help="name in the zoo, or hf://org/name@revision")
@@ -268,9 +267,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write folders that load_model and --model take (default: fill the local cache)",
     )
-    download.set_defaults(run=cli_commands.download)
+    download.set_defaults(run=commands.download)
 
-    publish = commands.add_parser("publish", help="put the zoo's weights on the Hugging Face Hub and pin them")
+    publish = subparsers.add_parser("publish", help="put the zoo's weights on the Hugging Face Hub and pin them")
     publish.add_argument("namespace", metavar="ORG", help="user or organisation: each weight becomes ORG/weight")
     publish.add_argument("names", nargs="*", metavar="NAME", help="weights (default: all)")
     publish.add_argument(
@@ -287,25 +286,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     publish.add_argument("--private", action="store_true", default=None, help="make new repositories private")
     publish.add_argument("--dry-run", action="store_true", help="show what would happen, without network or changes")
-    publish.set_defaults(run=cli_commands.publish)
+    publish.set_defaults(run=commands.publish)
 
-    verify = commands.add_parser("verify", help="compare a C-NMC download with the official list of sha256 hashes")
+    verify = subparsers.add_parser("verify", help="compare a C-NMC download with the official list of sha256 hashes")
     verify.add_argument("folder", type=paths.path, metavar="DIR")
     verify.add_argument(
         "--pixels", action="store_true", help="find cells that lie there twice under other bytes too (some minutes)"
     )
-    verify.set_defaults(run=cli_commands.verify)
+    verify.set_defaults(run=commands.verify)
 
-    names = commands.add_parser("list", help="list the architectures and their pretrained weights")
+    names = subparsers.add_parser("list", help="list the architectures and their pretrained weights")
     names.add_argument("pattern", nargs="?", default="*", help="shell-style pattern such as 'cnn*'")
     names.add_argument("--pretrained", action="store_true", help="only what has a pretrained weight")
     names.add_argument("--json", action="store_true", help="print JSON")
-    names.set_defaults(run=cli_commands.list_)
+    names.set_defaults(run=commands.list_)
 
-    info = commands.add_parser("info", help="tell what is known of a model: classes, data, figures, licence")
+    info = subparsers.add_parser("info", help="tell what is known of a model: classes, data, figures, licence")
     info.add_argument("name")
     info.add_argument("--json", action="store_true", help="print JSON")
-    info.set_defaults(run=cli_commands.info)
+    info.set_defaults(run=commands.info)
     return parser
 
 
