@@ -353,8 +353,8 @@ def transfer_table(file: Path | None = None) -> str:
         values = (f"{own['mean']:.3f} ({own['low']:.3f} to {own['high']:.3f})" for own in row.values())
         lines.append(f"| `{name}` | {' | '.join(values)} |")
     about = (
-        f"{found['cells']:,} cells of {found['people']} people, {len(found['classes'])} classes; half of the people test; "
-        f"means of {found['draws']} draws, in brackets the worst and the best; one view."
+        f"{found['cells']:,} cells of {found['people']} people, {len(found['classes'])} classes; half of the people "
+        f"test; means of {found['draws']} draws, in brackets the worst and the best; one view."
     )
     return "\n".join([*lines, "", about])
 
