@@ -9,6 +9,7 @@ from pathlib import Path
 # Before anything imports Keras: TensorFlow's notes on its build flags, and GPUs that nobody needs here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small problems, and as many processes of tests as cores
 
 import numpy as np
 import pytest
