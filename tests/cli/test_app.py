@@ -292,7 +292,7 @@ def test_many_classes_stay_in_line(run, tmp_path):
     save_model(load_model("cnn_attention", weights=None, num_classes=3, class_names=names), tmp_path / "three")
     status, out, _ = run("predict", EXAMPLES, "--model", tmp_path / "three", "--csv", tmp_path / "out.csv")
     assert status == 0
-    header = "path,subject,label,p_hem,p_acute_lymphoblastic,p_x,ood_score,unfamiliar,error"
+    header = "path,subject,label,p_hem,p_acute_lymphoblastic,p_x,verdict,ood_score,unfamiliar,error"
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[0] == header
     for part in out.split("\n\n")[:2]:
         lines = part.splitlines()
