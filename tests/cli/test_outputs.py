@@ -121,11 +121,12 @@ def test_no_output_replaces_an_input(run, cells, tmp_path, tiny_folder):
         (("--json", *images), ("--json", images[0], "no text")),
         ((*images, "--csv", subjects, "--subjects", subjects), ("--csv", "--subjects", subjects)),
         ((*images, "--json", subjects, "--subjects", subjects), ("--json", "--subjects", subjects)),
-        ((cells, "--csv", tmp_path / "link.csv"), ("--csv", "link.csv")),
+        ((cells, "--csv", tmp_path / "link.csv"), ("--csv", "link.csv", "would overwrite", images[1])),
+        ((cells, "--json", images[0]), ("--json", "would overwrite", "the image", images[0])),
         ((cells, "--csv", "x.csv", "--json", "./x.csv"), ("--csv", "--json", "x.csv")),
         ((cells, "--csv", "-", "--json", "-"), ("--csv", "--json")),
         ((cells, "--json", model / "config.json", "--model", model), ("--json", "--model", "config.json")),
-        ((cells, "--csv", model / "model.safetensors", "--model", model), ("--csv", "model.safetensors")),
+        ((cells, "--csv", model / "model.safetensors", "--model", model), ("--csv", "--model", "model.safetensors")),
     ]
     for arguments, words in cases:
         status, out, err = run("predict", *arguments)

@@ -32,8 +32,6 @@ def predict(options: argparse.Namespace) -> int:
     from leukaemia_zoo.zoo.sources import is_elsewhere, local_files
 
     outputs = [("--csv", options.csv), ("--json", options.json)]
-    for name, file in outputs:
-        _check_output(name, file)
     from_elsewhere = is_elsewhere(options.model)
     if not from_elsewhere:
         model_info(options.model)
@@ -44,6 +42,8 @@ def predict(options: argparse.Namespace) -> int:
     for told in (*listing.notes, *listing.faults):
         tell(f"note: {text.printable(told)}")
     refuse_to_overwrite(outputs, (("the image", path) for path in paths))
+    for name, file in outputs:  # after the inputs, of which it can name both
+        _check_output(name, file)
     if not paths:
         raise ImageError(f"There are no images in {', '.join(options.paths)}.")
     subjects = _subject_of_path(options.subjects) if options.subjects else {}
