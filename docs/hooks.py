@@ -221,6 +221,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "segmentation": segmentation,
     "precision": precision,
     "finetuning": lambda kind: _figures.finetuning_table(kind),
+    "transfer": lambda _: _figures.transfer_table(),
     "trainings": lambda _: _figures.training_table(),
     "benchmark_table": benchmark_table,
     "recipe": recipe,

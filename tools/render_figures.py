@@ -358,6 +358,24 @@ def finetuning_table(kind: str, file: Path | None = None) -> str:
     return "\n".join(lines)
 
 
+def transfer_table(file: Path | None = None) -> str:
+    """Return what `transfer_results.py` measured: macro-F1 of a logistic regression on frozen features."""
+    file = file or RESULTS.parent / "transfer.json"
+    if not file.is_file():
+        return NOTHING_YET
+    found = json.loads(file.read_text(encoding="utf-8"))
+    numbers = list(next(iter(found["weights"].values())))
+    lines = [f"| Weight | {' | '.join(f'{number} a class' for number in numbers)} |", "|---" * (len(numbers) + 1) + "|"]
+    for name, row in found["weights"].items():
+        values = (f"{own['mean']:.3f} ({own['low']:.3f} to {own['high']:.3f})" for own in row.values())
+        lines.append(f"| `{name}` | {' | '.join(values)} |")
+    about = (
+        f"{found['cells']:,} cells of {found['people']} people, {len(found['classes'])} classes; half of the people "
+        f"test; means of {found['draws']} draws, in brackets the worst and the best; one view."
+    )
+    return "\n".join([*lines, "", about])
+
+
 def _is_of(run: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     return bool((run["way"], run["per_class"]) == (row["way"], row["per_class"]))
 

@@ -364,6 +364,9 @@ def test_frames_like_cnmc_keep_the_preprocessing_of_the_weight(tmp_path, draw_ce
     assert usual_preprocessing(bright, own)[0] is None
     mine = Preprocessing((32, 32), 0.8, None)
     assert usual_preprocessing(bright, mine)[0] == mine
+    # The trunk that begins with other cytology was taught on frames of any kind.
+    assert usual_preprocessing(inspected, mine, any_frame=True)[0] == Preprocessing(mine.input_size)
+    assert usual_preprocessing(bright, mine, any_frame=True)[0] is None
 
 
 @pytest.mark.parametrize("side", [256, 450])

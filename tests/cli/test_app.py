@@ -134,8 +134,8 @@ def test_info(run, name):
     else:
         for fact in (info.weight.sha256, info.weight.licence, info.weight.citation, info.weight.intended_use):
             assert fact in out
-        assert "hem, all" in out
-        assert "sensitivity" in out
+        assert ", ".join(info.weight.config.class_names) in out
+        assert ("sensitivity" in out) == (len(info.weight.config.class_names) == 2)
         config, published = info.weight.config, info.architecture.input_size
         assert (f"published with {published[0]}x{published[1]}" in out) == (
             config.preprocessing.input_size != published
@@ -143,10 +143,11 @@ def test_info(run, name):
         assert f"the average of {config.views} view" in out
         assert f"temperature {config.temperature:.3f}" in out
         assert f"an OOD score above {config.ood_limit:.2f}" in out
-        begun = (
-            "ImageNet, MobileNet 1.0, the teacher" if "mobilenet" in info.weight.name else "random weights from seed 0"
-        )
+        initial = info.weight.training["init"]
+        begun = "random weights from seed 0" if initial == "random" else initial["source"]
         assert f"  begun      {begun}" in out
+        unknown = not all(count["subjects"] for count in info.weight.training["train"].values())
+        assert ("cells of unknown subjects" in out, "cells of 0 subjects" in out) == (unknown, False)
         inside = registry.packaged_file(info.weight).is_file()
         assert ("not inside the package" in out, "  inside the package" in out) == (not inside, inside)
     assert json.loads(run("info", name, "--json")[1]) == json.loads(json.dumps(info.to_dict()))

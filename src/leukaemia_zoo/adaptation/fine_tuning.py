@@ -54,7 +54,7 @@ from leukaemia_zoo.zoo.publishing import (
     refuse_to_replace_card,
     save_pretrained,
 )
-from leukaemia_zoo.zoo.registry import ModelConfig, weights
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, ModelConfig, weights
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, local_files
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER
 
@@ -84,8 +84,8 @@ class FineTuned:
 
 
 def fine_tune(
-    model_or_name: keras.Model | str | os.PathLike[str],
-    data: str | os.PathLike[str] | Cells,
+    model: keras.Model | str | os.PathLike[str] = BLOOD_TRUNK,
+    data: str | os.PathLike[str] | Cells | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
     per_class: int | None = None,
@@ -122,8 +122,8 @@ def fine_tune(
     ``.md`` and ``.html``. An interrupted run goes on where its last whole epoch ended.
 
     Args:
-        model_or_name: A network from `load_model`, a name of the zoo, a folder of a saved model, or
-            ``hf://org/name@revision``.
+        model: What it begins with: a network from `load_model`, a name of the zoo, a folder of a saved model, or
+            ``hf://org/name@revision``. The default has learnt the classes of normal blood cells.
         data: A folder with one folder a class, a CSV with the columns path, label and, if known, subject, or a table.
         out: Folder to write; None keeps nothing on disk.
         per_class: The most cells of each class to learn from; None for all. The test part does not depend on it.
@@ -178,8 +178,8 @@ def fine_tune(
     if time_budget is not None and not time_budget > 0:
         raise DataError(f"time_budget is {time_budget!r}: give seconds above 0, or None for no limit.")
     if out is not None:
-        _refuse_to_replace(Path(out), model_or_name, data, recipe, restart)
-    base = _base(model_or_name)
+        _refuse_to_replace(Path(out), model, data, recipe, restart)
+    base = _base(model)
     notes: list[str] = []
 
     def warn(text: str) -> None:
@@ -198,7 +198,7 @@ def fine_tune(
     if seen is not None:
         warn(f"{seen}: the figures below are too favourable")
     cells = dataclasses.replace(cells, notes=tuple(dict.fromkeys([*cells.notes, *notes])))
-    given, why = _given_preprocessing(inspected, base.config.preprocessing, preprocessing, crop_fraction)
+    given, why = _given_preprocessing(inspected, base, preprocessing, crop_fraction)
 
     with _folder(out) as folder:
         manifest_bytes, manifest = manifest_of(cells, split)
@@ -337,18 +337,17 @@ def fine_tuning_recipe(config: ModelConfig, changes: str | Path | Mapping[str, A
 # What it begins with
 
 
-def _base(model_or_name: Any) -> Base:
-    if isinstance(model_or_name, keras.Model):
-        config = config_of(model_or_name)
-        if not any(layer.name == LOGITS_LAYER for layer in model_or_name.layers):
+def _base(model: Any) -> Base:
+    if isinstance(model, keras.Model):
+        config = config_of(model)
+        if not any(layer.name == LOGITS_LAYER for layer in model.layers):
             raise ArchitectureError(
-                f"The model '{model_or_name.name}' has no layer '{LOGITS_LAYER}': give the one with "
-                'output="probabilities".'
+                f"The model '{model.name}' has no layer '{LOGITS_LAYER}': give the one with output=\"probabilities\"."
             )
-        label = config.weight or model_or_name.name
+        label = config.weight or model.name
         spec = weights().get(config.weight or "")
-        return Base(model_or_name, config, label, weights_digest(model_or_name), spec, None)
-    name = model_name(model_or_name)
+        return Base(model, config, label, weights_digest(model), spec, None)
+    name = model_name(model)
     found = find(name)
     model = load_model(name)
     label = found.spec.name if found.place != "path" else Path(name).resolve().name
@@ -382,8 +381,9 @@ def _split(
 
 
 def _given_preprocessing(
-    inspected: Inspected, own: Preprocessing, given: Preprocessing | None, crop_fraction: float | None
+    inspected: Inspected, base: Base, given: Preprocessing | None, crop_fraction: float | None
 ) -> tuple[Preprocessing | None, str]:
+    own = base.config.preprocessing
     if given is not None and crop_fraction is not None:
         raise DataError("The preprocessing says how to crop: leave out either preprocessing or crop_fraction.")
     if given is not None:
@@ -395,7 +395,7 @@ def _given_preprocessing(
         return given, "given"
     if crop_fraction is not None:
         return dataclasses.replace(own, crop_fraction=crop_fraction, reference_frame=None), "given"
-    return usual_preprocessing(inspected, own)
+    return usual_preprocessing(inspected, own, base.config.weight == BLOOD_TRUNK)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -234,12 +234,15 @@ def _people(cells: Cells, found: list[_Seen], split_by: str, warn: Callable[[str
     return by, np.unique([root(row) for row in range(len(cells))], return_inverse=True)[1].astype(np.int64)
 
 
-def usual_preprocessing(inspected: Inspected, own: Preprocessing) -> tuple[Preprocessing | None, str]:
+def usual_preprocessing(
+    inspected: Inspected, own: Preprocessing, any_frame: bool = False
+) -> tuple[Preprocessing | None, str]:
     """The preprocessing of a weight, where the frames are like those that it was made for.
 
     Args:
         inspected: The images.
         own: The preprocessing of the weight.
+        any_frame: Whether the weight was taught to see cells in frames of any kind, as the trunk for other cytology.
 
     Returns:
         The preprocessing, or None where the crop has to be chosen; and one sentence that says why.
@@ -247,9 +250,12 @@ def usual_preprocessing(inspected: Inspected, own: Preprocessing) -> tuple[Prepr
     Frames of C-NMC 2019 are black around the cell and measure 450 or 256 pixels. A weight that takes other frames, such
     as one that was fine-tuned before, keeps its own preprocessing.
     """
-    if own.reference_frame is None:
+    if own.reference_frame is None and not any_frame:
         return own, "the preprocessing of the weight itself, which was not made for C-NMC's frames"
     like = inspected.on_black & np.isin(inspected.sides, CNMC_SIDES)
+    if like.mean() > 0.5 and any_frame:
+        share = f"{like.mean():.0%} of the frames are black around the cell and of C-NMC's size"
+        return Preprocessing(own.input_size), f"that of C-NMC's frames: {share}"
     if like.mean() > 0.5:
         return own, f"the weight's own: {like.mean():.0%} of the frames are black around the cell and of C-NMC's size"
     seen = f"{np.median(inspected.sides):.0f} pixels and {'black' if inspected.on_black.mean() > 0.5 else 'coloured'}"

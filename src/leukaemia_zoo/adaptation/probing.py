@@ -22,6 +22,7 @@ from leukaemia_zoo.evaluation.metrics import WeightedCells
 from leukaemia_zoo.prediction.features import default_cache, embed_files
 from leukaemia_zoo.training.runs import checked_seed
 from leukaemia_zoo.zoo.loading import as_model, config_of
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNK
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,8 +68,8 @@ class Probe:
 
 
 def linear_probe(
-    model_or_name: keras.Model | str | os.PathLike[str],
-    data: str | os.PathLike[str] | Cells,
+    model: keras.Model | str | os.PathLike[str] = BLOOD_TRUNK,
+    data: str | os.PathLike[str] | Cells | None = None,
     *,
     folds: int = 5,
     split_by: str = "auto",
@@ -88,7 +89,7 @@ def linear_probe(
     chosen on the cells that judge.
 
     Args:
-        model_or_name: A network from `load_model`, a name of the zoo, a folder, or ``hf://org/name@revision``.
+        model: A network from `load_model`, a name of the zoo, a folder, or ``hf://org/name@revision``.
         data: A folder with one folder a class, a CSV with the columns path, label and, if known, subject, or a table.
         folds: By subject where subjects are known, else by image; fewer where a class has fewer of them.
         split_by: See `inspect_cells`.
@@ -128,10 +129,10 @@ def linear_probe(
     )
     cells = inspected.cells
     fold_of = folds_by_people(inspected, folds, seed)
-    given = as_model(model_or_name)
+    given = as_model(model)
     config = config_of(given)
     if preprocessing is None:
-        preprocessing, why = usual_preprocessing(inspected, config.preprocessing)
+        preprocessing, why = usual_preprocessing(inspected, config.preprocessing, config.weight == BLOOD_TRUNK)
         if crop_fraction is not None or preprocessing is None:
             crop = DEFAULT_CROP if crop_fraction is None else crop_fraction
             preprocessing = dataclasses.replace(config.preprocessing, crop_fraction=crop, reference_frame=None)

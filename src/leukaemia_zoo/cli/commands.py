@@ -15,7 +15,7 @@ from leukaemia_zoo.common import text
 from leukaemia_zoo.common.files import refuse_to_overwrite
 from leukaemia_zoo.errors import LeukaemiaZooError, UnknownNameError
 from leukaemia_zoo.report.report import FILES
-from leukaemia_zoo.zoo.registry import model_info
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, model_info
 from leukaemia_zoo.zoo.sources import is_elsewhere
 
 _PLACES = {
@@ -194,7 +194,11 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
         "finetune", help="fine-tune a network on labelled cells of your own and judge it on cells apart"
     )
     finetune.add_argument(
-        "name", type=paths.home, help="name in the zoo, folder of a saved model, or hf://org/name@revision"
+        "name",
+        type=paths.home,
+        nargs="?",
+        default=BLOOD_TRUNK,
+        help="name in the zoo, folder of a saved model, or hf://org/name@revision (default: %(default)s)",
     )
     finetune.add_argument(
         "--out", type=paths.output_folder, required=True, metavar="DIR", help="folder for model, record and report"
@@ -244,7 +248,11 @@ def add_commands(commands: Any, positive: Callable[[str], int]) -> None:
         "probe", help="cross-validate a linear classifier on a network's features: a first answer within a minute"
     )
     probe.add_argument(
-        "name", type=paths.home, help="name in the zoo, folder of a saved model, or hf://org/name@revision"
+        "name",
+        type=paths.home,
+        nargs="?",
+        default=BLOOD_TRUNK,
+        help="name in the zoo, folder of a saved model, or hf://org/name@revision (default: %(default)s)",
     )
     _add_data(probe)
     probe.add_argument("--folds", type=positive, default=5, metavar="K", help="folds (default: %(default)s)")

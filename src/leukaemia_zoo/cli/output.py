@@ -185,7 +185,8 @@ def about(info: ModelInfo) -> Iterator[str]:
         if part in weight.training:
             counts = weight.training[part]
             yield f"  {part:<10} " + ", ".join(
-                f"{name}: {count['cells']:,} cells of {count['subjects']} subjects" for name, count in counts.items()
+                f"{name}: {count['cells']:,} cells of {count['subjects'] or 'unknown'} subjects"
+                for name, count in counts.items()
             )
     if initial := beginning(weight.training):
         yield f"  begun      {initial}"

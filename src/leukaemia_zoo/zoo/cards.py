@@ -411,8 +411,9 @@ def _training(spec: WeightSpec) -> Iterator[str]:
             "|---|---|---|---|---|",
         ]
         for name in dict.fromkeys(name for part in parts.values() for name in part):
+            # Data without subjects are recorded as of 0.
             counts = [
-                f"{part[name][what]:,}" if name in part else "not known"
+                f"{part[name][what]:,}" if name in part and (part[name][what] or what == "cells") else "not known"
                 for part in parts.values()
                 for what in ("cells", "subjects")
             ]

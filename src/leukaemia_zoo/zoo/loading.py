@@ -42,7 +42,7 @@ DTYPES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "
 
 
 def load_model(
-    name_or_path: str | os.PathLike[str] = "cnn_attention",
+    name: str | os.PathLike[str] = "cnn_attention",
     weights: Literal["default"] | str | os.PathLike[str] | None = "default",
     num_classes: int | None = None,
     *,
@@ -53,7 +53,7 @@ def load_model(
     """Load a network of the zoo, or one that `save_model` or training left in a folder.
 
     Args:
-        name_or_path: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), a folder with a saved model, or a model in
+        name: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), a folder with a saved model, or a model in
             our format on the Hugging Face Hub, ``"hf://org/name@revision"`` (commit, tag or branch).
         weights: ``"default"`` for the pretrained weight that the name means, from the package, the local cache of the
             Hub or the Hub; None for the architecture as published, with random weights; or a folder, ``.safetensors``
@@ -89,7 +89,7 @@ def load_model(
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnknownNameError(f"A network cannot be computed in {shown(dtype)}: choose one of {', '.join(DTYPES)}.")
-    name = model_name(name_or_path)
+    name = model_name(name)
     with precision(dtype):
         model, config = _loaded(name, weights, num_classes, class_names)
     if class_names is not None and tuple(class_names) != config.class_names:

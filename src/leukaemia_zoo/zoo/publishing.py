@@ -110,7 +110,7 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = 
 
 
 def push_to_hub(
-    model_or_folder: Any,
+    model: Any,
     repo: str,
     *,
     private: bool | None = None,
@@ -122,7 +122,7 @@ def push_to_hub(
     """Put a model into a repository on the Hugging Face Hub, from which ``load_model("hf://org/name")`` takes it.
 
     Args:
-        model_or_folder: A network from `load_model`, trained further or not; the folder that `save_model`,
+        model: A network from `load_model`, trained further or not; the folder that `save_model`,
             `save_pretrained` or training left, of which only the model goes up; a name in the zoo or
             ``hf://org/name@revision``.
         repo: ``org/name``; made where it is missing.
@@ -148,15 +148,15 @@ def push_to_hub(
         '1f0c...'
     """
     repo = checked_repo(repo)
-    if not isinstance(model_or_folder, str | os.PathLike):
-        with _saved(model_or_folder, half, about) as (spec, made):
+    if not isinstance(model, str | os.PathLike):
+        with _saved(model, half, about) as (spec, made):
             return _send(_prepared(spec, made / WEIGHTS_FILE, repo), message, private, token)
     if half:
         raise WeightsError(
-            f"The model {os.fspath(model_or_folder)} is stored already: load it with load_model and push that to "
+            f"The model {os.fspath(model)} is stored already: load it with load_model and push that to "
             "store its kernels as float16, or leave out half."
         )
-    name = os.fspath(model_or_folder)
+    name = os.fspath(model)
     if is_in_zoo(name) or name.startswith(hub.PREFIX):
         found = find(name)
         spec, file = found.spec, found.file
