@@ -7,6 +7,7 @@ Run it when a weight was added or replaced, and look at the difference: a weight
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -38,5 +39,6 @@ def golden_outputs(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write_json(GOLDEN, {name: golden_outputs(name) for name in sorted(weights())})
     print(f"{GOLDEN}: {len(weights())} weights")

@@ -8,6 +8,7 @@ before it is written.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from pathlib import Path
 
@@ -25,6 +26,7 @@ FOLDER = Path(__file__).parents[1] / "src" / "leukaemia_zoo" / "engine" / "graph
 
 def main() -> None:
     """Write one graph a weight, and the index."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     graphs, golden = {}, {}
     for name, row in sorted(weights().items()):
         graph = make_graph(row.config, find(name).file)

@@ -1,16 +1,19 @@
-"""Write the measured figures of the pretrained weights into README.md, so that none of ours is typed by hand.
+"""Write measured figures and the commands into README.md, so that none of them is typed by hand.
 
     python tools/render_figures.py            # write
     python tools/render_figures.py --check    # only tell whether README.md is up to date (exit status 1 if not)
 
-The figures are those of `src/leukaemia_zoo/weights.json` and `results/benchmark.json`; the documentation site renders
-its tables with the same code.
+The figures are those of `src/leukaemia_zoo/weights.json` and `results/benchmark.json`, the commands those of
+`leukaemia-zoo --help`; the documentation site renders its tables with the same code.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -77,6 +80,20 @@ def table(columns: Mapping[str, Values], titles: Mapping[str, str] = ALL_METRICS
         if any(name in values for values in columns.values())
     ]
     return "\n".join([f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns), *rows])
+
+
+def commands() -> str:
+    """Return the table of the commands, in the words of ``leukaemia-zoo --help``."""
+    told = subprocess.run(
+        [sys.executable, "-m", "leukaemia_zoo", "--help"],
+        env={**os.environ, "COLUMNS": "1000"},  # a line each
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    rows = re.findall(r"^ {4}([a-z]+)\s+(.+)$", told, re.MULTILINE)
+    return "\n".join(["| Command | What it does |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in rows)])
 
 
 def training_table() -> str:
@@ -429,7 +446,8 @@ def with_block(text: str, name: str, block: str) -> str:
 def rendered(text: str) -> str:
     """Return the text of README.md with all its blocks."""
     specs = weights().values()
-    for name, block in (("figures", figures(specs)), ("aims", aims(specs)), ("original", original_table())):
+    blocks = {"figures": figures(specs), "aims": aims(specs), "original": original_table(), "commands": commands()}
+    for name, block in blocks.items():
         text = with_block(text, name, block)
     return text
 
