@@ -62,7 +62,7 @@ LONG = {
     "report/plots.py": 463,
     "report/tables.py": 545,
     "smears/segmentation.py": 439,
-    "zoo/cards.py": 468,
+    "zoo/cards.py": 465,
     "zoo/hub.py": 581,
     "zoo/publishing.py": 429,
     "zoo/registry.py": 483,

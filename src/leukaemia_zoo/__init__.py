@@ -34,8 +34,8 @@ _MODULE_OF = {
     "export": "engine.exporting",
     "predict": "prediction.verdicts",
     "iter_predictions": "prediction.verdicts",
-    "Prediction": "prediction.verdicts",
-    "Predictions": "prediction.verdicts",
+    "Prediction": "prediction.results",
+    "Predictions": "prediction.results",
     "Preprocessing": "cells.preprocessing",
     "read_image": "cells.images",
     "find_images": "cells.images",
@@ -86,7 +86,8 @@ if TYPE_CHECKING:
     from leukaemia_zoo.engine.exporting import export
     from leukaemia_zoo.prediction.attention import attention_maps
     from leukaemia_zoo.prediction.features import embed, ood_scores
-    from leukaemia_zoo.prediction.verdicts import Prediction, Predictions, iter_predictions, predict
+    from leukaemia_zoo.prediction.results import Prediction, Predictions
+    from leukaemia_zoo.prediction.verdicts import iter_predictions, predict
     from leukaemia_zoo.report.report import Report
     from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells, reject
     from leukaemia_zoo.smears.segmentation import segment_cell

@@ -25,7 +25,7 @@ from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.errors import ArchitectureError, ImageError, WeightsError
 from leukaemia_zoo.prediction import features as ood
 from leukaemia_zoo.prediction.features import limit_of
-from leukaemia_zoo.prediction.verdicts import SubjectTally
+from leukaemia_zoo.prediction.results import SubjectTally
 from leukaemia_zoo.zoo import registry
 from leukaemia_zoo.zoo.outputs import class_probabilities, with_statistics
 from leukaemia_zoo.zoo.tensors import STATISTICS_NORM

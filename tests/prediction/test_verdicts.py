@@ -25,7 +25,7 @@ from leukaemia_zoo import (
 )
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
-from leukaemia_zoo.prediction.verdicts import SubjectTally
+from leukaemia_zoo.prediction.results import SubjectTally
 from leukaemia_zoo.zoo import registry
 
 NAMES = ("hem", "all")

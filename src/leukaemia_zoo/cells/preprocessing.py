@@ -17,6 +17,9 @@ from PIL import Image
 from leukaemia_zoo.cells.images import MIN_SIDE, RGBArray, as_image, as_images, check_visible, frame_of, lies_on_black
 from leukaemia_zoo.errors import DataError
 
+MAX_SIDE = 2048
+"""The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
+
 _INTERPOLATIONS: dict[str, Image.Resampling] = {
     # Pillow widens each of these when it reduces an image (antialiasing); "nearest" does not and is left out.
     "box": Image.Resampling.BOX,

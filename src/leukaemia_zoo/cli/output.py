@@ -16,7 +16,7 @@ from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file
 
 if TYPE_CHECKING:
-    from leukaemia_zoo.prediction.verdicts import Prediction, SubjectSummary
+    from leukaemia_zoo.prediction.results import Prediction, SubjectSummary
     from leukaemia_zoo.zoo.registry import ModelConfig, ModelInfo, WeightSpec
 
 

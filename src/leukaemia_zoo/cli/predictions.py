@@ -52,7 +52,8 @@ def predict(options: argparse.Namespace) -> int:
 
     from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
     from leukaemia_zoo.engine.network import resolve
-    from leukaemia_zoo.prediction.verdicts import SubjectTally, iter_predictions
+    from leukaemia_zoo.prediction.results import SubjectTally
+    from leukaemia_zoo.prediction.verdicts import iter_predictions
 
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
         model = resolve(options.model)

@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args
 import keras
 from keras import layers, ops
 
+from leukaemia_zoo.cells.preprocessing import MAX_SIDE
 from leukaemia_zoo.common.hardware import own_settings
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
 from leukaemia_zoo.zoo.layers import AttentionBlock, CellFeatures, CellMask, CellNetwork, CellStatistics
-from leukaemia_zoo.zoo.registry import ARCHITECTURES, MAX_SIDE, ModelSpec, register
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelSpec, register
 from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
 
 Output = Literal["probabilities", "logits", "embeddings"]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from leukaemia_zoo.common import markdown
 from leukaemia_zoo.errors import WeightsError
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec
 
@@ -91,7 +92,7 @@ class _Measurement:
 
     @property
     def title(self) -> str:
-        return _COLUMNS.get(self.key, _text(self.key.replace("_", " ").capitalize()))
+        return _COLUMNS.get(self.key, markdown.text(self.key.replace("_", " ").capitalize()))
 
     @property
     def resampled_by(self) -> str | None:
@@ -122,7 +123,7 @@ def model_card(spec: WeightSpec, repo: str | None = None) -> str:
     measured = _measurements(spec)
     front = _metadata(spec, measured).to_yaml()
     sections = [
-        f"# {_text(spec.name)}",
+        f"# {markdown.text(spec.name)}",
         "**For research only, not a diagnosis.**",
         *_about(spec),
         "## How to use",
@@ -139,7 +140,7 @@ def model_card(spec: WeightSpec, repo: str | None = None) -> str:
         "## Licence",
         _licence(spec),
         "## Citation",
-        "No citation was given." if spec.citation in ("", "not stated") else _text(spec.citation),
+        "No citation was given." if spec.citation in ("", "not stated") else markdown.text(spec.citation),
     ]
     return f"---\n{front}\n---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -152,17 +153,17 @@ def _metadata(spec: WeightSpec, measured: list[_Measurement]) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     # The labelled data comes first in a row; then what the network was distilled from.
-    data = _plain(spec.data[0].get("name", "")) if spec.data else ""
+    data = markdown.plain(spec.data[0].get("name", "")) if spec.data else ""
     results = [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=_identifier(data),
+            dataset_type=markdown.identifier(data),
             dataset_name=data or "not stated",
-            dataset_split=_identifier(measurement.key),
-            dataset_args={"measured_on": _plain(measurement.on)},
-            metric_type=_plain(key),
-            metric_name=TITLES.get(key, _plain(key)),
+            dataset_split=markdown.identifier(measurement.key),
+            dataset_args={"measured_on": markdown.plain(measurement.on)},
+            metric_type=markdown.plain(key),
+            metric_name=TITLES.get(key, markdown.plain(key)),
             metric_value=figure.value,
             metric_args=_arguments(key, figure, measurement, measured) or None,
         )
@@ -171,16 +172,16 @@ def _metadata(spec: WeightSpec, measured: list[_Measurement]) -> Any:
         for key, figure in measurement.values.items()
         if figure.value is not None
     ]
-    known = re.sub(r"\s+", "-", _plain(spec.licence).lower())
+    known = re.sub(r"\s+", "-", markdown.plain(spec.licence).lower())
     is_known = known in _LICENCES
     architecture = spec.config.architecture
     return ModelCardData(
         license=known if is_known else "other",
-        license_name=None if is_known else _identifier(spec.licence),
+        license_name=None if is_known else markdown.identifier(spec.licence),
         library_name=LIBRARY,
         pipeline_tag="image-classification",
         tags=["keras", "haematology", "leukaemia", "cytology", "white-blood-cells", "medical", architecture],
-        model_name=_plain(spec.name) if results else None,
+        model_name=markdown.plain(spec.name) if results else None,
         eval_results=results or None,
     )
 
@@ -196,7 +197,7 @@ def _arguments(
             found["resampled_by"] = measurement.resampled_by
     for other in measured:
         if other.is_baseline and other.key.startswith(f"{measurement.key}_") and key in other.values:
-            name, beside = _plain(other.key.removeprefix(f"{measurement.key}_")), other.values[key]
+            name, beside = markdown.plain(other.key.removeprefix(f"{measurement.key}_")), other.values[key]
             if beside.value is not None:
                 found[name] = beside.value
                 if beside.interval:
@@ -211,7 +212,7 @@ def _measurements(spec: WeightSpec) -> list[_Measurement]:
         values = block.get("values") if isinstance(block, Mapping) else None
         if not isinstance(values, Mapping) or not isinstance(block.get("on"), str):
             raise WeightsError(
-                f"The figures '{key}' of '{spec.name}' are {_short(block)}: give metrics as "
+                f"The figures '{key}' of '{spec.name}' are {markdown.short(block)}: give metrics as "
                 '{"validation": {"on": "what they were measured on", "values": {"auroc": {"value": 0.9}}}}.'
             )
         figures = {str(name): _figure(spec, f"{key}: {name}", value) for name, value in values.items()}
@@ -228,8 +229,8 @@ def _figure(spec: WeightSpec, where: str, found: Any) -> _Figure:
     numbers = [found.get(part) for part in ("value", "low", "high")] if isinstance(found, Mapping) else []
     if not numbers or "value" not in found or not all(number is None or _is_finite(number) for number in numbers):
         raise WeightsError(
-            f"The figure '{where}' of '{spec.name}' is {_short(found)}: give a finite value, and low and high where an "
-            'interval is known, as {"value": 0.9, "low": 0.8, "high": 0.95}.'
+            f"The figure '{where}' of '{spec.name}' is {markdown.short(found)}: give a finite value, and low and high "
+            'where an interval is known, as {"value": 0.9, "low": 0.8, "high": 0.95}.'
         )
     return _Figure(*(None if number is None else float(number) for number in numbers))
 
@@ -250,7 +251,7 @@ def _about(spec: WeightSpec) -> Iterator[str]:
     config = spec.config
     height, width = config.preprocessing.input_size
     classes = ", ".join(
-        _code(name) + (f" ({_MEANINGS[name]})" if config.class_names == tuple(_MEANINGS) else "")
+        markdown.code(name) + (f" ({_MEANINGS[name]})" if config.class_names == tuple(_MEANINGS) else "")
         for name in config.class_names
     )
     yield (
@@ -272,7 +273,7 @@ def _about(spec: WeightSpec) -> Iterator[str]:
             f"- Input: {height} x {width} pixels, RGB, 0 to 255{reduced}{views}",
             f"- Temperature of the calibration: {config.temperature:.3f}, already inside the last layer",
             f"- Parameters: {spec.parameters:,}",
-            f"- File: {_code(spec.file)}, {spec.size:,} bytes, sha256 {_code(spec.sha256)}",
+            f"- File: {markdown.code(spec.file)}, {spec.size:,} bytes, sha256 {markdown.code(spec.sha256)}",
         ]
     )
 
@@ -280,7 +281,9 @@ def _about(spec: WeightSpec) -> Iterator[str]:
 def _usage(spec: WeightSpec, repo: str | None) -> Iterator[str]:
     revision = spec.revision if repo in (None, spec.repo) else None
     repo = repo or spec.repo
-    name = "path/to/this/folder" if repo is None else f"hf://{_plain(repo)}" + (f"@{revision}" if revision else "")
+    name = (
+        "path/to/this/folder" if repo is None else f"hf://{markdown.plain(repo)}" + (f"@{revision}" if revision else "")
+    )
     yield f"```sh\npip install {LIBRARY}\n```"
     yield "\n".join(
         [
@@ -306,13 +309,13 @@ def _figures(spec: WeightSpec, measured: list[_Measurement]) -> Iterator[str]:
     lines = [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
     for key in keys:
         cells = (str(measurement.values.get(key, _NOT_KNOWN)) for measurement in measured)
-        lines.append(f"| {TITLES.get(key, _text(key))} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES.get(key, markdown.text(key))} | {' | '.join(cells)} |")
     yield "\n".join(lines)
     notes = []
     if any(figure.interval for measurement in measured for figure in measurement.values.values()):
         notes.append("In brackets: 95 % intervals.")
     if {"sensitivity", "specificity"} & set(keys) and len(spec.config.class_names) == 2:
-        first, last = map(_code, spec.config.class_names)
+        first, last = map(markdown.code, spec.config.class_names)
         notes.append(f"Sensitivity is the share of {last} called {last}, specificity that of {first} called {first}.")
     if lower := [TITLES[key] for key in _LOWER_IS_BETTER if key in keys]:
         notes.append(f"Lower is better: {', '.join(lower)}.")
@@ -320,7 +323,7 @@ def _figures(spec: WeightSpec, measured: list[_Measurement]) -> Iterator[str]:
         yield " ".join(notes)
     places: dict[str, list[str]] = {}
     for measurement in measured:
-        places.setdefault(_text(measurement.on).rstrip("."), []).append(measurement.title)
+        places.setdefault(markdown.text(measurement.on).rstrip("."), []).append(measurement.title)
     yield "\n".join(f"- {' and '.join(names)}: {on}." for on, names in places.items())
     if any(measurement.key == "cross_validation" for measurement in measured):
         yield (
@@ -344,7 +347,7 @@ def _verdicts(spec: WeightSpec) -> Iterator[str]:
     ]
     for name, people, rate, row in zip(limits.class_names, limits.people, limits.default, limits.limits, strict=True):
         values = " | ".join(f"{limit:.4f}" if limit else "never ruled out" for limit in row)
-        lines.append(f"| {_text(name)} | {people:,} | {rate:g} | {values} |")
+        lines.append(f"| {markdown.text(name)} | {people:,} | {rate:g} | {values} |")
     yield "\n".join(lines)
     yield (
         "The miss rate is the largest share of the cells of a class, on average over new people like those above, that "
@@ -356,7 +359,7 @@ def _verdicts(spec: WeightSpec) -> Iterator[str]:
 
 def _intended_use(spec: WeightSpec) -> Iterator[str]:
     if spec.intended_use:
-        yield _text(spec.intended_use)
+        yield markdown.text(spec.intended_use)
     yield (
         "For research only, not a diagnosis. It is no medical device, was tested by no one as one, and is not for "
         "diagnosis, screening or any decision about a person."
@@ -364,7 +367,7 @@ def _intended_use(spec: WeightSpec) -> Iterator[str]:
 
 
 def _limits(spec: WeightSpec) -> Iterator[str]:
-    classes = ", ".join(map(_code, spec.config.class_names))
+    classes = ", ".join(map(markdown.code, spec.config.class_names))
     frame = (
         "- An image shows one segmented white blood cell in the middle of the frame, on black, stained, "
         "colour-normalised and scaled as in the training data. Whole fields of view and cells cut out with their "
@@ -398,8 +401,9 @@ def _limits(spec: WeightSpec) -> Iterator[str]:
 def _training(spec: WeightSpec) -> Iterator[str]:
     if spec.data:
         yield "\n".join(
-            f"- {_text(source.get('name', '')) or 'not stated'}: {_text(source.get('source', '')) or 'not stated'}; "
-            f"licence {_text(source.get('licence', '')) or 'not stated'}"
+            f"- {markdown.text(source.get('name', '')) or 'not stated'}: "
+            f"{markdown.text(source.get('source', '')) or 'not stated'}; "
+            f"licence {markdown.text(source.get('licence', '')) or 'not stated'}"
             for source in spec.data
         )
     else:
@@ -417,20 +421,20 @@ def _training(spec: WeightSpec) -> Iterator[str]:
                 for part in parts.values()
                 for what in ("cells", "subjects")
             ]
-            lines.append(f"| {_text(name)} | {' | '.join(counts)} |")
+            lines.append(f"| {markdown.text(name)} | {' | '.join(counts)} |")
         yield "\n".join(lines)
     notes = []
     folds, seed, manifest = (spec.training.get(key) for key in ("validation_folds", "seed", "manifest_sha256"))
     if isinstance(folds, int) and folds > 1:
         notes.append(f"- Validation: in turn by {folds} folds, no subject in two of them")
     if isinstance(manifest, str):
-        notes.append(f"- sha256 of the split manifest: {_code(manifest)}")
+        notes.append(f"- sha256 of the split manifest: {markdown.code(manifest)}")
     if _is_count(seed):
         notes.append(f"- Seed: {seed}")
     initial = spec.training.get("init")
     if isinstance(initial, Mapping):
-        digest = f", sha256 {_code(initial['sha256'])}" if initial.get("sha256") else ""
-        notes.append(f"- Began with the weights: {_text(initial.get('source', ''))}{digest}")
+        digest = f", sha256 {markdown.code(initial['sha256'])}" if initial.get("sha256") else ""
+        notes.append(f"- Began with the weights: {markdown.text(initial.get('source', ''))}{digest}")
     elif initial == "random":
         notes.append("- Began with random weights" + (f" from seed {seed}" if _is_count(seed) else ""))
     if notes:
@@ -442,7 +446,8 @@ def _training(spec: WeightSpec) -> Iterator[str]:
 def _licence(spec: WeightSpec) -> str:
     if spec.licence in ("", "not stated"):
         return "No licence was stated for these weights: ask their owner before you use them."
-    return f"The weights are under {_text(spec.licence)}. The data sets keep their own licences, which stand above."
+    licence = markdown.text(spec.licence)
+    return f"The weights are under {licence}. The data sets keep their own licences, which stand above."
 
 
 def _counts(part: Any) -> dict[str, dict[str, int]]:
@@ -458,38 +463,3 @@ def _counts(part: Any) -> dict[str, dict[str, int]]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Text of others
-
-
-def _plain(value: Any) -> str:
-    """On one line and without control characters."""
-    return " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
-
-
-def _text(value: Any) -> str:
-    """For Markdown, also in a table: all that has a meaning there is escaped, and a doi becomes a link."""
-    parts = re.split(r"doi (10\.\d+/[\w./-]*\w)(?=[,;.)]*(?:\s|$))", _plain(value), flags=re.ASCII)
-    escaped = [re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", part) for part in parts]
-    escaped[0] = re.sub(r"^(\d*)([#+=.)-])", r"\1\\\2", escaped[0])  # what would start a heading or a list
-    for place in range(1, len(parts), 2):
-        escaped[place] = f"[doi {escaped[place]}](https://doi.org/{parts[place]})"
-    return "".join(escaped)
-
-
-def _code(value: Any) -> str:
-    """As code, or as text where code could not hold it."""
-    text = _plain(value)
-    return f"`{text}`" if text and not set("`|\\") & set(text) else _text(text)
-
-
-def _identifier(value: Any) -> str:
-    """As the Hub writes identifiers: `c-nmc-2019` for C-NMC 2019."""
-    return re.sub(r"[^a-z0-9._]+", "-", _plain(value).lower()).strip("-._") or "not-stated"
-
-
-def _short(value: Any) -> str:
-    text = _plain(repr(value))
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -17,16 +17,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.preprocessing import MAX_SIDE, Preprocessing
 from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.common.text import close_matches, reason, shortened, shown
 from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
 
 BLOOD_TRUNK = "mobilenet.pbc"
 """The weight that other cytology begins with: it has learnt the classes of normal blood cells, in any stain."""
-
-MAX_SIDE = 2048
-"""The most pixels a side of an input: a configuration from a file must not be able to ask for all the memory."""
 
 _LONGEST_CLASS_NAME = 255  # characters: a folder of cells can be called so
 
