@@ -24,6 +24,7 @@ from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.training import trainer as training
+from leukaemia_zoo.training import tuning
 from leukaemia_zoo.training.classifier import embed, new_network
 from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
@@ -85,6 +86,12 @@ def teacher(tmp_path_factory):
     file = tmp_path_factory.mktemp("teacher") / "mobilenet.npz"
     np.savez(file, **arrays)
     return file
+
+
+@pytest.fixture
+def short_adaptation(monkeypatch):
+    """BatchNorm takes the statistics of two batches, not of sixty."""
+    monkeypatch.setattr(tuning, "_ADAPTATION_STEPS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -786,6 +793,7 @@ def test_a_new_network_is_the_same_for_the_same_seed(recipe):
     assert build_model("cnn_attention", head="texture").count_params() < 1_000_000
 
 
+@pytest.mark.usefixtures("short_adaptation")
 def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_others, tmp_path):
     changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "validation_share": 0.0}
     recipe = recipe_for("cnn_attention", {**SMALL, **changes, "distillation": None})
@@ -832,6 +840,7 @@ def read_tensors_of(file, layer):
     return np.asarray(model.get_layer(layer.name).moving_mean)
 
 
+@pytest.mark.usefixtures("short_adaptation")
 def test_cells_without_subjects_are_split_by_cell_and_the_record_says_so(others, tmp_path, draw_cell):
     for name, level in (("a", 90), ("b", 150)):
         (tmp_path / "data" / name).mkdir(parents=True)
