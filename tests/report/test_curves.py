@@ -57,6 +57,13 @@ def test_only_stages_that_took_place_are_drawn(tmp_path):
     assert "Classifier" not in text
 
 
+def test_where_all_subjects_teach_the_training_loss_alone_is_drawn(tmp_path):
+    write_curves(tmp_path, {"distillation": None, "curves": [{"stage": "fine-tuning", "epoch": 1, "loss": 0.4}]})
+    told = [element.text for element in ET.parse(tmp_path / "curves.svg").iter() if element.text]
+    assert any(text.startswith("Fine-tuning") for text in told)
+    assert "validation log loss" not in told
+
+
 def test_without_matplotlib_the_table_is_written_and_it_is_told(tmp_path, monkeypatch):
     def missing():
         raise errors.PlotsMissingError("Plots need Matplotlib: run `pip install matplotlib`.")

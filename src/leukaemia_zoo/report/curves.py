@@ -117,8 +117,9 @@ def _panels(rows: list[Row]) -> Iterator[tuple[str, str, dict[str, list[tuple[fl
         yield "Classifier: validation log loss", "C, the inverse penalty", {"log loss": fitted["log_loss"]}
     tuned = _by_metric(rows, "fine-tuning")
     if tuned:
-        names = {"training loss": "loss", "validation log loss": "log_loss"}
-        curves = {title: tuned[name] for title, name in names.items() if name in tuned}
+        curves = {"training loss": tuned["loss"]}
+        if "log_loss" in tuned:  # where all subjects teach, none validates
+            curves["validation log loss"] = tuned["log_loss"]
         yield "Fine-tuning: losses, in training against smoothed labels", "epoch", curves
 
 
