@@ -818,6 +818,7 @@ def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_o
     assert loaded.zoo.verdict_limits.to_dict() == calibration["verdict_limits"]
     record = json.loads((tmp_path / "all" / "training.json").read_text())
     assert record["metrics"] == {}
+    assert "validation" not in json.loads((tmp_path / "all" / "config.json").read_text())["training"]
     assert [row["stage"] for row in record["curves"]] == ["fine-tuning"]
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = read_tensors_of(trained_on_others / "distilled.safetensors", norms[0])

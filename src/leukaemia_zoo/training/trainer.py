@@ -180,10 +180,10 @@ def train(
         model,
         out,
         half=True,
-        name=f"{name}.{'cnmc' if cells.source == 'c-nmc' else 'custom'}",
+        name=name if "." in name else f"{name}.{'cnmc' if cells.source == 'c-nmc' else 'custom'}",
         training={
             "train": class_counts(cells, taught),
-            "validation": class_counts(cells, validation),
+            **({"validation": class_counts(cells, validation)} if len(validation) else {}),
             "validation_folds": int(len(validation) > 0) if "train" in split.parts else len(split.parts),
             "manifest_sha256": manifest_hash,
             "seed": seed,
