@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(tiny_model, tmp_path, monke
     before, copy = state(tmp_path), shutil.copyfile
 
     def full(source, target):
-        if WEIGHTS_FILE in str(target):
+        if Path(source).name == WEIGHTS_FILE:
             raise OSError(28, "No space left on device")
         return copy(source, target)
 
