@@ -129,13 +129,14 @@ def test_memory_that_a_reader_takes_is_seen(targets, tmp_path, monkeypatch):
     if not Path("/proc/self/clear_refs").is_file():
         pytest.skip("this system does not tell the peak of memory")
     target = targets.Target(
-        lambda: [{}], lambda rng, originals: targets.Input(0, {}, "nothing"), lambda folder: len(b"\1" * 100_000_000)
+        lambda: [{}], lambda rng, originals: targets.Input(0, {}, "nothing"), lambda folder: len(b"\1" * 400_000_000)
     )
     monkeypatch.setitem(targets.TARGETS, "greedy", target)
-    monkeypatch.setattr(targets, "MEMORY", 50_000_000)
+    monkeypatch.setattr(targets, "MEMORY", 200_000_000)
     outcome = targets.attempt("greedy", 0, tmp_path)
     assert outcome.kind == "finding"
-    assert 90_000_000 < outcome.memory < 150_000_000
+    # What other parts of the process give back meanwhile is small beside it.
+    assert 250_000_000 < outcome.memory < 500_000_000
 
 
 # --- the watch ---

@@ -10,7 +10,16 @@ import sys
 
 import pytest
 
-MODULES = ("attention", "layers", "augmentation", "network", "architectures", "loading", "precision", "prediction")
+MODULES = (
+    "zoo.layers",
+    "zoo.augmentation",
+    "zoo.architectures",
+    "zoo.loading",
+    "zoo.outputs",
+    "common.hardware",
+    "prediction.attention",
+    "prediction.verdicts",
+)
 
 
 def run(code, *arguments, **environment):
