@@ -111,3 +111,10 @@ def test_the_label_file_of_the_preliminary_set_in_another_encoding(folder: Path,
     (images.parent / cnmc.PRELIMINARY_LABELS).write_bytes(workbook())
     with pytest.raises(DataError, match="is an Excel workbook"):
         read_data(folder / "set")
+
+
+def test_a_header_of_a_hundred_thousand_columns_is_read_through_once(tmp_path):
+    file = tmp_path / "wide.csv"
+    file.write_text("path,label" + ",a" * 100_000 + "\n1,2\n")
+    with pytest.raises(DataError, match="has the column 'a' twice"):
+        read_table(file, ("path", "label"))

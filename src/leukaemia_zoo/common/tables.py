@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _check_header(path: Path, names: Sequence[str], columns: Sequence[str]) -> N
             f"{path} lacks the column {' and '.join(missing)}: its first line must name the columns "
             f"{' and '.join(columns)}{' and, if known, subject' if 'label' in columns else ''}."
         )
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if name and times > 1):
         raise DataError(f"{path} has the column {shown(twice[0])} twice: remove or rename one.")
 
 
