@@ -68,9 +68,10 @@ def export(
     """Write a network as one file for other programs, and prove that it says the same.
 
     The file takes ``images``, float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight
-    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features) and, where the network
-    holds statistics of its training cells, ``ood_score`` (cells,). Views and temperature are inside. Its metadata hold
-    classes, preprocessing, limits, licence and that it is for research only.
+    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features), where the network
+    holds statistics of its training cells ``ood_score`` (cells,), and where it has an `AttentionBlock` ``attention``
+    (cells, height, width), as `attention_maps` gives it. Views and temperature are inside. Its metadata hold classes,
+    preprocessing, limits, licence and that it is for research only.
 
     Args:
         model: A weight as `load_model` takes it, or a loaded or trained Keras network of the zoo.
