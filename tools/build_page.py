@@ -59,15 +59,20 @@ def build_page(out: Path, packages: Path | None = None, names: tuple[str, ...] =
             _copy_runtime(modules / "onnxruntime-web" / "dist", made / "ort")
         shutil.copytree(EXAMPLES, made / "examples", ignore=shutil.ignore_patterns("*.md"))
         (made / "models").mkdir()
-        about = {
+        about: dict[str, Any] = {
             "models": [_model(name, made / "models") for name in names],
             "merged_subjects": dict(MERGED_SUBJECTS),
             "examples": sorted(path.name for path in (made / "examples").iterdir()),
         }
+        about["megabytes"] = round(_size(made) / 1e6)
         (made / "models.json").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
         _list_files(made)
         shutil.copytree(made, out, dirs_exist_ok=True)
-        return sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+        return _size(made)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextlib.contextmanager

@@ -45,11 +45,10 @@ def served(folder: Path, port: int = 0) -> Iterator[str]:
     """Serve a folder on this machine alone, and give its address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        extensions_map = {
-            **http.server.SimpleHTTPRequestHandler.extensions_map,
-            ".mjs": "text/javascript",
-            ".wasm": "application/wasm",
-        }
+        def guess_type(self, path: Any) -> str:
+            """As servers of pages name them, whatever this machine's table of types says."""
+            own = {".mjs": "text/javascript", ".wasm": "application/wasm"}
+            return own.get(Path(path).suffix) or super().guess_type(path)
 
         def log_message(self, *_: Any) -> None:
             """Keep silent."""
@@ -155,6 +154,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, metavar="DIR", help="folder with node_modules")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="C-NMC 2019, or a part of it")
+    parser.add_argument(
+        "--official", type=Path, metavar="DIR", help="official files of 450 pixels, of which 20 are taken"
+    )
     options = parser.parse_args()
     if BROWSER is None:
         sys.exit("There is no Chromium or Chrome on this machine: install one.")
@@ -165,6 +167,8 @@ def main() -> None:
         "example cells": sorted(file for file in EXAMPLES.iterdir() if file.suffix in IMAGE_SUFFIXES),
         "cells of C-NMC 2019": real_cells(options.data),
     }
+    if options.official is not None:
+        sets["of them as official BMP files"] = real_cells(options.official, 20)
     rows = []
     with tempfile.TemporaryDirectory() as place:
         page = Path(place) / "page"

@@ -39,12 +39,20 @@ const count = (number, one, many = `${one}s`) => `${number.toLocaleString('en')}
 
 async function add(files) {
   tell('');
-  const known = new Set(cells.map((cell) => cell.name));
-  const wanted = files.filter(({ name }) => IMAGE_NAME.test(name) && !known.has(name));
-  const left = files.length - wanted.length;
-  for (const { name, file } of wanted) cells.push({ name, subject: subjectOf(name, merged), file });
-  if (!wanted.length && files.length) tell(`None of these ${count(files.length, 'file')} is a new image.`);
-  else if (left) tell(`${count(left, 'file')} passed over: no image by its name, or here already.`);
+  const known = new Set(cells.map((cell) => cell.key));
+  let [others, again] = [0, 0];
+  for (const { name, file } of files) {
+    // Files of one name may lie in folders of several people, of which a browser tells nothing.
+    const key = `${name}|${file.size}|${file.lastModified}`;
+    if (!IMAGE_NAME.test(name)) others += 1;
+    else if (known.has(key)) again += 1;
+    else cells.push({ key, name, subject: subjectOf(name, merged), file });
+    known.add(key);
+  }
+  const told = [];
+  if (others) told.push(`${count(others, 'file')} passed over, no image by the name.`);
+  if (again) told.push(`${count(again, 'file')} passed over, here already.`);
+  tell(told.join(' '));
   await judgeAll();
 }
 
@@ -72,6 +80,7 @@ async function dropped(transfer) {
 }
 
 async function examples() {
+  byId('results').setAttribute('aria-busy', 'true');
   const names = (await (await fetch('models.json')).json()).examples;
   const files = await Promise.all(
     names.map(async (name) => ({ name, file: await (await fetch(`examples/${name}`)).blob() })),
@@ -86,6 +95,7 @@ async function judgeAll() {
   run += 1;
   const own = run;
   const model = chosen();
+  byId('results').setAttribute('aria-busy', 'true');
   const waiting = () => cells.filter((cell) => !cell.record);
   const total = waiting().length;
   if (total) {
@@ -151,7 +161,8 @@ function finish(fault) {
   const fields = byId('field-list').childElementCount;
   if (fields) said.push(`${count(fields, 'field')} to mark cells in`);
   byId('status').textContent = records.length || fields ? `${said.join('; ')}.` : 'No images yet.';
-  tell(fault ?? '');
+  if (fault) tell(fault);
+  byId('results').setAttribute('aria-busy', 'false');
   byId('downloads').hidden = !records.length;
   showSubjects(bySubject(records, model), model);
 }
@@ -171,7 +182,7 @@ function cellOf(title, className, ...children) {
 }
 
 function cellTitles(model) {
-  return ['Cell', 'File', 'Subject', 'Class', 'Verdict', 'Unfamiliar', ...(hasAttention(model) ? ['Attention'] : [])];
+  return ['Cell', 'File', 'Subject', 'Class, probability', 'Verdict', 'Unfamiliar', ...(hasAttention(model) ? ['Attention'] : [])];
 }
 
 const hasAttention = (model) => model.outputs.includes('attention');
@@ -296,6 +307,7 @@ function showModel() {
 }
 
 async function changeModel() {
+  tell('');
   showModel();
   for (const cell of cells) cell.record = null;
   await judgeAll();
@@ -303,6 +315,7 @@ async function changeModel() {
 
 function clear() {
   run += 1;
+  tell('');
   cells = [];
   byId('field-list').replaceChildren();
   byId('fields').hidden = true;
@@ -315,9 +328,10 @@ function clear() {
 // --------------------------------------------------------------------------------------------------------------------
 // Without a network
 
-async function keepForOffline() {
+async function keepForOffline(megabytes) {
   if (!('serviceWorker' in navigator)) return;
   try {
+    byId('offline').textContent = `Loading what this page needs without a network connection, ${megabytes} MB.`;
     await navigator.serviceWorker.register('sw.js', { type: 'classic' });
     await navigator.serviceWorker.ready;
     byId('offline').textContent = 'This page is kept on your machine and works without a network connection now.';
@@ -341,8 +355,9 @@ function listen() {
   byId('model').addEventListener('change', changeModel);
   byId('stop').addEventListener('click', () => {
     run += 1;
-    finish(`Stopped. ${count(cells.filter((cell) => !cell.record).length, 'image')} left; choose the network again to go on.`);
+    const left = cells.filter((cell) => !cell.record).length;
     cells = cells.filter((cell) => cell.record);
+    finish(`Stopped: ${count(left, 'image was', 'images were')} not judged. Give them again to go on.`);
   });
   byId('clear').addEventListener('click', clear);
   const records = () => cells.flatMap((cell) => cell.record ?? []);
@@ -361,7 +376,8 @@ async function start() {
     tell('The networks are not beside this page: assemble it with `python tools/build_page.py`.');
     return;
   }
-  ({ models, merged_subjects: merged } = await reply.json());
+  const about = await reply.json();
+  ({ models, merged_subjects: merged } = about);
   byId('model').replaceChildren(...models.map(({ name, title }) => element('option', { value: name, text: title })));
   if (!canvasIsExact()) {
     tell('This browser changes the pixels of pictures, to protect against fingerprinting: results would be wrong. Allow canvas data for this page, or use another browser.');
@@ -370,7 +386,7 @@ async function start() {
   showModel();
   listen();
   document.documentElement.dataset.ready = 'true';
-  keepForOffline();
+  keepForOffline(about.megabytes);
 }
 
 start().catch((error) => tell(`This page could not start: ${error.message}`));

@@ -59,7 +59,8 @@ export function fieldEditor(name, frame, { scale, cut, known }) {
     }
     if (label) {
       context.font = `bold ${8 * line}px system-ui, sans-serif`;
-      context.lineWidth = 2 * line;
+      context.lineWidth = line;
+      context.strokeStyle = '#000000';
       context.strokeText(label, left - 2 * line, top + 3 * line);
       context.fillStyle = colour;
       context.fillText(label, left - 2 * line, top + 3 * line);

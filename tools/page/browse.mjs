@@ -33,9 +33,7 @@ const steps = {
   ready: () => page.waitForSelector('html[data-ready=true]').then(() => true),
   choose: (files, selector = '#files') => page.locator(selector).setInputFiles(files),
   judged: async () => {
-    await page.waitForFunction(
-      () => document.getElementById('progress-line').hidden && !document.getElementById('status').textContent.startsWith('Judging'),
-    );
+    await page.waitForFunction(() => document.getElementById('results').ariaBusy === 'false');
     return page.textContent('#status');
   },
   click: (selector) => page.click(selector),
