@@ -60,7 +60,11 @@ function clipped(sum) {
   return value < 0 ? 0 : value > 255 ? 255 : value;
 }
 
-/** Image.resize((width, height), filter, box=box) of Pillow; the box is [left, top, right, bottom]. */
+/**
+ * Image.resize((width, height), filter, box=box) of Pillow; the box is [left, top, right, bottom]. Rows come first, as in
+ * Pillow up to 12. Pillow 13 begins with the columns where the height shrinks much more than the width, as of a frame
+ * that is far taller than wide: it then rounds otherwise, by one grey level at most.
+ */
 export function resize(image, width, height, filterName, box = [0, 0, image.width, image.height]) {
   const filter = FILTERS[filterName];
   if (!filter) throw new Error(`There is no interpolation '${filterName}'.`);

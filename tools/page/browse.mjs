@@ -43,7 +43,11 @@ const steps = {
   press: (key, times = 1) => Array.from({ length: times }).reduce((last) => last.then(() => page.keyboard.press(key)), Promise.resolve()),
   text: (selector) => page.locator(selector).allInnerTexts(),
   evaluate: (code) => page.evaluate(code),
-  wait: (code) => page.waitForFunction(code).then(() => true),
+  wait: async (code) => {
+    // Not waitForFunction: the page allows no code that is made of text.
+    for (const end = Date.now() + 60_000; Date.now() < end; await page.waitForTimeout(50)) if (await page.evaluate(code)) return true;
+    throw new Error(`Waited in vain for ${code}`);
+  },
   snapshot: (selector = 'body') => page.locator(selector).ariaSnapshot(),
   screenshot: (file, fullPage = true) => page.screenshot({ path: file, fullPage }).then(() => file),
   download: async (selector) => {
