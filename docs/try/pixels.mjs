@@ -62,8 +62,8 @@ function clipped(sum) {
 
 /**
  * Image.resize((width, height), filter, box=box) of Pillow; the box is [left, top, right, bottom]. Rows come first, as in
- * Pillow up to 12. Pillow 13 begins with the columns where the height shrinks much more than the width, as of a frame
- * that is far taller than wide: it then rounds otherwise, by one grey level at most.
+ * Pillow up to 12. Pillow 13 begins with the columns where that is less work, as with frames more than 1.5 times as tall
+ * as wide: it then rounds otherwise, by a grey level where a picture is smooth.
  */
 export function resize(image, width, height, filterName, box = [0, 0, image.width, image.height]) {
   const filter = FILTERS[filterName];
