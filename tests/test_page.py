@@ -117,7 +117,7 @@ def test_the_pixels_of_a_network_are_those_of_pillow():
 
 
 @with_node
-def test_of_a_tall_frame_the_order_of_passes_changes_a_grey_level_at_most():
+def test_of_a_tall_frame_the_order_of_passes_changes_two_grey_levels_at_most():
     noise = Image.fromarray(np.random.default_rng(3).integers(70, 190, (40, 17, 3)).astype(np.uint8))
     frame = np.asarray(noise.resize((256, 600), Image.Resampling.BICUBIC))
     setting = Preprocessing((128, 128))
@@ -125,7 +125,7 @@ def test_of_a_tall_frame_the_order_of_passes_changes_a_grey_level_at_most():
         tell(base64(preprocess(image(given.frame), given.settings)));"""
     pixels = node(code, {"frame": sent(frame), "settings": setting.to_dict()})
     expected = setting(frame).astype(int)
-    assert np.abs(received(pixels, expected.shape) - expected).max() <= 1
+    assert np.abs(received(pixels, expected.shape) - expected).max() <= 2
 
 
 @with_node

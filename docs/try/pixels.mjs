@@ -63,7 +63,7 @@ function clipped(sum) {
 /**
  * Image.resize((width, height), filter, box=box) of Pillow; the box is [left, top, right, bottom]. Rows come first, as in
  * Pillow up to 12. Pillow 13 begins with the columns where that is less work, as with frames more than 1.5 times as tall
- * as wide: it then rounds otherwise, by a grey level where a picture is smooth.
+ * as wide: it then rounds otherwise, by two grey levels at most where a picture is smooth.
  */
 export function resize(image, width, height, filterName, box = [0, 0, image.width, image.height]) {
   const filter = FILTERS[filterName];
