@@ -31,8 +31,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return re.sub(r"(\d) \(([\d.-]+) to ([\d.-]+)\) \|", r"\1&nbsp;(\2&nbsp;to&nbsp;\3) |", markdown)
 
 
-def _figures_module() -> Any:
-    spec = importlib.util.spec_from_file_location("render_figures", ROOT / "tools" / "render_figures.py")
+def _tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +40,7 @@ def _figures_module() -> Any:
     return module
 
 
-_figures = _figures_module()
+_figures = _tool("render_figures")
 
 
 def architectures(_: str) -> str:
@@ -210,6 +210,12 @@ def _linked(text: str) -> str:
     return re.sub(r"doi (10\.\S+?)(?=[,;.]?(?:\s|$))", r"[doi \1](https://doi.org/\1)", text)
 
 
+def page_parity(_: str) -> str:
+    """How far the page in the browser is from Python."""
+    tool = _tool("page_parity")
+    return str(tool.table(json.loads(tool.RESULTS.read_text(encoding="utf-8"))))
+
+
 RENDERERS: dict[str, Callable[[str], str]] = {
     "architectures": architectures,
     "weights": weight_table,
@@ -226,6 +232,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "benchmark_table": benchmark_table,
     "recipe": recipe,
     "run": run,
+    "page_parity": page_parity,
     "source": source,
     "picture": picture,
 }

@@ -1,7 +1,8 @@
 """The page in the browser: Pillow's pixels in JavaScript, Python's verdicts in Chromium, and nothing uploaded.
 
-The tests of the arithmetic need Node.js. Those in a browser need Chromium, and LEUKAEMIA_ZOO_NODE_MODULES: a folder in
-which `npm install --prefix FOLDER ./tools/page` has been run. They fetch nothing.
+The tests of the arithmetic need Node.js. Those in a browser need Chromium, and LEUKAEMIA_ZOO_NODE_MODULES: a folder
+with tools/page/package.json in which `npm install` has been run. They fetch nothing. Where LEUKAEMIA_ZOO_NEEDS_PAGE is
+set, none of them may be skipped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "docs" / "try"
 EXAMPLES = sorted((ROOT / "examples" / "cells").glob("*.png"))
 WEIGHTS = ("mobilenet.cnmc", "cnn_attention.cnmc", "mobilenet.pbc_cnmc")
-NEEDED = bool(os.environ.get("LEUKAEMIA_ZOO_NEEDS_BROWSER"))
+NEEDED = bool(os.environ.get("LEUKAEMIA_ZOO_NEEDS_PAGE"))
 MODULES = os.environ.get("LEUKAEMIA_ZOO_NODE_MODULES")
 
 pytestmark = pytest.mark.skipif(not SOURCE.is_dir(), reason="the documentation is not beside the tests")
@@ -191,7 +192,7 @@ def why_not():
     if shutil.which("node") is None:
         return "Node.js is not on this machine"
     if MODULES is None or not (Path(MODULES) / "node_modules" / "playwright-core").is_dir():
-        return "LEUKAEMIA_ZOO_NODE_MODULES names no folder in which `npm install --prefix FOLDER ./tools/page` was run"
+        return "LEUKAEMIA_ZOO_NODE_MODULES names no folder with tools/page/package.json in which `npm install` was run"
     return None
 
 
@@ -199,7 +200,7 @@ def why_not():
 def page(tmp_path_factory):
     """Folder of the assembled page."""
     if (missing := why_not()) is not None:
-        assert not NEEDED, f"LEUKAEMIA_ZOO_NEEDS_BROWSER is set, but {missing}"
+        assert not NEEDED, f"LEUKAEMIA_ZOO_NEEDS_PAGE is set, but {missing}"
         pytest.skip(missing)
     folder = tmp_path_factory.mktemp("site") / "try"
     assert tool("build_page").build_page(folder, Path(MODULES)) > 15e6

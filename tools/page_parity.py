@@ -1,6 +1,6 @@
 """How far the page in the browser is from Python: the same cells by both, in a real Chromium.
 
-    npm install --prefix DIR ./tools/page
+    mkdir DIR && cp tools/page/package.json DIR && npm install --prefix DIR
     python tools/page_parity.py --packages DIR --data C-NMC_Leukemia
 
 Judges the example cells, and 50 real ones of as many people as there are, with every weight of the page, and writes the
