@@ -257,6 +257,7 @@ def test_the_page_says_of_the_example_cells_what_python_says(visit, weight, tmp_
 
 
 @pytest.mark.parametrize("weight", WEIGHTS[:2])
+@pytest.mark.slow
 def test_the_page_says_of_real_cells_what_python_says(visit, weight, shared_data):
     files = parity.real_cells(shared_data / "cnmc")
     rows = rows_of(visit(*judged(files, weight, ["download", "#csv-cells"]))["results"][-1])
@@ -486,6 +487,7 @@ def test_it_fits_the_screen_and_can_be_read(visit, width, height, scheme, tmp_pa
     assert Image.open(picture).width == width
 
 
+@pytest.mark.slow
 def test_it_works_without_a_network_once_loaded(page, tmp_path):
     kept = ["wait", "document.getElementById('offline').textContent.includes('is kept on your machine')"]
     run = functools.partial(parity.browse, Path(MODULES), tmp_path / "profile")
@@ -541,6 +543,12 @@ def test_another_runtime_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"has the sha256 .* another version of onnxruntime-web"):
         build.build_page(tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_its_links_lead_to_pages_of_the_documentation():
+    links = re.findall(r'href="\.\./(\w*)/?"', (SOURCE / "index.html").read_text(encoding="utf-8"))
+    assert {"", "browser", "limits", "models", "segmentation"} <= set(links)
+    assert {name for name in links if not (SOURCE.parent / f"{name or 'index'}.md").is_file()} == set()
 
 
 def test_the_sentence_and_the_weights_are_those_of_the_package():
