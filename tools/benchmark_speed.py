@@ -79,7 +79,7 @@ def main() -> None:
 
 def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Seconds from the shell to a verdict, beside a bare script and beside Keras."""
-    from leukaemia_zoo.engine.exporting import export
+    from leukaemia_zoo.exporting.export import export
 
     weight, cell = options.weight, _cells(folder / "one", 1)[0]
     exported = export(weight, folder / "whole.onnx").file
@@ -239,7 +239,7 @@ def resident(weight: str, folder: str, count: str) -> dict[str, Any]:
 def latency_engine(weight: str) -> dict[str, Any]:
     """One weight on the engine."""
     begin = time.perf_counter()
-    from leukaemia_zoo.engine.graphs import golden_cells
+    from leukaemia_zoo.engine.golden import golden_cells
     from leukaemia_zoo.engine.network import Network, cores
 
     network = Network.load(weight)
@@ -262,7 +262,7 @@ def latency_keras(weight: str) -> dict[str, Any]:
     begin = time.perf_counter()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from leukaemia_zoo import load_model
-    from leukaemia_zoo.engine.graphs import golden_cells
+    from leukaemia_zoo.engine.golden import golden_cells
     from leukaemia_zoo.zoo.outputs import class_probabilities
 
     model = load_model(weight)
@@ -303,7 +303,7 @@ def _measure(what: str, *arguments: str) -> dict[str, Any]:
 
 def _cells(folder: Path, count: int) -> list[Path]:
     """Drawn cells of 256 pixels as PNG files, the size of those of C-NMC."""
-    from leukaemia_zoo.engine.graphs import golden_cells
+    from leukaemia_zoo.engine.golden import golden_cells
 
     folder.mkdir(parents=True, exist_ok=True)
     rng, cell = np.random.default_rng(0), golden_cells(256, 256)[0].astype(np.int16)

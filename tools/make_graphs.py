@@ -13,7 +13,8 @@ import hashlib
 from pathlib import Path
 
 from leukaemia_zoo.common.files import replacing, write_json
-from leukaemia_zoo.engine.graphs import INDEX_FILE, golden_cells, graph_name
+from leukaemia_zoo.engine.golden import golden_cells
+from leukaemia_zoo.engine.graphs import INDEX_FILE, graph_name
 from leukaemia_zoo.engine.making import make_graph
 from leukaemia_zoo.zoo.loading import load_model
 from leukaemia_zoo.zoo.outputs import class_probabilities

@@ -16,10 +16,10 @@ from PIL import Image
 
 from leukaemia_zoo import ood_scores, predict, read_image
 from leukaemia_zoo.cells.preprocessing import symmetric_views
-from leukaemia_zoo.engine import exporting, graphs, stream
+from leukaemia_zoo.engine import graphs, stream
 from leukaemia_zoo.engine.classifier import Classifier
-from leukaemia_zoo.engine.exporting import export
-from leukaemia_zoo.engine.graphs import TOLERANCE, golden_cells, golden_probabilities, graph_name
+from leukaemia_zoo.engine.golden import golden_cells
+from leukaemia_zoo.engine.graphs import TOLERANCE, golden_probabilities, graph_name
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import (
     ArchitectureError,
@@ -31,6 +31,8 @@ from leukaemia_zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
+from leukaemia_zoo.exporting import export as exporting
+from leukaemia_zoo.exporting.export import export
 from leukaemia_zoo.prediction.features import embed
 from leukaemia_zoo.zoo import registry
 from leukaemia_zoo.zoo.sources import find
@@ -370,25 +372,6 @@ def test_an_export_says_the_same_to_any_program(tmp_path, draw_cell):
     limits = network.zoo.verdict_limits
     assert json.loads(metadata["verdict_limits"]) == (None if limits is None else limits.to_dict())
     assert metadata["note"].startswith("For research only")
-
-
-def test_the_attention_of_an_export_is_that_of_keras(tmp_path, draw_cell):
-    import onnxruntime
-
-    from leukaemia_zoo import attention_maps, load_model
-
-    model = load_model("cnn_attention")
-    batch = model.zoo.preprocessing.batch([draw_cell(seed, radius=0.2 + seed / 30) for seed in range(3)])
-    batch[:, :30, :60] = 160  # not symmetric: of a turned view the map would be another one
-    expected = attention_maps(model, batch)
-    for views in (None, 1):
-        exported = export("cnn_attention", tmp_path / "cells.onnx", views=views)
-        session = onnxruntime.InferenceSession(str(exported.file), providers=["CPUExecutionProvider"])
-        (found,) = session.run(["attention"], {"images": batch.astype(np.float32)})
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-    exported = export("cnn", tmp_path / "plain.onnx", views=1)
-    session = onnxruntime.InferenceSession(str(exported.file), providers=["CPUExecutionProvider"])
-    assert [output.name for output in session.get_outputs()] == ["probabilities", "embeddings", "ood_score"]
 
 
 def test_batch_norm_is_folded_into_the_convolutions(tmp_path):

@@ -18,9 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from leukaemia_zoo.cells.images import RGBArray
 from leukaemia_zoo.common.files import replacing
 from leukaemia_zoo.errors import EngineError, IntegrityError
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelConfig
@@ -80,36 +77,6 @@ def find_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
     if not is_own:
         _keep(name, graph)
     return graph
-
-
-def golden_cells(height: int, width: int) -> RGBArray:
-    """Cells drawn by a formula, of which a graph must say what Keras says: two on black and one field.
-
-    Args:
-        height: Pixels, at least 16.
-        width: Pixels, at least 16.
-
-    Returns:
-        Uint8 array (3, height, width, 3), RGB: a round cell, an oval one that is out of the middle, and a bright field.
-
-    Example:
-        >>> golden_cells(64, 64).shape, int(golden_cells(64, 64)[0, 0, 0].max())
-        ((3, 64, 64, 3), 0)
-    """
-    rows, columns = np.mgrid[:height, :width]
-    y, x = (rows + 0.5) / height - 0.5, (columns + 0.5) / width - 0.5
-    # Whole numbers from a quadratic residue: rounding is the same everywhere, and it is texture at every scale.
-    grain = ((rows * rows * 31 + columns * columns * 17 + rows * columns * 7) % 61) / 60 - 0.5
-    cells = []
-    for (middle, radius), stain in zip(
-        (((0.0, 0.0, 1.0), 0.34), ((0.06, -0.04, 1.5), 0.28)), ((110, 60, 140), (150, 90, 170)), strict=True
-    ):
-        inside = (y - middle[0]) ** 2 * middle[2] + (x - middle[1]) ** 2 < radius**2
-        nucleus = (y - middle[0]) ** 2 + (x - middle[1] - 0.05) ** 2 < (0.6 * radius) ** 2
-        colour = np.array(stain) + 40 * grain[..., None] - 35 * nucleus[..., None]
-        cells.append(np.where(inside[..., None], np.clip(np.rint(colour), 20, 255), 0))
-    cells.append(np.clip(np.rint(np.array((225, 200, 215)) + 50 * grain[..., None]), 0, 255))
-    return np.stack(cells).astype(np.uint8)
 
 
 def golden_probabilities(weight: str | None, sha256: str) -> list[list[float]] | None:

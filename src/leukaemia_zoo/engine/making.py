@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from leukaemia_zoo.engine.graphs import TOLERANCE, golden_cells
+from leukaemia_zoo.engine.golden import golden_cells
+from leukaemia_zoo.engine.graphs import TOLERANCE
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.engine.tracing import trace
 from leukaemia_zoo.errors import ArchitectureError, EngineError

@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from leukaemia_zoo.engine import exporting
-from leukaemia_zoo.engine.exporting import export
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError
+from leukaemia_zoo.exporting import export as exporting
+from leukaemia_zoo.exporting.export import export
 from leukaemia_zoo.zoo.registry import model_info
 
 NAME = "mobilenet.pbc_cnmc"
@@ -106,7 +106,7 @@ def test_a_package_that_differs_is_not_left(tmp_path, monkeypatch):
 
 def test_a_package_that_is_not_valid_is_told(tmp_path, monkeypatch):
     pytest.importorskip("bioimageio.spec")
-    from leukaemia_zoo.engine import bioimageio
+    from leukaemia_zoo.exporting import bioimageio
 
     monkeypatch.setattr(bioimageio, "_summary", lambda spec: "x" * 2000)
     with pytest.raises(EngineError, match=r"No package of bioimage\.io can be made of 'cnn\.cnmc' .*export it to onnx"):

@@ -18,7 +18,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from leukaemia_zoo.common.text import close_matches, reason
-from leukaemia_zoo.engine.graphs import find_graph, golden_cells
+from leukaemia_zoo.engine.golden import golden_cells
+from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import IMAGES, PROBABILITIES
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError
@@ -129,7 +130,7 @@ def export(
         whole = Path(folder) / "whole.onnx"
         _write_whole(network, found, whole, views)
         if int8:
-            from leukaemia_zoo.engine.quantising import quantise
+            from leukaemia_zoo.exporting.quantising import quantise
 
             real = _prepared(network, calibration)
             # Judged on cells that it was not calibrated on.
@@ -196,7 +197,7 @@ def _write_whole(network: Network, found: Found, file: Path, views: int | None) 
     import onnx
     import onnxruntime
 
-    from leukaemia_zoo.engine.whole_graph import metadata, whole_graph
+    from leukaemia_zoo.exporting.whole_graph import metadata, whole_graph
 
     graph = whole_graph(network, found, network.zoo.views if views is None else views)
     options = onnxruntime.SessionOptions()
@@ -230,7 +231,7 @@ def _to_openvino(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
 
 
 def _to_bioimageio(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
-    from leukaemia_zoo.engine.bioimageio import GRAPH_FILE, write_package
+    from leukaemia_zoo.exporting.bioimageio import GRAPH_FILE, write_package
 
     parts = file.parent / "package"
     parts.mkdir()
@@ -239,7 +240,7 @@ def _to_bioimageio(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
 
 
 def _run_bioimageio(file: Path, cells: np.ndarray) -> np.ndarray:
-    from leukaemia_zoo.engine.bioimageio import GRAPH_FILE
+    from leukaemia_zoo.exporting.bioimageio import GRAPH_FILE
 
     with zipfile.ZipFile(file) as package:
         graph = Path(package.extract(GRAPH_FILE, file.parent / "unpacked"))
