@@ -515,6 +515,19 @@ def test_the_browser_refuses_to_send_anything_elsewhere(page, tmp_path):
     assert answer["results"][-1] == "connect-src"
 
 
+def test_what_was_stopped_can_be_given_again(visit, tmp_path, draw_cell):
+    files = [tmp_path / f"{number}.png" for number in range(40)]
+    for number, file in enumerate(files):
+        Image.fromarray(draw_cell(number, level=80 + 2 * number)).save(file)
+    names = [str(file) for file in files]
+    steps = [["choose", names], ["click", "#stop"], ["judged"], ["text", "#fault"], ["choose", names], ["judged"]]
+    *_, stopped, (told,), _, ended = visit(*steps)["results"]
+    done = int(re.match(r"(\d+) cells? judged|No images yet", stopped)[1] or 0)
+    assert done < 40
+    assert told == f"Stopped: {40 - done} images were not judged. Give them again to go on."
+    assert ended.startswith("40 cells judged by mobilenet.cnmc")
+
+
 def test_dropped_files_are_judged(visit):
     data = base64.b64encode(EXAMPLES[0].read_bytes()).decode()
     dropped = [{"name": EXAMPLES[0].name, "type": "image/png", "base64": data}]

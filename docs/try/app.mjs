@@ -221,8 +221,10 @@ function verdict(row, model) {
 
 function familiarity(row, model) {
   if (row.ood_score === null) return 'not known';
-  const told = `OOD ${row.ood_score.toFixed(2)}${row.unfamiliar ? ` above ${model.ood_limit.toFixed(2)}: do not rely on it` : ''}`;
-  return element('span', {}, ...(row.unfamiliar ? [element('span', { className: 'badge', text: 'unfamiliar' }), ' '] : ['no, ']), told);
+  const score = `OOD ${row.ood_score.toFixed(2)}`;
+  if (!row.unfamiliar) return `no (${score})`;
+  const badge = element('span', { className: 'badge', text: 'unfamiliar' });
+  return element('span', {}, badge, ` ${score} is above ${model.ood_limit.toFixed(2)}: do not rely on it`);
 }
 
 function picture(cell) {
