@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,13 @@ def picture(path: str) -> str:
     return _figures.NOTHING_YET.replace("figures", "pictures")
 
 
+def repository(_: str) -> str:
+    """Where the code is, once pyproject.toml says it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    address = project.get("urls", {}).get("Repository", "")
+    return "" if "/OWNER/" in address else f"[The code, and where to ask]({address})."
+
+
 def _linked(text: str) -> str:
     """The text with every doi as a link."""
     return re.sub(r"doi (10\.\S+?)(?=[,;.]?(?:\s|$))", r"[doi \1](https://doi.org/\1)", text)
@@ -217,6 +225,8 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "figures": figures,
     "aims": aims,
     "original": original,
+    "results": lambda kind: _figures.results_table(kind),
+    "repository": repository,
     "ood": ood,
     "segmentation": segmentation,
     "precision": precision,
