@@ -1,7 +1,7 @@
 """MkDocs hook: pages that no file of `docs/` holds, a card for each weight and a page for each notebook.
 
-Cards are what `model_card` says of a weight. Notebooks are run, and shown with what they print and draw; what came out is
-kept in `build/notebooks` until the notebook or the package changes, because to run them takes a minute.
+Cards are what `model_card` says of a weight. Notebooks are run, and shown with what they print and draw; what came out
+is kept in `build/notebooks` until the notebook or the package changes, because to run them takes a minute.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def repository(_: str) -> str:
     """Where the code is, once pyproject.toml says it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     address = project.get("urls", {}).get("Repository", "")
-    return "" if "/OWNER/" in address else f"[The code, and where to ask]({address})."
+    return "" if not address or "/OWNER/" in address else f"[The code, and where to ask]({address})."
 
 
 def _linked(text: str) -> str:

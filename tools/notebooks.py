@@ -65,7 +65,7 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
 
     notebook, seconds = run(path)
     for cell in notebook.cells:
-        # What goes to the standard error names folders of this machine, and TensorFlow's notes are no part of the story.
+        # The standard error names folders of this machine, and TensorFlow's notes are no part of the story.
         cell["outputs"] = [output for output in cell.get("outputs", []) if not _is_noise(output)]
     exporter = MarkdownExporter()
     names = {"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}
