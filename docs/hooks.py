@@ -206,11 +206,11 @@ def picture(path: str) -> str:
     return _figures.NOTHING_YET.replace("figures", "pictures")
 
 
-def repository(_: str) -> str:
-    """Where the code is, once pyproject.toml says it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    address = project.get("urls", {}).get("Repository", "")
-    return "" if not address or "/OWNER/" in address else f"[The code, and where to ask]({address})."
+def addresses(_: str) -> str:
+    """Where the code and the app are on the web, once pyproject.toml says it."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    told = {"Space": "Try it in the browser, on a Hugging Face Space", "Repository": "The code, and where to ask"}
+    return "\n".join(f"- [{words}]({urls[name]})" for name, words in told.items() if "/OWNER/" not in urls[name])
 
 
 def _linked(text: str) -> str:
@@ -226,7 +226,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "aims": aims,
     "original": original,
     "results": lambda kind: _figures.results_table(kind),
-    "repository": repository,
+    "addresses": addresses,
     "ood": ood,
     "segmentation": segmentation,
     "precision": precision,

@@ -162,6 +162,23 @@ def test_the_repository_is_named_everywhere(release, copy):
         release.set_address("https://github.com/a/b", copy)
 
 
+def test_the_space_is_named_and_linked_to(release, copy, monkeypatch):
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    monkeypatch.setattr(hooks, "ROOT", copy)
+    release.set_address("OWNER/zoo", copy)
+    release.set_space("OWNER/app", copy)
+    assert hooks.addresses("") == ""
+    release.set_space("some-lab/app", copy)
+    assert "](https://huggingface.co/spaces/some-lab/app)" in hooks.addresses("")
+    assert "github.com" not in hooks.addresses("")
+    release.set_address("some-lab/zoo", copy)
+    assert "](https://github.com/some-lab/zoo)" in hooks.addresses("")
+    with pytest.raises(SystemExit, match="is no address of a Space"):
+        release.set_space("app", copy)
+
+
 def test_no_other_file_names_the_repository(release):
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode:

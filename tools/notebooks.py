@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import pickle
 import re
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,10 @@ def title(path: Path) -> str:
 
 def page(path: Path) -> tuple[str, dict[str, bytes]]:
     """Return a notebook as a page of the documentation, with outputs, and its pictures by their names beside it."""
-    kept = KEPT / f"{path.stem}-{_inputs(path)[:20]}.pickle"
-    if kept.is_file():
-        return pickle.loads(kept.read_bytes())  # our own file, in this checkout
+    kept = KEPT / f"{path.stem}-{_inputs(path)[:20]}"
+    if kept.is_dir():
+        pictures = {file.relative_to(kept).as_posix(): file.read_bytes() for file in sorted(kept.rglob("*.png"))}
+        return (kept / "page.md").read_text(encoding="utf-8"), pictures
     from nbconvert import MarkdownExporter
 
     notebook, seconds = run(path)
@@ -74,12 +76,25 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     text = BADGE.sub(lambda found: f"[Open in Colab]({found['link']}){{ .md-button }}", text)
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     about = f"`examples/notebooks/{path.name}`, run for this page in {seconds:.0f} seconds."
-    made = f"{text.rstrip()}\n\n---\n\n{about}\n", {name: bytes(data) for name, data in resources["outputs"].items()}
+    text = f"{text.rstrip()}\n\n---\n\n{about}\n"
+    pictures = {name: bytes(data) for name, data in resources["outputs"].items()}
+    _keep(kept, {"page.md": text.encode(), **pictures})
+    return text, pictures
+
+
+def _keep(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a folder whole, in the place of those of earlier inputs."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    for old in KEPT.glob(f"{path.stem}-*.pickle"):
-        old.unlink()
-    kept.write_bytes(pickle.dumps(made))
-    return made
+    for old in KEPT.glob(f"{folder.name.rpartition('-')[0]}-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    beside = Path(tempfile.mkdtemp(dir=KEPT, prefix=".new-"))
+    for name, data in files.items():
+        (beside / name).parent.mkdir(parents=True, exist_ok=True)
+        (beside / name).write_bytes(data)
+    try:
+        beside.rename(folder)
+    except OSError:  # another build was first
+        shutil.rmtree(beside)
 
 
 def _is_noise(output: Any) -> bool:

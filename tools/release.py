@@ -47,6 +47,13 @@ def set_address(new: str, root: Path = ROOT) -> None:
         _rewrite(root / place, old, new)
 
 
+def set_space(new: str, root: Path = ROOT) -> None:
+    """Replace the address of the Space, which the site then links to."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", new):
+        raise SystemExit(f"'{new}' is no address of a Space: write OWNER/NAME.")
+    _rewrite(root / "pyproject.toml", str(_project(root)["urls"]["Space"]), f"https://huggingface.co/spaces/{new}")
+
+
 def set_version(new: str, date: datetime.date, root: Path = ROOT) -> None:
     """Set version and date, and close the *Unreleased* part of the change log."""
     if not re.fullmatch(r"\d+\.\d+\.\d+", new):
@@ -136,6 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_subparsers(dest="way", required=True)
     ways.add_parser("address").add_argument("repository")
+    ways.add_parser("space").add_argument("repository")
     ways.add_parser("version").add_argument("version")
     ways.add_parser("recipe")
     ways.add_parser("source").add_argument("archive", type=Path)
@@ -145,6 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.way == "address":
         set_address(options.repository)
+    elif options.way == "space":
+        set_space(options.repository)
     elif options.way == "version":
         set_version(options.version, datetime.datetime.now(datetime.UTC).date())
     elif options.way == "recipe":
