@@ -24,7 +24,7 @@ FOLDER = ROOT / "docs" / "assets"
 WEIGHT = "mobilenet.pbc_cnmc"
 """The weight whose verdicts are shown: it can say "uncertain"."""
 
-SIDE, GAP, STRIP = 232, 12, 62
+SIDE, GAP, STRIP = 232, 12, 78
 """Pixels of a cell's panel, between panels, and of the words under a cell."""
 
 INK, PAGE, MUTED = "#1c1d22", "#ffffff", "#62646f"
@@ -58,11 +58,11 @@ def verdicts(paths: Iterable[str]) -> Image.Image:
         left, top = number % 3 * (SIDE + GAP), number // 3 * (height + GAP)
         sheet.paste(_cell(cell.path), (left, top))
         draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=COLOURS[cell.verdict], width=4)
-        draw.text((left + 2, top + SIDE + 6), cell.verdict, COLOURS[cell.verdict], font=_font(24))
-        chance = f"P(all) {cell.probabilities[-1]:.3f}"
-        draw.text((left + SIDE - 2, top + SIDE + 6), chance, INK, font=_font(22), anchor="ra")
+        draw.text((left + 2, top + SIDE + 6), cell.verdict, COLOURS[cell.verdict], font=_font(30))
+        chance = f"{cell.probabilities[-1]:.3f}"
+        draw.text((left + SIDE - 2, top + SIDE + 6), chance, INK, font=_font(30), anchor="ra")
         if cell.unfamiliar:
-            draw.text((left + 2, top + SIDE + 34), "unfamiliar image", MUTED, font=_font(20))
+            draw.text((left + 2, top + SIDE + 44), "unfamiliar", MUTED, font=_font(26))
     return sheet
 
 
