@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,13 @@ def picture(path: str) -> str:
     return _figures.NOTHING_YET.replace("figures", "pictures")
 
 
+def addresses(_: str) -> str:
+    """Where the code and the app are on the web, once pyproject.toml says it."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    told = {"Space": "Try it in the browser, on a Hugging Face Space", "Repository": "The code, and where to ask"}
+    return "\n".join(f"- [{words}]({urls[name]})" for name, words in told.items() if "/OWNER/" not in urls[name])
+
+
 def _linked(text: str) -> str:
     """The text with every doi as a link."""
     return re.sub(r"doi (10\.\S+?)(?=[,;.]?(?:\s|$))", r"[doi \1](https://doi.org/\1)", text)
@@ -223,6 +231,8 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "figures": figures,
     "aims": aims,
     "original": original,
+    "results": lambda kind: _figures.results_table(kind),
+    "addresses": addresses,
     "ood": ood,
     "segmentation": segmentation,
     "precision": precision,
