@@ -59,7 +59,7 @@ def draw_folder(root, per_class=8, classes=tuple(CLASSES), start=0):
 
 def tune(*arguments, **settings):
     """`fine_tune` with few resamples, which prints nothing."""
-    return fine_tune(*arguments, **{"resamples": 20, "report": str.strip, **settings})
+    return fine_tune(*arguments, **{"resamples": 20, "log": str.strip, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def tuned(tiny_folder, folder, tmp_path_factory):
     out, lines = tmp_path_factory.mktemp("runs") / "tuned", []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
+        found = tune(tiny_folder, folder, out, recipe=SMALL, log=lines.append)
     return found, out, lines
 
 
@@ -160,7 +160,7 @@ def test_a_split_by_image_warns(tiny_folder, folder):
 def test_the_same_call_again_finds_its_result(tuned, tiny_folder, folder):
     found, out, _ = tuned
     lines = []
-    again = tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
+    again = tune(tiny_folder, folder, out, recipe=SMALL, log=lines.append)
     assert lines[-1].endswith("holds this run already")
     assert again.record == json.loads(json.dumps(found.record))
     with pytest.raises(DataError, match=r"other settings or data.*--restart"):
@@ -189,7 +189,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(uninterrupted, tiny_folder
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(tiny_folder, folder, tmp_path, **LONGER, report=stop)
+        tune(tiny_folder, folder, tmp_path, **LONGER, log=stop)
     assert not (tmp_path / "training.json").exists()
     with pytest.raises(DataError, match="--restart"):
         tune(tiny_folder, folder, tmp_path, **{**LONGER, "crop_fraction": 0.7})
@@ -277,7 +277,7 @@ def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_lay
 
     monkeypatch.setattr(stages, "_tuned", told)
     lines = []
-    found = tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, report=lines.append)
+    found = tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, log=lines.append)
     assert any(f"stage 2 {'stays' if better else 'is left out'}" in line for line in lines)
     temperature = found.record["temperature"]
     own = [values * temperature for values in found.model.get_layer("logits").get_weights()]
@@ -307,7 +307,7 @@ def test_the_last_layers_are_counted_from_the_classifier():
 def test_a_time_budget_ends_the_fine_tuning(tiny_folder, folder):
     lines = []
     recipe = {**SMALL, "fine_tune_epochs": 50, "patience": 50}
-    tune(tiny_folder, folder, recipe=recipe, crop_fraction=1.0, time_budget=0.001, report=lines.append)
+    tune(tiny_folder, folder, recipe=recipe, crop_fraction=1.0, time_budget_s=0.001, log=lines.append)
     assert any("the time is up" in line for line in lines)
     assert not any(line.startswith("fine-tuning 1/50") for line in lines)
 
@@ -342,7 +342,7 @@ def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
         ),
     )
     lines = []
-    tune(tiny_folder, folder, tuned[1], recipe=SMALL, push_to="lab/cells", private=True, report=lines.append)
+    tune(tiny_folder, folder, tuned[1], recipe=SMALL, push_to="lab/cells", private=True, log=lines.append)
     assert pushed == [(tuned[1], "lab/cells", True)]
     assert lines[-1] == "published: https://hub/x"
     with pytest.raises(UnknownNameError, match="org/name"):
@@ -561,7 +561,7 @@ def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
     for wrong in (
-        {"unfreeze": 0}, {"time_budget": 0}, {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
+        {"unfreeze": 0}, {"time_budget_s": 0}, {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
         {"resamples": 0}, {"recipe": {"validation_folds": 1}}, {"recipe": {"turned_views": 0}},
         {"recipe": {"batch_size": 0}}, {"recipe": {"fine_tune_epochs": -1}}, {"recipe": {"prediction_views": 3}},
         {"recipe": {"inverse_penalties": []}}, {"recipe": {"inverse_penalties": 5}},
@@ -685,7 +685,7 @@ def test_the_positive_class_of_two_is_the_one_whose_name_says_it_or_that_is_name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = tune(
-            tiny_folder, data, recipe=SMALL, resamples=50, positive="normal", report=lines.append, split_by="image"
+            tiny_folder, data, recipe=SMALL, resamples=50, positive="normal", log=lines.append, split_by="image"
         )
     assert found.model.zoo.class_names == tuple(found.report.data["data"]["class_names"]) == ("leukemia", "normal")
     assert any(line.startswith("positive class: normal") for line in lines)

@@ -13,18 +13,11 @@ import pytest
 from backend_outputs import set_fixed_weights
 from PIL import Image
 
-from leukaemia_zoo import (
-    Prediction,
-    Predictions,
-    Preprocessing,
-    embed,
-    iter_predictions,
-    load_model,
-    predict,
-    read_image,
-)
+from leukaemia_zoo import Preprocessing, embed, load_model, predict
+from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
+from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions
 from leukaemia_zoo.prediction.results import SubjectTally
 from leukaemia_zoo.zoo import registry
 

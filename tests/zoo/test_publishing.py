@@ -371,9 +371,9 @@ from leukaemia_zoo.zoo.tensors import named_variables
 folder, figures = sys.argv[1], json.loads(sys.argv[2])
 model = lz.load_model(folder)
 pushed = [
-    lz.push_to_hub(model, "org/model", private=True, metrics=figures, licence="MIT", message="First"),
-    lz.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
-    lz.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
+    lz.zoo.push_to_hub(model, "org/model", private=True, metrics=figures, licence="MIT", message="First"),
+    lz.zoo.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
+    lz.zoo.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
 ]
 expected = {name: np.asarray(variable) for name, variable in named_variables(model).items()}
 same = []
@@ -384,7 +384,7 @@ for published in pushed:
     found = {name: np.asarray(variable) for name, variable in named_variables(loaded).items()}
     assert list(found) == list(expected)
     same.append(all(found[name].tobytes() == value.tobytes() for name, value in expected.items()))
-again = lz.push_to_hub(loaded, "org/again")  # what came from a repository does not say so in another one
+again = lz.zoo.push_to_hub(loaded, "org/again")  # what came from a repository does not say so in another one
 print(json.dumps({"pushed": [dataclasses.asdict(row) for row in [*pushed, again]], "same": same}))
 """
 

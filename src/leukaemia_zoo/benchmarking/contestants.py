@@ -18,13 +18,13 @@ from leukaemia_zoo._version import __version__
 from leukaemia_zoo.benchmarking.judged_cells import JudgedCells
 from leukaemia_zoo.cells.table import class_key
 from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE, RunFolder
-from leukaemia_zoo.common.text import shown
+from leukaemia_zoo.common.text import Log, shown
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.training.cross_validation import out_of_fold
 from leukaemia_zoo.training.leaks import TRAINED_FURTHER, TrainedOn, training_of
-from leukaemia_zoo.training.recipes import Recipe, recipe_for
+from leukaemia_zoo.training.recipes import Recipe, TrainingOptions, recipe_for
 from leukaemia_zoo.zoo.loading import config_of, load_model, weights_digest
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec, weights
 from leukaemia_zoo.zoo.sources import Found, find
@@ -250,7 +250,7 @@ def _candidate(name: str | None, model: Any) -> Candidate:
 
 
 def refit_on_folds(
-    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, report: Callable[[str], None]
+    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, log: Log
 ) -> Refitted:
     """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in.
 
@@ -282,11 +282,7 @@ def refit_on_folds(
         cells.table,
         state.folder,
         folds=folds,
-        recipe=recipe,
-        teacher="of the weight",
-        trunk=trunk,
-        seed=seed,
-        report=report,
+        options=TrainingOptions(recipe, "of the weight", trunk=trunk, seed=seed, log=log),
     )
     told = (
         f"Every cell was judged by a network whose classifier had seen no cell of its person; its features were learnt "

@@ -54,7 +54,7 @@ def train(options: argparse.Namespace) -> int:
         "devices": options.devices,
         "seed": options.seed,
         "restart": options.restart,
-        "report": print,
+        "log": print,
     }
     if options.cross_validate:
         cross_validation.cross_validate(
@@ -88,7 +88,7 @@ def benchmark(options: argparse.Namespace) -> int:
             options.models,
             options.data,
             out=options.out,
-            cross_validate=options.cross_validate,
+            refit_folds=options.cross_validate,
             validation=options.validation,
             exclude_overlap=options.exclude_overlap,
             subgroups=options.subgroup,
@@ -98,7 +98,7 @@ def benchmark(options: argparse.Namespace) -> int:
             resamples=options.resamples,
             seed=options.seed,
             restart=options.restart,
-            report=tell,
+            log=tell,
             progress=step,
         )
     print(found)
@@ -303,13 +303,13 @@ def finetune_command(options: argparse.Namespace) -> int:
             recipe=recipe,
             unfreeze=options.unfreeze,
             keep_statistics=not options.train_batch_norm,
-            time_budget=options.time_budget,
+            time_budget_s=options.time_budget,
             cost=options.cost,
             push_to=options.push_to,
             private=options.private,
             seed=options.seed,
             restart=options.restart,
-            report=tell,
+            log=tell,
         )
     print(found.report)
     print(f"written: {', '.join(str(options.out / name) for name in FILES)}")
@@ -334,7 +334,7 @@ def probe_command(options: argparse.Namespace) -> int:
             crop_fraction=options.crop_fraction,
             cache=not options.no_cache,
             seed=options.seed,
-            report=tell,
+            log=tell,
         )
     )
     return 0

@@ -1,24 +1,26 @@
-"""A run that can be interrupted: its state on disk, its random generators, and the time that is left.
+"""A run that can be interrupted: its state on disk, its random generators, its optimiser, and the time that is left.
 
 Every epoch begins with the generators at a known place, so that a resumed training goes on as it would have.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
 
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.run_folder import RunFolder
+from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.training.drawing import CellArrays, Views, preprocessing_for
+from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.zoo.tensors import load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    import keras
-
 
 _PROGRESS, _RESULT = "progress.json", "result.npz"
 
@@ -48,12 +50,12 @@ class RunState(RunFolder):
             self._write_progress()
         return float(self.progress["seconds"])
 
-    def timed(self, report: Callable[[str], None]) -> Callable[[str], None]:
+    def timed(self, log: Log) -> Log:
         """The same, and with each line the wall time is kept."""
 
         def tell(line: str) -> None:
             self.seconds()
-            report(line)
+            log(line)
 
         return tell
 
@@ -81,6 +83,12 @@ class RunState(RunFolder):
         trainer.optimizer.build(trainer.trainable_variables)
         trainer.load_weights(self.folder / self.progress["last"])
 
+    def save_first(self, model: keras.Model, chosen: dict[str, Any], curves: list[dict[str, Any]]) -> None:
+        """Keep the classifier that the layers must beat, where no epoch is kept yet."""
+        if self.progress["chosen"] is None:
+            self.progress.update(best=chosen["log_loss"], chosen=chosen, curves=curves)
+            self.save_best(model)
+
     def save_best(self, model: keras.Model) -> None:
         """Keep the best network so far; `save` makes it known."""
         self.progress["best_before"] = self.progress.get("best_file")
@@ -99,6 +107,54 @@ class RunState(RunFolder):
     def load_result(self) -> dict[str, np.ndarray] | None:
         """The result of a fold, or None."""
         return self.load_arrays(_RESULT)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training:
+    """What the stages of one training share.
+
+    Attributes:
+        recipe: How.
+        cells: The table.
+        arrays: Its cells as arrays.
+        state: Where an interrupted run goes on.
+        seed: Of weights, order and views.
+        log: Called with each line of progress.
+        devices: Number of devices that share the batches; see `on_devices`.
+        preprocessing: From a frame to the network's input; None for the recipe's.
+    """
+
+    recipe: Recipe
+    cells: Cells
+    arrays: CellArrays
+    state: RunState
+    seed: int
+    log: Log
+    devices: int = 1
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def views(self) -> Views:
+        """Where the views of the cells come from."""
+        preprocessing = self.preprocessing or preprocessing_for(self.recipe)
+        return Views(self.arrays.pixels, self.arrays.frames, self.recipe, preprocessing)
+
+
+def optimiser(
+    rate: float,
+    epochs: int,
+    steps: int,
+    weight_decay: float,
+    *,
+    first: float,
+    last: float,
+    clipnorm: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """AdamW whose rate rises in at most 100 steps from a `first`-th of the highest and falls as a cosine to `last`."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        rate / first, epochs * steps, warmup_target=rate, warmup_steps=min(100, steps), alpha=last
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=clipnorm)
 
 
 def reseed(model: Any, seed: int, epoch: int) -> None:

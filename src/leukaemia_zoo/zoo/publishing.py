@@ -89,7 +89,7 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = 
     Example:
         >>> import tempfile, leukaemia_zoo as lz
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     spec = lz.save_pretrained(lz.load_model("cnn"), folder, licence="Apache-2.0")
+        ...     spec = lz.zoo.save_pretrained(lz.load_model("cnn"), folder, licence="Apache-2.0")
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['README.md', 'config.json', 'model.safetensors']
     """
@@ -144,7 +144,7 @@ def push_to_hub(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.push_to_hub("runs/cnn", "lab/my-cells", private=True).revision  # doctest: +SKIP
+        >>> lz.zoo.push_to_hub("runs/cnn", "lab/my-cells", private=True).revision  # doctest: +SKIP
         '1f0c...'
     """
     repo = checked_repo(repo)
@@ -205,7 +205,7 @@ def publish(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.publish("lab", names=["cnn.cnmc"], dry_run=True, report=lambda line: None)
+        >>> lz.zoo.publish("lab", names=["cnn.cnmc"], dry_run=True, report=lambda line: None)
         []
     """
     table = _packaged_table() if registry is None else Path(registry).resolve()
