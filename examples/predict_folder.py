@@ -26,7 +26,7 @@ def main(folder: Path, picture: Path) -> None:
     for cell in predictions:
         print(Path(cell.path).name, cell.error or f"{cell.label} {cell.probabilities}")
     for subject in predictions.by_subject():
-        print("subject", subject.to_record())
+        print("subject", subject.to_dict())
 
     # One number from 0 to 1 for each position of the last feature map.
     first = next(cell for cell in predictions if cell.error is None)

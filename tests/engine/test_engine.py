@@ -88,7 +88,7 @@ def test_predicts_where_neither_keras_nor_tensorflow_is_installed():
     code = (
         "import json, sys\n"
         f"for name in {sorted(BACKENDS)!r}: sys.modules[name] = None\n"  # import then fails as if it were not installed
-        f"import leukaemia_zoo as lz; print(json.dumps(lz.predict('cnn', {cell!r})[0].to_record()))"
+        f"import leukaemia_zoo as lz; print(json.dumps(lz.predict('cnn', {cell!r})[0].to_dict()))"
     )
     assert run_python(code)["label"] in ("hem", "all")
 

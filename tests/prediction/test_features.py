@@ -241,12 +241,12 @@ def test_predictions_carry_the_score(shipped, two_kinds):
     found = predict(shipped, two_kinds)
     assert [item.unfamiliar for item in found] == [False, False, True, None]
     assert found[3].ood_score is None
-    record = found[2].to_record()
+    record = found[2].to_dict()
     assert list(record) == ["path", "subject", "label", "p_hem", "p_all", "verdict", "ood_score", "unfamiliar", "error"]
     assert (record["ood_score"], record["unfamiliar"]) == (found[2].ood_score, True)
     (subject,) = found.by_subject()
     assert (subject.cells, subject.unfamiliar) == (3, 1)
-    assert subject.to_record()["unfamiliar"] == 1
+    assert subject.to_dict()["unfamiliar"] == 1
 
 
 def test_a_subject_without_scores_has_no_count():

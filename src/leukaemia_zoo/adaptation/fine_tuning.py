@@ -138,7 +138,7 @@ def fine_tune(
         warn=warn,
     )
     cells = inspected.cells
-    log(cells.describe())
+    log(str(cells))
     if len(cells.class_names) == 2:
         log(f"positive class: {cells.class_names[-1]} (positive, or --positive, names another)")
     split = _split(inspected, recipe, options)

@@ -127,8 +127,8 @@ class JudgedCells:
             for cell in wrong
         ]
 
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """What a report says of the data, with the manifest and its hash; the manifest is also left in ``folder``."""
+    def write_manifest(self, folder: Path) -> dict[str, Any]:
+        """Leave the manifest in a folder; what a report says of the data, with the manifest and its hash."""
         summary = self.table.summary()
         keep = ("source", "cells", "subjects", "classes")
         described = {key: summary[key] for key in keep} | {"class_names": list(self.class_names)}

@@ -99,7 +99,7 @@ def benchmark(
     cells.subgroups(options.subgroups)
     subject_codes(cells.subjects, len(cells))
     chosen_on = None if options.validation is None else other_people(options.validation, candidates, cells)
-    log(cells.table.describe())
+    log(str(cells.table))
     with folder_or_temporary(out) as folder:
         state = RunFolder(folder / BENCHMARK, restart=options.restart)
         judged = (as_they_are if options.refit_folds is None else refitted)(candidates, cells, state, options)
@@ -140,7 +140,7 @@ def benchmark(
             block["worst_cells"] = cells.pictures(block.pop("most_wrong"))
         if out is not None:
             state.begin()
-        described = cells.describe(folder)
+        described = cells.write_manifest(folder)
         described["notes"] += [*judged.notes, *not_measured]
         unit = next(iter(blocks.values()))["unit"]
         choices = judged.choices if options.validation is None else "on the validation cells"
