@@ -125,11 +125,7 @@ class Candidate:
         name: str,
         progress: Callable[[int, int], None] | None,
     ) -> FloatArray:
-        """Probabilities of all cells, (cells, classes) in the order of the data's classes.
-
-        Raises:
-            DataError: If an image cannot be read, or the callable fails.
-        """
+        """Probabilities of all cells, (cells, classes) in the order of the data's classes."""
         if self.call is not None:
             return self._called(cells, batch_size, progress)
         model = self.loaded()
@@ -207,12 +203,7 @@ class Refitted:
 
 
 def as_candidates(models: Any) -> list[Candidate]:
-    """One candidate a model.
-
-    Raises:
-        DataError: If there is none, two have one name, or one is no model.
-        UnknownNameError: If a name is not known.
-    """
+    """One candidate a model."""
     if isinstance(models, str | os.PathLike | keras.Model) or callable(models):
         models = [models]
     if not isinstance(models, Iterable):
@@ -252,11 +243,7 @@ def _candidate(name: str | None, model: Any) -> Candidate:
 def refit_on_folds(
     candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, log: Log
 ) -> Refitted:
-    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in.
-
-    Raises:
-        DataError: If the candidate is no weight of this kind, or the cells are no files.
-    """
+    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in."""
     spec = candidate.spec
     if spec is None or candidate.found is None or cells.frames is not None:
         raise DataError(

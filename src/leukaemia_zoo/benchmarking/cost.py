@@ -236,18 +236,17 @@ class _Steps:
     """Tells how many of the steps are done."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self._total, self._progress, self._count = total, progress, 0
+        self._total, self._progress, self._count = total, progress or (lambda done, total: None), 0
 
     def done(self, value: Any = None) -> Any:
         """Count one step and give back what came of it."""
         self._count += 1
-        if self._progress is not None:
-            self._progress(self._count, self._total)
+        self._progress(self._count, self._total)
         return value
 
     def finish(self) -> None:
         """Tell that it is over, also where it stopped early."""
-        if self._progress is not None and self._count < self._total:
+        if self._count < self._total:
             self._progress(self._total, self._total)
 
 
@@ -275,11 +274,9 @@ class _Runner:
         if path is not None:
             model = load_model(path)
         if not isinstance(model, keras.Model):
-            if size is not None:
-                images = noise(largest, size)
-            else:
-                assert frames is not None  # checked before anything was measured
-                images = np.resize(frames, (largest, *frames.shape[1:]))  # which repeats them
+            given = frames if size is None else noise(largest, size)
+            assert given is not None  # checked before anything was measured
+            images = np.resize(given, (largest, *given.shape[1:]))  # which repeats them
             return cls(name, lambda images: keras.ops.convert_to_numpy(model(images)), images)
         config = config_of(model)
         own = config.preprocessing.input_size
@@ -352,11 +349,7 @@ class _Runner:
         return took
 
 
-def _one_repeat(
-    order: Sequence[_Runner],
-    batches: Sequence[int],
-    measuring: Callable[[str], contextlib.AbstractContextManager[None]],
-) -> None:
+def _one_repeat(order: Sequence[_Runner], batches: Sequence[int], measuring: Callable[[str], Any]) -> None:
     """Everything once, by turns: first what is alike, then the next."""
     for runner in order:
         with measuring(runner.name):
@@ -370,9 +363,7 @@ def _one_repeat(
 
 
 def _checked_sizes(
-    models: Mapping[str, Any],
-    input_sizes: Mapping[str, int | tuple[int, int]] | None,
-    frames: np.ndarray | None,
+    models: Mapping[str, Any], input_sizes: Mapping[str, int | tuple[int, int]] | None, frames: np.ndarray | None
 ) -> dict[str, tuple[int, int]]:
     found = {}
     for name, size in (input_sizes or {}).items():
@@ -381,10 +372,7 @@ def _checked_sizes(
         sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
         if len(sides) != 2:
             raise DataError(f"The input size of '{name}' is {size!r}: give height and width, such as (100, 100).")
-        found[name] = (
-            _whole(f"the height for '{name}'", sides[0]),
-            _whole(f"the width for '{name}'", sides[1]),
-        )
+        found[name] = _whole(f"the height for '{name}'", sides[0]), _whole(f"the width for '{name}'", sides[1])
     if frames is not None and (np.ndim(frames) != 4 or not np.size(frames)):
         raise DataError(f"frames has the shape {np.shape(frames)}: give images (N, height, width, 3).")
     for name, model in models.items():

@@ -105,10 +105,7 @@ def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Reci
 def fit_classifier(
     run: Training, model: keras.Model, embeddings: Embeddings, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> Fitted:
-    """Set the last layer to a logistic regression on the embeddings, whose penalty the validation rows choose.
-
-    With one pair of training and validation rows it is fitted on the training rows, with more on all validation rows.
-    """
+    """Set the last layer to a logistic regression on the embeddings, whose penalty the validation rows choose."""
     recipe, cells = run.recipe, run.cells
     validation_rows = np.concatenate([validation for _, validation in folds])
     labels = cells.labels[validation_rows]
@@ -156,17 +153,7 @@ def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndar
 def held_out_scores(
     cells: Cells, embeddings: Embeddings, folds: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe
 ) -> np.ndarray:
-    """OOD scores of cells by the standardisation of the others, as the fitting of a classifier makes them.
-
-    Args:
-        cells: The table.
-        embeddings: Of its cells.
-        folds: Pairs of rows: those that the standardisation is made from, and those that are scored by it.
-        recipe: Says how much each cell counts.
-
-    Returns:
-        Float64 array: the scores of the second rows of all folds, one fold after the other.
-    """
+    """OOD scores of cells by the standardisation of the others, as the fitting of a classifier makes them."""
     scores = []
     for train_rows, rows in folds:
         _, _, mean, deviation = _taught(cells, embeddings, train_rows, recipe)

@@ -195,12 +195,7 @@ def distil(
 
 
 def teacher_for(student: keras.Model, recipe: DistillationRecipe, weights: str | Path) -> keras.Model:
-    """The teacher of a network, if the two and the recipe fit each other.
-
-    Raises:
-        DataError: If the student lacks a layer of the recipe's pairs, or they cannot be imitated in another stain.
-        WeightsError: If the teacher's weights cannot be had.
-    """
+    """The teacher of a network, if the two and the recipe fit each other."""
     missing = sorted({own for own, _ in recipe.pairs} - {layer.name for layer in student.layers})
     if missing:
         raise DataError(
@@ -294,10 +289,7 @@ def _difference(features: Any, target: Any, mask: Any) -> Any:
 
 
 def _begin_as(teacher: keras.Model, student: keras.Model, keep: bool) -> None:
-    """Give the layers of the student the teacher's weights, and let its batch normalisation stay as it is.
-
-    `keep` leaves the weights that a previous training gave.
-    """
+    """Give the layers of the student the teacher's weights, and let its batch normalisation stay as it is."""
     own = {layer.name: layer for layer in student.layers}
     for layer in teacher.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -344,12 +336,7 @@ class _Unlabelled(keras.utils.PyDataset):
 
 
 def unlabelled_images(folder: str | Path) -> list[Path]:
-    """The image files in the folder that the distillation is to see.
-
-    Raises:
-        DataError: If there are none.
-        ImageError: If there is no such folder.
-    """
+    """The image files in the folder that the distillation is to see."""
     paths, _ = find_images([folder])
     if not paths:
         raise DataError(

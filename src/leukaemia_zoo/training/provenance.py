@@ -242,12 +242,7 @@ def _take_imagenet(model: keras.Model, recipe: Recipe) -> str:
 
 
 def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
-    """Which of the cells taught these weights, by person and by image; None where nothing is known of them.
-
-    Args:
-        initial: The weights.
-        cells: The table.
-    """
+    """Which of the cells taught these weights, by person and by image; None where nothing is known of them."""
     trained = initial.trained_on
     if trained is None:
         return None
@@ -277,17 +272,7 @@ class LogitsTeacher:
 
 
 def found_teachers(recipe: Recipe, folder: str | Path | None, folds: int = 0) -> tuple[LogitsTeacher, ...]:
-    """The teachers of a training, or of each fold of a cross-validation.
-
-    Args:
-        recipe: Says whether there is to be one.
-        folder: Of a saved model, or of a cross-validation that kept its networks.
-        folds: Of the cross-validation; 0 for a training.
-
-    Raises:
-        DataError: If there is none where the recipe wants one, or one where it wants none.
-        WeightsError: If a network cannot be had.
-    """
+    """The teachers of a training, or of each fold of a cross-validation."""
     if folder is None:
         if recipe.soft_share:
             raise DataError(
@@ -311,12 +296,7 @@ def found_teachers(recipe: Recipe, folder: str | Path | None, folds: int = 0) ->
 def load_logits_teacher(
     teachers: tuple[LogitsTeacher, ...], number: int, cells: Cells, tested: np.ndarray, log: Log
 ) -> keras.Model | None:
-    """The teacher of a fold; None without teachers.
-
-    Raises:
-        LeakError: If it was trained on a cell or a person that is tested.
-        DataError: If it has other classes.
-    """
+    """The teacher of a fold; None without teachers."""
     if not teachers:
         return None
     teacher = teachers[number]

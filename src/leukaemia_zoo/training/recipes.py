@@ -252,11 +252,7 @@ def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> R
 
 
 def read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Settings from a dict, a JSON file or nothing.
-
-    Raises:
-        DataError: If the file is no JSON object.
-    """
+    """Settings from a dict, a JSON file or nothing."""
     if changes is None or isinstance(changes, Mapping):
         return changes or {}
     try:

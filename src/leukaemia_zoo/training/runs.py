@@ -64,11 +64,9 @@ class RunState(RunFolder):
         self.save_json(_PROGRESS, {**self.progress, "best": best if np.isfinite(best) else None})
 
     def save(self, trainer: keras.Model) -> None:
-        """Keep weights and optimizer of a whole epoch.
-
-        Each epoch has a file of its own, which the progress names once it is whole: weights of one epoch and the
-        progress of another would go on to a third result.
-        """
+        """Keep weights and optimizer of a whole epoch."""
+        # Each epoch has a file of its own, which the progress names once it is whole: weights of one epoch and the
+        # progress of another would go on to a third result.
         before = [self.progress.get("last"), self.progress.get("best_before")]
         self.progress["last"] = f"epoch_{self.progress['epoch']}.weights.h5"
         self.save_weights(self.progress["last"], trainer)
@@ -167,11 +165,7 @@ def reseed(model: Any, seed: int, epoch: int) -> None:
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed that every generator takes, NumPy's and Keras' alike.
-
-    Raises:
-        DataError: If it is no whole number from 0 to 4294967295.
-    """
+    """A seed that every generator takes, NumPy's and Keras' alike."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise DataError(f"seed is {seed!r}: give a whole number from 0 to {2**32 - 1}.")
     return int(seed)

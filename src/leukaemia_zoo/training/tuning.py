@@ -53,16 +53,7 @@ def fit_network(
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
-    Args:
-        run: The training.
-        split: The parts train and validation; or folds by subject, each of which validates a classifier fitted on the
-            others, before the last one is fitted on all. Rows in no such part are not touched.
-        trunk: File with the distilled or otherwise given trunk, or None to begin with random weights.
-        embeddings: Of the cells by the trunk, where they are known already.
-        teacher: A network that has learnt the same classes, for a recipe with a ``soft_share``.
-
-    Raises:
-        DataError: If the recipe leaves nothing to train.
+    The trunk is a file, None for random weights; `teacher` is a network of the same classes, for a ``soft_share``.
     """
     recipe = run.recipe
     model = new_network(recipe, len(run.cells.class_names), run.seed)
@@ -123,16 +114,8 @@ def tune_layers(
 ) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
 
-    Without validation cells the last epoch stays.
-
-    Args:
-        run: The training.
-        model: The network, which gets the best weights.
-        fold: Rows of the cells that teach, and of those that choose the epoch.
-        keep_statistics: Leave every BatchNorm as it is.
-        unfreeze: Of the layers with kernels only the last so many learn, besides the classifier; None for all.
-        until: Time of ``time.perf_counter()`` by which to end: no epoch is begun that would last longer.
-        soft: Another network that teaches beside the labels.
+    Without validation cells the last epoch stays. Of the layers with kernels only the last `unfreeze` learn, besides
+    the classifier. No epoch is begun that would end after `until`, a time of ``time.perf_counter()``.
     """
     recipe, state, views, (train_rows, validation_rows) = run.recipe, run.state, run.views, fold
     progress, validates = state.progress, len(validation_rows) > 0
