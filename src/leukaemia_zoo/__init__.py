@@ -26,41 +26,7 @@ if TYPE_CHECKING:
     from leukaemia_zoo.zoo.registry import list_models, model_info
     from leukaemia_zoo.zoo.sources import download
 
-_WINGS = (
-    *("cells", "smears", "zoo", "engine", "prediction", "evaluation"),
-    *("report", "training", "benchmarking", "adaptation"),
-)
-
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "zoo.registry": "list_models model_info",
-        "zoo.loading": "load_model save_model",
-        "zoo.sources": "download",
-        "prediction.verdicts": "predict",
-        "prediction.features": "embed",
-        "cells.readers": "read_data",
-        "benchmarking.runner": "benchmark",
-        "training.trainer": "train",
-        "training.cross_validation": "cross_validate",
-        "adaptation.fine_tuning": "fine_tune",
-        "zoo.layers": "AttentionBlock",
-        "cells.table": "Cells",
-        "cells.preprocessing": "Preprocessing",
-        "report.report": "Report",
-    },
-    wings=_WINGS,
-    moved={
-        "zoo": "build_model save_pretrained push_to_hub publish ModelConfig CellAugmentation register_architecture",
-        "prediction": "ood_scores iter_predictions Prediction Predictions attention_maps",
-        "smears": "segment_cell extract_cells ExtractedCell estimate_scale reject normalise_stain",
-        "engine": "export",
-        "cells": "read_image find_images read_cnmc read_folders read_csv Split split_by_subject kfold_by_subject "
-        "check_split save_manifest load_manifest verify",
-        "training": "Recipe",
-        "adaptation": "FineTuned linear_probe",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)
 __all__ += ["__version__"]
 
 register_layers()

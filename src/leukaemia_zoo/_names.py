@@ -5,30 +5,118 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def lazily(
-    package: str,
-    files: Mapping[str, str],
-    *,
-    wings: Sequence[str] = (),
-    moved: Mapping[str, str] | None = None,
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose names are loaded on first use.
+NAMES = {
+    "": {
+        "zoo.registry": "list_models model_info",
+        "zoo.loading": "load_model save_model",
+        "zoo.sources": "download",
+        "prediction.verdicts": "predict",
+        "prediction.features": "embed",
+        "cells.readers": "read_data",
+        "benchmarking.runner": "benchmark",
+        "training.trainer": "train",
+        "training.cross_validation": "cross_validate",
+        "adaptation.fine_tuning": "fine_tune",
+        "zoo.layers": "AttentionBlock",
+        "cells.table": "Cells",
+        "cells.preprocessing": "Preprocessing",
+        "report.report": "Report",
+    },
+    "cells": {
+        "images": "as_image as_images find_images read_image",
+        "preprocessing": "Preprocessing symmetric_views turned_views",
+        "readers": "read_cnmc read_csv read_data read_folders",
+        "table": "Cells duplicate_cells pixel_sha256",
+        "splits": "Split check_split kfold_by_subject load_manifest manifest_sha256 save_manifest split_by_subject",
+        "verification": "VerifyReport verify",
+        "cnmc": "canonical_subject official_duplicates official_files parse_cnmc_name subject_from_name",
+    },
+    "smears": {
+        "segmentation": "cell_mask segment_cell",
+        "fields": "ExtractedCell estimate_scale extract_cells reject",
+        "stains": "normalise_stain",
+    },
+    "zoo": {
+        "registry": "ModelConfig ModelInfo ModelSpec WeightSpec list_models model_info",
+        "loading": "load_model save_model",
+        "sources": "Found download",
+        "architectures": "build_model register_architecture with_output",
+        "layers": "AttentionBlock CellMask CellStatistics",
+        "augmentation": "CellAugmentation",
+        "publishing": "Published publish push_to_hub save_pretrained",
+        "cards": "model_card",
+    },
+    "engine": {
+        "exporting": "Exported export",
+    },
+    "prediction": {
+        "verdicts": "iter_predictions predict",
+        "results": "Prediction Predictions SubjectSummary SubjectTally",
+        "features": "embed embed_files limit_of ood_scores",
+        "attention": "attention_maps",
+    },
+    "evaluation": {
+        "metrics": "called_classes per_subject",
+        "intervals": "Bootstrap Interval bootstrap_over_subjects paired_difference",
+        "calibration": "apply_temperature calibration_slope_intercept expected_calibration_error fit_temperature "
+        "reliability",
+        "baselines": "area_baseline cell_area",
+        "judgement": "judge",
+    },
+    "report": {
+        "report": "Comparison Report",
+        "curves": "curve_rows",
+    },
+    "training": {
+        "trainer": "train",
+        "cross_validation": "CrossValidation cross_validate",
+        "recipes": "DistillationRecipe Recipe TrainingOptions recipe_for",
+        "provenance": "find_initial_weights",
+        "distillation": "distil load_teacher",
+        "leaks": "find_overlap",
+    },
+    "benchmarking": {
+        "runner": "benchmark",
+        "options": "BenchmarkOptions",
+        "cost": "Cost measure_costs",
+        "operations": "flops",
+    },
+    "adaptation": {
+        "fine_tuning": "FineTuned fine_tune",
+        "options": "FineTuningOptions fine_tuning_recipe",
+        "probing": "Probe linear_probe",
+        "inspection": "Inspected inspect_cells usual_preprocessing",
+        "splits": "folds_by_people split_for_fine_tuning",
+    },
+}
+"""The public names by wing and file: those of everyday work at the top, which are in their wings as well."""
 
-    Args:
-        package: Its `__name__`.
-        files: Public names, with spaces between them, by the file of the package that they lie in.
-        wings: Packages inside it that are attributes too.
-        moved: Names that an earlier release had here, by the wing where they are now.
-    """
-    file_of = {name: file for file, names in files.items() for name in names.split()}
-    wing_of = {name: wing for wing, names in (moved or {}).items() for name in names.split()}
+_MOVED = {
+    "zoo": "build_model save_pretrained push_to_hub publish ModelConfig CellAugmentation register_architecture",
+    "prediction": "ood_scores iter_predictions Prediction Predictions attention_maps",
+    "smears": "segment_cell extract_cells ExtractedCell estimate_scale reject normalise_stain",
+    "engine": "export",
+    "cells": "read_image find_images read_cnmc read_folders read_csv Split split_by_subject kfold_by_subject "
+    "check_split save_manifest load_manifest verify",
+    "training": "Recipe",
+    "adaptation": "FineTuned linear_probe",
+}
+"""What version 0.1 had at the top, by the wing where it is now."""
+
+
+def lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names are loaded on first use, by its `__name__`."""
+    wing = package.partition(".")[2]
+    file_of = {name: file for file, names in NAMES[wing].items() for name in names.split()}
+    wings = [] if wing else [name for name in NAMES if name]
+    moved_to = {} if wing else {name: now for now, names in _MOVED.items() for name in names.split()}
 
     def load(name: str) -> Any:
         if name in file_of:
@@ -37,9 +125,10 @@ def lazily(
             return value
         if name in wings:
             return importlib.import_module(f"{package}.{name}")
-        if name in wing_of:
-            _warn(f"{package}.{name} is {package}.{wing_of[name]}.{name} now", stacklevel=3)
-            return getattr(importlib.import_module(f"{package}.{wing_of[name]}"), name)
+        if name in moved_to:
+            now = f"{package}.{moved_to[name]}"
+            _warn(f"{package}.{name} is {now}.{name} now", stacklevel=3)
+            return getattr(importlib.import_module(now), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return load, lambda: sorted([*file_of, *wings]), [*file_of]

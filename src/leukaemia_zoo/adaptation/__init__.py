@@ -11,13 +11,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.adaptation.probing import Probe, linear_probe
     from leukaemia_zoo.adaptation.splits import folds_by_people, split_for_fine_tuning
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "fine_tuning": "FineTuned fine_tune",
-        "options": "FineTuningOptions fine_tuning_recipe",
-        "probing": "Probe linear_probe",
-        "inspection": "Inspected inspect_cells usual_preprocessing",
-        "splits": "folds_by_people split_for_fine_tuning",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

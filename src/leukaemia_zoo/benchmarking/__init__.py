@@ -10,12 +10,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.benchmarking.options import BenchmarkOptions
     from leukaemia_zoo.benchmarking.runner import benchmark
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "runner": "benchmark",
-        "options": "BenchmarkOptions",
-        "cost": "Cost measure_costs",
-        "operations": "flops",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

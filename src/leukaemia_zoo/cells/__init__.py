@@ -27,15 +27,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cells.table import Cells, duplicate_cells, pixel_sha256
     from leukaemia_zoo.cells.verification import VerifyReport, verify
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "images": "as_image as_images find_images read_image",
-        "preprocessing": "Preprocessing symmetric_views turned_views",
-        "readers": "read_cnmc read_csv read_data read_folders",
-        "table": "Cells duplicate_cells pixel_sha256",
-        "splits": "Split check_split kfold_by_subject load_manifest manifest_sha256 save_manifest split_by_subject",
-        "verification": "VerifyReport verify",
-        "cnmc": "canonical_subject official_duplicates official_files parse_cnmc_name subject_from_name",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -7,9 +7,4 @@ from leukaemia_zoo._names import lazily
 if TYPE_CHECKING:
     from leukaemia_zoo.engine.exporting import Exported, export
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "exporting": "Exported export",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -17,14 +17,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.evaluation.judgement import judge
     from leukaemia_zoo.evaluation.metrics import called_classes, per_subject
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "metrics": "called_classes per_subject",
-        "intervals": "Bootstrap Interval bootstrap_over_subjects paired_difference",
-        "calibration": "apply_temperature calibration_slope_intercept expected_calibration_error "
-        "fit_temperature reliability",
-        "baselines": "area_baseline cell_area",
-        "judgement": "judge",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -10,12 +10,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.prediction.results import Prediction, Predictions, SubjectSummary, SubjectTally
     from leukaemia_zoo.prediction.verdicts import iter_predictions, predict
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "verdicts": "iter_predictions predict",
-        "results": "Prediction Predictions SubjectSummary SubjectTally",
-        "features": "embed embed_files limit_of ood_scores",
-        "attention": "attention_maps",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -8,10 +8,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.report.curves import curve_rows
     from leukaemia_zoo.report.report import Comparison, Report
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "report": "Comparison Report",
-        "curves": "curve_rows",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

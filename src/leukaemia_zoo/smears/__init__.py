@@ -9,11 +9,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.smears.segmentation import cell_mask, segment_cell
     from leukaemia_zoo.smears.stains import normalise_stain
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "segmentation": "cell_mask segment_cell",
-        "fields": "ExtractedCell estimate_scale extract_cells reject",
-        "stains": "normalise_stain",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

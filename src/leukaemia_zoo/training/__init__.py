@@ -12,14 +12,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.training.recipes import DistillationRecipe, Recipe, TrainingOptions, recipe_for
     from leukaemia_zoo.training.trainer import train
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "trainer": "train",
-        "cross_validation": "CrossValidation cross_validate",
-        "recipes": "DistillationRecipe Recipe TrainingOptions recipe_for",
-        "provenance": "find_initial_weights",
-        "distillation": "distil load_teacher",
-        "leaks": "find_overlap",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)

@@ -14,16 +14,4 @@ if TYPE_CHECKING:
     from leukaemia_zoo.zoo.registry import ModelConfig, ModelInfo, ModelSpec, WeightSpec, list_models, model_info
     from leukaemia_zoo.zoo.sources import Found, download
 
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "registry": "ModelConfig ModelInfo ModelSpec WeightSpec list_models model_info",
-        "loading": "load_model save_model",
-        "sources": "Found download",
-        "architectures": "build_model register_architecture with_output",
-        "layers": "AttentionBlock CellMask CellStatistics",
-        "augmentation": "CellAugmentation",
-        "publishing": "Published publish push_to_hub save_pretrained",
-        "cards": "model_card",
-    },
-)
+__getattr__, __dir__, __all__ = lazily(__name__)
