@@ -9,14 +9,16 @@ import sys
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from leukaemia_zoo import Preprocessing, benchmark, load_model, predict, read_data
 from leukaemia_zoo.adaptation import fine_tuning, stages
-from leukaemia_zoo.adaptation.fine_tuning import fine_tune, fine_tuning_recipe
+from leukaemia_zoo.adaptation.fine_tuning import fine_tune
 from leukaemia_zoo.adaptation.inspection import CROPS, inspect_cells, usual_preprocessing
+from leukaemia_zoo.adaptation.options import FineTuningOptions, fine_tuning_recipe
 from leukaemia_zoo.adaptation.splits import folds_by_people, split_for_fine_tuning
 from leukaemia_zoo.cells.splits import Split, load_manifest
 from leukaemia_zoo.cells.table import Cells
@@ -24,6 +26,8 @@ from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.common.run_folder import RUN
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.report.report import Report
+from leukaemia_zoo.training import tuning
+from leukaemia_zoo.training.runs import optimiser
 from leukaemia_zoo.training.tuning import frozen_layers
 from leukaemia_zoo.zoo import publishing
 from leukaemia_zoo.zoo.tensors import named_variables
@@ -261,6 +265,55 @@ def test_batch_norm_stays_where_all_layers_learn_unless_it_is_to_follow(learnt):
     assert any(name.startswith("block1_conv/") for name in names)
     assert not any("_norm/" in name for name in names)
     assert any("_norm/moving_mean" in name for name in learnt(unfreeze="all", keep_statistics=False))
+
+
+def test_the_first_layers_learn_less_where_rates_decay(tiny_model):
+    shares = tuning.rate_shares(tiny_model, 0.5)
+    by_name = {
+        name: shares[id(variable)] for name, variable in named_variables(tiny_model).items() if id(variable) in shares
+    }
+    kernels = [name for name in by_name if name.endswith("/kernel")]
+    assert [by_name[name] for name in kernels] == [0.5 ** (len(kernels) - 1 - place) for place in range(len(kernels))]
+    assert by_name["logits/bias"] == 1
+    assert by_name["block1_norm/gamma"] == by_name["block1_conv/kernel"]
+
+    variables = [keras.Variable(np.ones((2, 2)), name=name) for name in "ab"]
+    step = optimiser(0.1, 1, 1, 0.0, first=1, last=1.0, shares=[1.0, 0.25])
+    step.apply([keras.ops.ones((2, 2))] * 2, variables)
+    moved = [1 - float(keras.ops.convert_to_numpy(variable.value)[0, 0]) for variable in variables]
+    assert moved[0] > 0
+    assert moved[1] == pytest.approx(0.25 * moved[0], rel=1e-4)
+
+
+def test_batch_norm_learns_where_all_layers_do_and_there_are_cells_enough():
+    usual, all_layers = FineTuningOptions(), FineTuningOptions(unfreeze="all", keep_statistics=None)
+    assert (usual.keeps_statistics(5000), all_layers.keeps_statistics(499), all_layers.keeps_statistics(500)) == (
+        True,
+        True,
+        False,
+    )
+    assert FineTuningOptions(keep_statistics=None).keeps_statistics(5000)
+
+
+def test_all_layers_at_rates_of_their_own_fall_back_on_the_linear_probe(tiny_folder, folder, monkeypatch):
+    """At a rate that spoils the network no epoch is better, and stage 1 stays, with its statistics."""
+    monkeypatch.setattr(tuning, "_ADAPTATION_STEPS", 2)
+    lines = []
+    ways = {"unfreeze": "all", "rate_decay": 0.7, "keep_statistics": False}
+    spoilt = tune(
+        tiny_folder,
+        folder,
+        recipe={**SMALL, "fine_tune_learning_rate": 3.0},
+        crop_fraction=0.9,
+        log=lines.append,
+        **ways,
+    )
+    assert any("all layers learn, BatchNorm follows the cells" in line for line in lines)
+    assert any("stage 2 is left out" in line for line in lines)
+    probe = tune(tiny_folder, folder, recipe={**SMALL, "fine_tune_epochs": 0}, crop_fraction=0.9)
+    for one, other in zip(spoilt.model.get_weights(), probe.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert spoilt.record["choices"]["rate_decay"] == 0.7
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -561,7 +614,8 @@ def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
     for wrong in (
-        {"unfreeze": 0}, {"time_budget_s": 0}, {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
+        {"unfreeze": 0}, {"time_budget_s": 0}, {"rate_decay": 0}, {"rate_decay": 1.5},
+        {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
         {"resamples": 0}, {"recipe": {"validation_folds": 1}}, {"recipe": {"turned_views": 0}},
         {"recipe": {"batch_size": 0}}, {"recipe": {"fine_tune_epochs": -1}}, {"recipe": {"prediction_views": 3}},
         {"recipe": {"inverse_penalties": []}}, {"recipe": {"inverse_penalties": 5}},

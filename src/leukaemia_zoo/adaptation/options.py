@@ -17,6 +17,9 @@ from leukaemia_zoo.training.runs import checked_seed
 from leukaemia_zoo.zoo.publishing import checked_about, checked_repo
 from leukaemia_zoo.zoo.registry import ModelConfig
 
+_ENOUGH_CELLS = 500
+"""Cells from which statistics of their own are taken for BatchNorm; a round number that nobody has measured."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningOptions:
@@ -36,7 +39,10 @@ class FineTuningOptions:
         crop_fraction: Side of the centre crop as a share of the frame's shorter side, instead of trying several.
         recipe: Settings that replace those of `fine_tuning_recipe`, as a dict or a JSON file; or a whole `Recipe`.
         unfreeze: How many of the last layers with kernels learn in stage 2, or ``"all"``.
-        keep_statistics: Leave the statistics and scales of every BatchNorm as they are.
+        rate_decay: Each layer with a kernel learns at this share of the rate of the one after it: with 1 all learn at
+            the same rate, with 0.8 the first layers, which see edges and colours, hardly change.
+        keep_statistics: Leave the statistics and scales of every BatchNorm as they are; False lets them follow your
+            cells, None does so where all layers learn from 500 cells or more.
         time_budget_s: Seconds after which no further epoch is begun, counted from the call; the classifier and the
             report are made whatever it is. None for no limit. After an interruption it counts anew.
         cost: Whether the report measures times and memory, which takes longer.
@@ -62,7 +68,8 @@ class FineTuningOptions:
     crop_fraction: float | None = None
     recipe: Recipe | str | Path | Mapping[str, Any] | None = None
     unfreeze: int | Literal["all"] = 2
-    keep_statistics: bool = True
+    rate_decay: float = 1.0
+    keep_statistics: bool | None = True
     time_budget_s: float | None = None
     cost: bool = False
     resamples: int = 2000
@@ -83,6 +90,8 @@ class FineTuningOptions:
         layers = self.unfreeze
         if layers != "all" and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
             raise DataError(f"unfreeze is {layers!r}: give a number of layers from 1 on, or 'all'.")
+        if not 0 < self.rate_decay <= 1:
+            raise DataError(f"rate_decay is {self.rate_decay!r}: give a share above 0 and at most 1, such as 0.8.")
         if self.time_budget_s is not None and not self.time_budget_s > 0:
             raise DataError(f"time_budget_s is {self.time_budget_s!r}: give seconds above 0, or None for no limit.")
         if self.preprocessing is not None and self.crop_fraction is not None:
@@ -95,11 +104,18 @@ class FineTuningOptions:
         """The log, whether there is one or not."""
         return self.log or silent
 
+    def keeps_statistics(self, cells: int) -> bool:
+        """Whether BatchNorm stays as it is where so many cells teach."""
+        if self.keep_statistics is None:
+            return self.unfreeze != "all" or cells < _ENOUGH_CELLS
+        return self.keep_statistics
+
     def choices(self, split_by: str, preprocessing: Preprocessing | None) -> dict[str, Any]:
         """What of this a record holds: all that the result depends on, beside recipe and seed."""
         return {
             "unfreeze": self.unfreeze,
             "keep_statistics": self.keep_statistics,
+            **({"rate_decay": self.rate_decay} if self.rate_decay != 1 else {}),
             "per_class": self.per_class,
             "split_by": split_by,
             "time_budget": self.time_budget_s,

@@ -14,6 +14,7 @@ from leukaemia_zoo.adaptation.inspection import CROPS, DEFAULT_CROP
 from leukaemia_zoo.adaptation.options import FineTuningOptions
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.text import silent
 from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.training.classifier import (
@@ -27,7 +28,7 @@ from leukaemia_zoo.training.classifier import (
 from leukaemia_zoo.training.drawing import read_arrays
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState, Training
-from leukaemia_zoo.training.tuning import tune_layers
+from leukaemia_zoo.training.tuning import adapt_statistics, tune_layers
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, named_variables
 
 _CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
@@ -118,14 +119,22 @@ def _tuned(
     """Stage 2, from a classifier that has not seen the validation cells either, and by how much each of them gains."""
     count = None if options.unfreeze == "all" else int(options.unfreeze)
     what = "all layers learn" if count is None else f"the last {count} layers learn too"
-    statistics = ", BatchNorm stays as it is" if options.keep_statistics else ""
+    keeps = options.keeps_statistics(len(fold[0]))
+    statistics = ", BatchNorm stays as it is" if keeps else ", BatchNorm follows the cells"
     run.log(f"stage 2: {what}{statistics}; {len(fold[0]):,} cells teach, {len(fold[1]):,} validate")
     model = _with_classes(base, run.recipe, len(run.cells.class_names), run.seed)
     only = dataclasses.replace(run.recipe, inverse_penalties=(fitted.chosen["inverse_penalty"],))
     alone = dataclasses.replace(run, recipe=only, log=lambda line: run.log(f"to beat: {line}"))
     before = fit_classifier(alone, model, embeddings, [fold])
     run.state.save_first(model, before.chosen, before.curves)
-    tuned = tune_layers(run, model, fold, keep_statistics=options.keep_statistics, unfreeze=count, until=until)
+    if not keeps:  # all layers then begin where a classifier on features with the new statistics left them
+        run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, train_batch_norm=True))
+        adapt_statistics(run, model, fold[0])
+        own = embed(model, run.arrays.pixels, np.concatenate(fold), run.recipe)
+        fit_classifier(dataclasses.replace(alone, log=silent), model, own, [fold])
+    tuned = tune_layers(
+        run, model, fold, keep_statistics=keeps, unfreeze=count, rate_decay=options.rate_decay, until=until
+    )
     if tuned.chosen["stage"] != "fine-tuning":
         return tuned, None
     truth = run.cells.labels[fold[1]]

@@ -62,6 +62,13 @@ def _model_and_cells(command: Callable[..., int]) -> Callable[..., int]:
     metavar="N",
     help="how many of the last layers learn in stage 2, or 'all'",
 )
+@click.option(
+    "--rate-decay",
+    type=float,
+    default=1.0,
+    metavar="P",
+    help="each layer learns at this share of the rate of the one after it",
+)
 @click.option("--classifier-only", is_flag=True, help="leave out stage 2: fit the last layer and nothing else")
 @click.option("--train-batch-norm", is_flag=True, help="let BatchNorm follow the new cells (default: it stays)")
 @click.option("--time-budget", type=float, metavar="SECONDS", help="begin no further epoch after so many seconds")

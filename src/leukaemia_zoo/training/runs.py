@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,19 @@ class Training:
         return Views(self.arrays.pixels, self.arrays.frames, self.recipe, preprocessing)
 
 
+class DiscriminativeAdamW(keras.optimizers.AdamW):
+    """AdamW in which each variable has a share of the common rate."""
+
+    def __init__(self, shares: Sequence[float], *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.shares = tuple(shares)  # in the order of the variables that it is built for
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One step of a variable."""
+        share = self.shares[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate * share)
+
+
 def optimiser(
     rate: float,
     epochs: int,
@@ -147,12 +161,18 @@ def optimiser(
     first: float,
     last: float,
     clipnorm: float | None = None,
+    shares: Sequence[float] | None = None,
 ) -> keras.optimizers.Optimizer:
     """AdamW whose rate rises in at most 100 steps from a `first`-th of the highest and falls as a cosine to `last`."""
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / first, epochs * steps, warmup_target=rate, warmup_steps=min(100, steps), alpha=last
     )
-    return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=clipnorm)
+    settings = {"weight_decay": weight_decay, "clipnorm": clipnorm}
+    return (
+        keras.optimizers.AdamW(schedule, **settings)
+        if shares is None
+        else DiscriminativeAdamW(shares, schedule, **settings)
+    )
 
 
 def reseed(model: Any, seed: int, epoch: int) -> None:

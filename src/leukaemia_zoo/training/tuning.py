@@ -109,13 +109,15 @@ def tune_layers(
     *,
     keep_statistics: bool,
     unfreeze: int | None = None,
+    rate_decay: float = 1.0,
     until: float | None = None,
     soft: SoftTargets | None = None,
 ) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
 
     Without validation cells the last epoch stays. Of the layers with kernels only the last `unfreeze` learn, besides
-    the classifier. No epoch is begun that would end after `until`, a time of ``time.perf_counter()``.
+    the classifier, and each at the `rate_decay` of the rate of the one after it. No epoch is begun that would end after
+    `until`, a time of ``time.perf_counter()``.
     """
     recipe, state, views, (train_rows, validation_rows) = run.recipe, run.state, run.views, fold
     progress, validates = state.progress, len(validation_rows) > 0
@@ -123,7 +125,7 @@ def tune_layers(
     shown, truth = run.arrays.pixels[0, validation_rows], labels[validation_rows]
     weights = drawing_weights(run.cells, train_rows, recipe)
     with precision(recipe.precision), on_devices(run.devices):
-        learner, trainer = _trainer(run, model, len(train_rows), keep_statistics, unfreeze)
+        learner, trainer = _trainer(run, model, len(train_rows), keep_statistics, unfreeze, rate_decay)
         if progress["epoch"]:
             state.restore(trainer)
     left, seconds = TimeLeft(progress["epoch"]), 0.0
@@ -169,7 +171,7 @@ def tune_layers(
 
 
 def _trainer(
-    run: Training, model: keras.Model, cells: int, keep_statistics: bool, unfreeze: int | None
+    run: Training, model: keras.Model, cells: int, keep_statistics: bool, unfreeze: int | None, rate_decay: float
 ) -> tuple[keras.Model, keras.Model]:
     """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
     recipe, seed = run.recipe, run.seed
@@ -191,12 +193,26 @@ def _trainer(
         kept = keep_statistics and isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = not (kept or layer in frozen)
     rate, steps = recipe.fine_tune_learning_rate, max(1, cells // recipe.batch_size)
+    share_of = rate_shares(learner, rate_decay)
+    shares = [share_of[id(variable)] for variable in trainer.trainable_variables] if rate_decay != 1 else None
+    schedule: dict[str, Any] = {"first": 10, "last": 0.05, "clipnorm": 1.0, "shares": shares}
     trainer.compile(
-        optimiser(rate, recipe.fine_tune_epochs, steps, recipe.weight_decay, first=10, last=0.05, clipnorm=1.0),
+        optimiser(rate, recipe.fine_tune_epochs, steps, recipe.weight_decay, **schedule),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         jit_compile=compiles_steps(),
     )
     return learner, trainer
+
+
+def rate_shares(model: keras.Model, decay: float) -> dict[int, float]:
+    """The share of the rate by the `id` of a variable: 1 in the last layer, `decay` in the one with a kernel before."""
+    found: dict[int, float] = {}
+    share = 1.0
+    for layer in reversed(model.layers):
+        found |= {id(variable): share for variable in layer.trainable_variables}
+        if any(len(variable.shape) > 1 for variable in layer.trainable_variables):
+            share *= decay  # what normalises a convolution stands behind it, and has its rate
+    return found
 
 
 def frozen_layers(model: keras.Model, unfreeze: int) -> list[keras.layers.Layer]:
