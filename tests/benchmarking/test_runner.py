@@ -360,11 +360,11 @@ def test_mistakes_in_the_call(drawn, folder, tiny_folder):
     [
         ({"prevalence": 2}, "prevalence is 2"),
         ({"level": 2}, "level is 2"),
-        ({"folds": 1}, "folds is 1"),
+        ({"choice_folds": 1}, "choice_folds is 1"),
         ({"resamples": 0}, "resamples is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"cross_validate": 1}, "cross_validate is 1"),
+        ({"refit_folds": 1}, "refit_folds is 1"),
         ({"subgroups": ["colour"]}, "no column 'colour'"),
         ({"class_names": "hem"}, "class_names is 'hem'"),
         ({"class_names": ("hem", "hem")}, "class_names is"),
