@@ -76,7 +76,7 @@ def browse(packages: Path, profile: Path, steps: Sequence[Sequence[Any]], **more
         input=json.dumps({**task, **more}),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     if done.returncode != 0:
