@@ -22,14 +22,19 @@ MAY_IMPORT = {
     "zoo": {"cells", "common"},
     "engine": {"zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
+    "explanation": {"prediction", "engine", "zoo", "cells", "common"},
+    "examination": {"prediction", "engine", "zoo", "smears", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
-    "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
+    "benchmarking": {
+        *("explanation", "training", "prediction", "engine", "zoo"),
+        *("report", "evaluation", "cells", "common"),
+    },
     "adaptation": {
-        *("benchmarking", "training", "prediction", "engine", "zoo"),
+        *("benchmarking", "explanation", "training", "prediction", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "engine", "zoo"),
+        *("adaptation", "benchmarking", "examination", "explanation", "training", "prediction", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }

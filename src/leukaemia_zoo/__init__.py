@@ -32,6 +32,10 @@ _MODULE_OF = {
     "reject": "smears.fields",
     "normalise_stain": "smears.stains",
     "export": "engine.exporting",
+    "explain": "explanation.maps",
+    "Explanation": "explanation.maps",
+    "examine_field": "examination.field",
+    "examine_fields": "examination.folder",
     "predict": "prediction.verdicts",
     "iter_predictions": "prediction.verdicts",
     "Prediction": "prediction.results",
@@ -84,6 +88,9 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cells.table import Cells
     from leukaemia_zoo.cells.verification import verify
     from leukaemia_zoo.engine.exporting import export
+    from leukaemia_zoo.examination.field import examine_field
+    from leukaemia_zoo.examination.folder import examine_fields
+    from leukaemia_zoo.explanation.maps import Explanation, explain
     from leukaemia_zoo.prediction.attention import attention_maps
     from leukaemia_zoo.prediction.features import embed, ood_scores
     from leukaemia_zoo.prediction.results import Prediction, Predictions

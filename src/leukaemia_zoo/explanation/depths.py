@@ -42,6 +42,16 @@ class Depths:
     strides: tuple[tuple[float, float], ...]
     gives_logits: bool
 
+    def see(self, images: np.ndarray) -> list[np.ndarray]:
+        """The first part, for float32 images."""
+        outputs = self.features.predict_on_batch(images)
+        return [np.asarray(part) for part in (outputs if isinstance(outputs, list | tuple) else [outputs])]
+
+    def classify(self, parts: list[np.ndarray]) -> np.ndarray:
+        """The second part: float32 (batch, units)."""
+        # A list of one would be taken for the batch itself.
+        return np.asarray(self.classifier.predict_on_batch(parts if len(parts) > 1 else parts[0]))
+
 
 _known: weakref.WeakKeyDictionary[keras.Model, Depths] = weakref.WeakKeyDictionary()
 
@@ -146,15 +156,19 @@ def _stride(tensor: Any, known: dict[int, tuple[float, float]]) -> tuple[float, 
     """Pixels of the image to a step in a feature map, down and across."""
     if id(tensor) not in known:
         operation, sources = _made_from(tensor)
-        own = getattr(operation, "strides", 1) or 1
-        own = own if isinstance(own, tuple | list) and len(own) == 2 else (1, 1)
-        wider = getattr(operation, "size", 1) if isinstance(operation, keras.layers.UpSampling2D) else (1, 1)
-        if isinstance(operation, keras.layers.Conv2DTranspose):
+        own, wider = _pair(getattr(operation, "strides", 1)), (1, 1)
+        if isinstance(operation, keras.layers.UpSampling2D):
+            wider = _pair(operation.size)
+        elif isinstance(operation, keras.layers.Conv2DTranspose):
             own, wider = (1, 1), own
         before = [_stride(source, known) for source in sources if len(source.shape) == 4] or [(1.0, 1.0)]
         down, across = np.max(before, axis=0)
         known[id(tensor)] = (float(down * own[0] / wider[0]), float(across * own[1] / wider[1]))
     return known[id(tensor)]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple | list) and len(value) == 2 else (1, 1)
 
 
 def enlarging(side: int, positions: int, stride: float) -> np.ndarray:

@@ -52,7 +52,7 @@ def explain_files(
     images: Any,
     out: str | os.PathLike[str],
     *,
-    method: str = "hires_cam",
+    method: str = "grad_cam",
     target: str | None = None,
     views: int | None = None,
     batch_size: int = 8,

@@ -1,8 +1,8 @@
 """Where in a cell the evidence for a class lies: Grad-CAM, HiResCAM, the attention map, occlusion.
 
 Each map explains what `predict` says: it is made of the same turned and mirrored views and averaged over them. The
-score that is explained is the log odds of the class, log p / (1 - p): it has a slope where the probability is 0.999,
-and does not depend on what is added to all logits alike.
+score that is explained is how far the logit of the class lies above the mean of all classes: it has a slope where the
+probability is 0.999, does not depend on what is added to all logits alike, and is above 0 for the class that wins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from leukaemia_zoo.zoo.outputs import averaged_views, class_probabilities, kept
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER
 
-METHODS = ("hires_cam", "grad_cam", "attention", "occlusion")
+METHODS = ("grad_cam", "hires_cam", "attention", "occlusion")
 """The maps that there are, see `explain`."""
 
 _PATCH = 1 / 6
@@ -87,7 +87,7 @@ def explain(
     model: keras.Model | str | os.PathLike[str],
     images: Any,
     *,
-    method: str = "hires_cam",
+    method: str = "grad_cam",
     target: str | None = None,
     views: int | None = None,
     batch_size: int = 8,
@@ -144,7 +144,7 @@ def iter_explanations(
     model: keras.Model | str | os.PathLike[str],
     items: Iterable[Any],
     *,
-    method: str = "hires_cam",
+    method: str = "grad_cam",
     target: str | None = None,
     views: int | None = None,
     batch_size: int = 8,
@@ -214,8 +214,8 @@ def _of_batch(
     if cam is None:
         probabilities = _probabilities(model, config, batch)
     else:
-        seen = [[np.asarray(part) for part in _listed(cam.features.predict_on_batch(view))] for view in views]
-        outputs = [np.asarray(cam.classifier.predict_on_batch(parts), np.float64) for parts in seen]
+        seen = [cam.see(view) for view in views]
+        outputs = [cam.classify(parts).astype(np.float64) for parts in seen]
         probabilities = averaged_views(
             model, config, [_softmax(out) for out in outputs] if cam.gives_logits else outputs
         )
@@ -234,10 +234,6 @@ def _of_batch(
         (config.class_names[call], config.class_names[aim], float(row[aim]), one)
         for call, aim, row, one in zip(called, aims, probabilities, maps, strict=True)
     ]
-
-
-def _listed(outputs: Any) -> list[Any]:
-    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -282,8 +278,8 @@ def _whole_stride(side: int, positions: int) -> float:
 # By slopes
 
 
-def log_odds(output: Any, aims: np.ndarray, of_logits: bool) -> Any:
-    """Log odds of one class a row from what a network gives, as a tensor with slopes.
+def lead(output: Any, aims: np.ndarray, of_logits: bool) -> Any:
+    """How far the logit of one class a row lies above the mean of all classes, as a tensor with slopes.
 
     Args:
         output: Tensor (batch, units), logits or probabilities; one unit is the second of two classes.
@@ -291,25 +287,21 @@ def log_odds(output: Any, aims: np.ndarray, of_logits: bool) -> Any:
         of_logits: Whether they are logits.
 
     Returns:
-        Tensor (batch,).
+        Tensor (batch,); of two classes half their log odds.
     """
     if output.shape[-1] == 1:
-        sign = ops.convert_to_tensor(2.0 * aims - 1.0, dtype="float32")
-        own = output[:, 0]
-        return sign * (own if of_logits else ops.log(own + 1e-12) - ops.log(1 - own + 1e-12))
-    chosen = ops.convert_to_tensor(np.eye(output.shape[-1], dtype="float32")[aims])
-    own = ops.sum(output * chosen, axis=-1)
-    if of_logits:
-        return own - ops.logsumexp(output - 1e9 * chosen, axis=-1)
-    return ops.log(own + 1e-12) - ops.log(ops.sum(output * (1 - chosen), axis=-1) + 1e-12)
+        output = ops.concatenate([0 * output if of_logits else 1 - output, output], axis=-1)
+    logits = output if of_logits else ops.log(output + 1e-12)
+    chosen = ops.convert_to_tensor(np.eye(logits.shape[-1], dtype="float32")[aims])
+    return ops.sum(logits * chosen, axis=-1) - ops.mean(logits, axis=-1)
 
 
 def evidence(depths: Depths, parts: list[np.ndarray], aims: np.ndarray, method: str) -> list[np.ndarray]:
-    """What speaks for a class, and below 0 against it, at each position of each depth; all adds up to the log odds.
+    """What speaks for a class, and below 0 against it, at each position of each depth; all adds up to the lead.
 
     Numbers count by how far they are from the mean of their channel over what the classifier reads: a head ``texture``
-    compares its channels with the training cells, so that their level says nothing of itself. What is left of the log
-    odds is spread evenly over the same positions.
+    compares its channels with the training cells, so that their level says nothing of itself. What is left of the lead
+    is spread evenly over the same positions.
 
     Args:
         depths: The network in two parts.
@@ -320,7 +312,7 @@ def evidence(depths: Depths, parts: list[np.ndarray], aims: np.ndarray, method: 
     Returns:
         Float64 (batch, height, width) for each feature map.
     """
-    score = functools.partial(log_odds, aims=aims, of_logits=depths.gives_logits)
+    score = functools.partial(lead, aims=aims, of_logits=depths.gives_logits)
     slopes = gradients(lambda tensors: depths.classifier(tensors, training=False), parts, score)
     found, weights = [], []
     for number, mask in enumerate(depths.masks):
@@ -332,8 +324,7 @@ def evidence(depths: Depths, parts: list[np.ndarray], aims: np.ndarray, method: 
         centred = features - (features * weight).sum(axis=(1, 2), keepdims=True)
         found.append((slope * centred).sum(axis=-1))
         weights.append(weight[..., 0])
-    output = ops.convert_to_tensor(depths.classifier.predict_on_batch(parts))
-    whole = ops.convert_to_numpy(score(output)).astype(np.float64)
+    whole = ops.convert_to_numpy(score(ops.convert_to_tensor(depths.classify(parts)))).astype(np.float64)
     left = whole - sum(one.sum(axis=(1, 2)) for one in found)
     # A cell may be too small for the mask of a coarse depth.
     total = sum(weight.sum(axis=(1, 2)) for weight in weights)
@@ -359,23 +350,21 @@ def _cam(depths: Depths, parts: list[np.ndarray], aims: np.ndarray, method: str,
 
 
 def _occluded(model: keras.Model, config: ModelConfig, batch: np.ndarray, aims: np.ndarray) -> np.ndarray:
-    """How far the log odds fall with each patch covered, averaged over the patches that cover a pixel."""
-    plain = _odds(_probabilities(model, config, batch), aims)
-    return np.stack(
-        [
-            _falls(lambda covered, aim=aim: _scores(model, config, covered, aim), pixels, whole)
-            for pixels, aim, whole in zip(batch, aims, plain, strict=True)
-        ]
-    )
+    """How far the lead falls with each patch covered, averaged over the patches that cover a pixel."""
+    plain = _leads(_probabilities(model, config, batch), aims)
+    found = []
+    for pixels, aim, whole in zip(batch, aims, plain, strict=True):
+
+        def score(images: np.ndarray, aim: int = aim) -> np.ndarray:
+            return _leads(_probabilities(model, config, images), np.full(len(images), aim))
+
+        found.append(_falls(score, pixels, whole))
+    return np.stack(found)
 
 
-def _scores(model: keras.Model, config: ModelConfig, images: np.ndarray, aim: int) -> np.ndarray:
-    return _odds(_probabilities(model, config, images), np.full(len(images), aim))
-
-
-def _odds(probabilities: np.ndarray, aims: np.ndarray) -> np.ndarray:
-    own = probabilities[np.arange(len(aims)), aims]
-    return np.asarray(np.log(np.maximum(own, 1e-12)) - np.log(np.maximum(1 - own, 1e-12)))
+def _leads(probabilities: np.ndarray, aims: np.ndarray) -> np.ndarray:
+    logs = np.log(np.maximum(probabilities, 1e-30))
+    return np.asarray(logs[np.arange(len(aims)), aims] - logs.mean(axis=1))
 
 
 def _falls(score: Callable[[np.ndarray], np.ndarray], pixels: RGBArray, whole: float) -> np.ndarray:
