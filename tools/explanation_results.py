@@ -2,7 +2,7 @@
 
     python tools/explanation_results.py --data C-NMC_Leukemia
 
-For every weight that is here, on the same real cells, as many of each class, of as many people as there are: the share of
+For every weight that is here, on the same real cells, as many of each class, of as many people as can be: the share of
 Grad-CAM, HiResCAM and the attention map on the cell, beside the share of the image that the cell covers; and on a few
 of them how the two agree with occlusion on the cell (Spearman's rank correlation), which asks the network itself. A
 weight that is measured already is passed over; `--again` measures all.
