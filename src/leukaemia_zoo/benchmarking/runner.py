@@ -202,12 +202,12 @@ def benchmark(
         differences = _differences(cells, judged, settings)
         bootstrap_seconds = time.perf_counter() - started
         costs, not_measured = _costs(candidates, cells, report) if cost else ({}, [])
+        explained = {candidate.name: candidate for candidate in candidates if cross_validate is None}
         for name, block in blocks.items():
-            block["kind"] = judged.kinds.get(name, "baseline")
-            block["about"] = judged.about.get(name, {})
+            block |= {"kind": judged.kinds.get(name, "baseline"), "about": judged.about.get(name, {})}
             block["overlap"] = judged.overlap[name]
             block["cost"] = costs.get(name)
-            block["worst_cells"] = cells.pictures(block.pop("most_wrong"))
+            block["worst_cells"] = cells.pictures(block.pop("most_wrong"), explained.get(name))
         if out is not None:
             state.begin()
         described = cells.describe(folder)
