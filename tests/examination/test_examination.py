@@ -331,11 +331,11 @@ def test_the_command(tiny_folder, fields, tmp_path, capsys):
     call = ["cells", str(fields), "--model", str(tiny_folder), "--out", str(tmp_path / "out")]
     assert main([*call, "--micrometres-per-pixel", "0.1"]) == 0
     told = capsys.readouterr().out
-    assert "3 white cells in 3 fields: " in told
+    assert "white cells: 3 (" in told
     assert "Scale: 0.1 micrometres per pixel, as given." in told
     assert "not a diagnosis" in told
     (fields / "bad.png").write_text("no image")
     assert main([*call, "--micrometres-per-pixel", "0.1"]) == 1
-    assert "1 fields were not examined" in capsys.readouterr().out
+    assert "Fields not examined: 1;" in capsys.readouterr().out
     assert main([*call, "--micrometres-per-pixel", "10"]) == 2
     assert "not pixels per micrometre" in capsys.readouterr().err

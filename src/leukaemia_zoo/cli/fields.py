@@ -56,10 +56,11 @@ def cells(
             progress=step,
         )
     answers = ", ".join(f"{count:,} {answer}" for answer, count in found.answers.items() if count)
-    print(f"{model}: {found.cells:,} white cells in {found.fields:,} fields" + (f": {answers}." if answers else "."))
+    told = f" ({answers})" if answers else ""
+    print(f"{model}: white cells: {found.cells:,}{told}; fields: {found.fields:,}.")
     print(f"Scale: {found.scale}")
     if found.failed:
-        print(f"{len(found.failed):,} fields were not examined; {out / 'fields.csv'} says why.")
+        print(f"Fields not examined: {len(found.failed):,}; {printable(str(out / 'fields.csv'))} says why.")
     print(f"written: {printable(str(out))}: cells.csv, fields.csv, cells/, fields/, geojson/")
     print(NOT_A_DIAGNOSIS)
     return 1 if found.failed else 0

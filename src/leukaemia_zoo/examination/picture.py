@@ -45,7 +45,7 @@ class FieldPicture:
         colour = self._colours[examined.answer]
         self._counts[examined.answer] += 1
         ring = [tuple(point) for point in (examined.outline * self._zoom).tolist()]
-        self._pen.line(ring, fill=colour, width=max(2, self._sheet.width // 320), joint="curve")
+        self._pen.line(ring, fill=colour, width=max(2, self._sheet.width // 220), joint="curve")
         said = examined.prediction
         sure = "" if examined.answer not in said.class_names else f" {max(said.probabilities or (0,)):.2f}"
         line = f"{examined.number} {examined.answer}{sure}"
