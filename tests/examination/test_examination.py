@@ -288,6 +288,23 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(network, fiel
         assert (whole / file).read_bytes() == (broken / file).read_bytes(), file
 
 
+def test_memory_does_not_grow_with_the_number_of_fields(network, tmp_path):
+    import tracemalloc
+
+    small = draw_field([(110, 110, 50, 38)], size=(220, 220), seed=0)[0]
+    peaks = []
+    for count in (1, 2, 6):  # the first fills caches
+        place = tmp_path / f"{count}"
+        place.mkdir()
+        for number in range(count):
+            Image.fromarray(small).save(place / f"{number}.png")
+        tracemalloc.start()
+        examine_fields(place, tmp_path / f"out {count}", network, micrometres_per_pixel=SCALE)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1]
+
+
 def test_another_run_leaves_no_cells_of_the_one_before(network, fields, tmp_path):
     out = tmp_path / "out"
     examine_fields(fields, out, network, micrometres_per_pixel=SCALE)
