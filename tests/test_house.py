@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "report": {"evaluation", "cells", "common"},
     "zoo": {"cells", "common"},
     "engine": {"zoo", "cells", "common"},
+    "exporting": {"engine", "zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
     "explanation": {"prediction", "engine", "zoo", "cells", "common"},
     "examination": {"prediction", "engine", "zoo", "smears", "cells", "common"},
@@ -34,7 +35,8 @@ MAY_IMPORT = {
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "examination", "explanation", "training", "prediction", "engine", "zoo"),
+        *("adaptation", "benchmarking", "examination", "explanation", "training"),
+        *("prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }
