@@ -3,6 +3,7 @@
 import csv
 import doctest
 import json
+import sys
 import uuid
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 import leukaemia_zoo as lz
 from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.common.run_folder import RUN
-from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
+from leukaemia_zoo.errors import CytologyMissingError, DataError, ImageError, SlidesMissingError, UnknownNameError
 from leukaemia_zoo.examination import field as field_module
 from leukaemia_zoo.examination import folder, outlines, picture
 from leukaemia_zoo.examination.field import CUT, UNFAMILIAR, colours_of, examine_field
@@ -254,7 +255,24 @@ def test_fields_that_cannot_be_examined_are_told_and_the_others_done(network, fi
         examine_fields(empty, tmp_path / "out2", network)
     with pytest.raises(UnknownNameError, match="did you mean"):
         examine_fields(fields, tmp_path / "out2", network, stain="reinhart")
+    with pytest.raises(DataError, match="miss rate"):
+        examine_fields(fields, tmp_path / "out2", network, miss_rate=0.1)
+    Image.fromarray(np.full((300, 300, 3), 240, np.uint8)).save(empty / "glass.png")
+    with pytest.raises(ImageError, match="give micrometres_per_pixel"):
+        examine_fields(empty, tmp_path / "out2", network)
     assert not (tmp_path / "out2").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "file"),
+    [("skimage.measure", CytologyMissingError, "field 0.png"), ("tiffslide", SlidesMissingError, "slide.svs")],
+)
+def test_a_missing_package_is_told_first(network, fields, tmp_path, monkeypatch, module, error, file):
+    (fields / "slide.svs").write_bytes(b"never opened")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(error, match="pip install"):
+        examine_fields([fields / file], tmp_path / "out", network, micrometres_per_pixel=SCALE)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(network, fields, tmp_path, monkeypatch):

@@ -29,9 +29,10 @@ from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.examination.field import colours_of, examined
 from leukaemia_zoo.examination.geojson import CellsWriter, cell_rows, field_row
 from leukaemia_zoo.examination.picture import LONGEST_SIDE, FieldPicture
+from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
-from leukaemia_zoo.smears.segmentation import checked_scale
-from leukaemia_zoo.smears.slides import SLIDE_SUFFIXES, Slide, is_slide
+from leukaemia_zoo.smears.segmentation import checked_scale, cytology
+from leukaemia_zoo.smears.slides import SLIDE_SUFFIXES, Slide, is_slide, slide_reader
 from leukaemia_zoo.smears.stains import checked_method
 
 CELLS_TABLE, FIELDS_TABLE, RECORD = "cells.csv", "fields.csv", "examination.json"
@@ -108,21 +109,26 @@ def examine_fields(
     paths, notes = _listed(fields)
     for note in notes:
         report(f"note: {note}")
+    # Whatever a user may have to mend is told before anything is written.
     checked_method(stain)
     if micrometres_per_pixel is not None:
         micrometres_per_pixel = checked_scale(micrometres_per_pixel)
+    cytology("skimage.measure")
+    if any(map(is_slide, paths)):
+        slide_reader()
     network = resolve(model)
+    iter_predictions(network, (), miss_rate=miss_rate)
     run = _Run(paths, Path(out), network, stain, miss_rate)
     run.check(restart)
     state = RunFolder(run.folder / RUN, run.fingerprint(model, micrometres_per_pixel), restart)
-    begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
+    scale = run.scale(micrometres_per_pixel, state.load_json("scale.json"))
     make_folder(run.folder)
+    begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
     if begun["fields"]:
         report(f"{begun['fields']:,} of {len(paths):,} fields are there already: going on with the next.")
     else:
         run.remove_earlier()
-    state.begin()
-    scale = run.scale(micrometres_per_pixel, state)
+    state.save_json("scale.json", dataclasses.asdict(scale))
     report(scale.told)
     for number in range(begun["fields"], len(paths)):
         if progress is not None:
@@ -211,26 +217,25 @@ class _Run:
                 for path in (self.folder / GEOJSON / f"{stem}.geojson", self.folder / PICTURES / f"{stem}.png"):
                     path.unlink(missing_ok=True)
 
-    def scale(self, given: float | None, state: RunFolder) -> _Scale:
-        """What is known of the scale before the first field; an estimate is kept for a run that goes on."""
+    def scale(self, given: float | None, kept: dict[str, Any] | None) -> _Scale:
+        """What is known of the scale before the first field; a run that goes on keeps its own."""
+        if kept is not None:
+            return _Scale(**kept)
         fields = [path for path in self.paths if not is_slide(path)]
         if given is not None:
             return _Scale(given, None, f"{given:g} micrometres per pixel, as given.")
         if not fields:
             return _Scale(None, None, "Micrometres per pixel are those that each slide tells, or by its red cells.")
-        kept = state.load_json("scale.json")
-        if kept is None:
-            places = np.unique(np.linspace(0, len(fields) - 1, _FIELDS_FOR_SCALE).round().astype(int))
-            some = [image for image in (_or_none(fields[place]) for place in places) if image is not None]
-            if not some:
-                raise ImageError(f"None of {len(places)} fields can be read, such as {fields[0]}: check the files.")
-            kept = {"estimated": estimate_scale(some), "fields": len(some)}
-            state.save_json("scale.json", kept)
+        places = np.unique(np.linspace(0, len(fields) - 1, _FIELDS_FOR_SCALE).round().astype(int))
+        some = [image for image in (_or_none(fields[place]) for place in places) if image is not None]
+        if not some:
+            raise ImageError(f"None of {len(places)} fields can be read, such as {fields[0]}: check the files.")
+        estimated = estimate_scale(some)
         told = (
-            f"{kept['estimated']:.4g} micrometres per pixel, estimated from the red cells of {kept['fields']} of "
-            f"{len(fields):,} fields, all taken for fields of one microscope: give the scale if you know it."
+            f"{estimated:.4g} micrometres per pixel, estimated from the red cells of {len(some)} of {len(fields):,} "
+            "fields, all taken for fields of one microscope: give the scale if you know it."
         )
-        return _Scale(None, kept["estimated"], told)
+        return _Scale(None, estimated, told)
 
     def examine(self, number: int, scale: _Scale) -> str | None:
         """Examine one field and leave its files, GeoJSON last; or say why not."""

@@ -83,7 +83,7 @@ class Slide:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        reader = _tiffslide()
+        reader = slide_reader()
         if not path.is_file():
             raise ImageError(f"{path} does not exist: check the file's name and folder.")
         try:
@@ -204,7 +204,12 @@ def _same(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> b
     return width > 0 and height > 0 and width * height > 0.5 * smaller
 
 
-def _tiffslide() -> Any:
+def slide_reader() -> Any:
+    """tiffslide.
+
+    Raises:
+        SlidesMissingError: It is not installed.
+    """
     try:
         return importlib.import_module("tiffslide")
     except ImportError as error:
