@@ -31,8 +31,8 @@ _LARGEST_PICTURE = 300_000
 _UNFOLDED, _UNFOLDED_ROWS = 4, 40
 
 _ABOUT_MAPS = (
-    "Beside a cell stands where the model found the class that it called it (Grad-CAM), from green to yellow. A map "
-    "tells where a network looked, not that it was right to."
+    "Beside a cell stands, cropped as the model sees it, where the model found the class that it named: from green to "
+    "yellow (Grad-CAM). A map tells where a network looked, not that it was right to."
 )
 
 # Characters of a text that make its column a wide one.
