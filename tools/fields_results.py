@@ -77,7 +77,7 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         folder = options.work or Path(place)
-        done = examine_fields(paths, folder, options.model, report=print)
+        done = examine_fields(paths, folder, options.model, log=print)
         table: dict[str, list[dict[str, str]]] = {}
         with (folder / "cells.csv").open(encoding="utf-8") as file:
             for row in csv.DictReader(file):

@@ -144,12 +144,12 @@ def test_a_folder_holds_cells_tables_pictures_and_geojson(network, fields, tmp_p
         ("field 0.png", "2"),
         ("field 2.png", "1"),
     ]
-    expected = examine_field(lz.read_image(fields / "field 0.png"), network, micrometres_per_pixel=SCALE)
+    expected = examine_field(lz.cells.read_image(fields / "field 0.png"), network, micrometres_per_pixel=SCALE)
     for row, one in zip(cells, expected.cells, strict=False):
         assert (row["answer"], row["label"]) == (one.answer, one.prediction.label)
         assert float(row["p_all"]) == pytest.approx(one.prediction.probabilities[1], abs=1e-5)
         assert tuple(int(row[side]) for side in ("left", "top", "right", "bottom")) == one.cell.box
-        assert (lz.read_image(out / row["picture"]) == one.cell.image).all()
+        assert (lz.cells.read_image(out / row["picture"]) == one.cell.image).all()
     of_fields = rows_of(out / "fields.csv")
     assert [row["cells"] for row in of_fields] == ["2", "0", "1"]
     assert {row["scale"] for row in of_fields} == {"given"}
@@ -167,7 +167,7 @@ def test_the_picture_shows_each_cell_in_the_colour_of_its_answer(network, pixels
     for one in found:
         sheet.draw(one)
     sheet.save(tmp_path / "picture.png")
-    image = lz.read_image(tmp_path / "picture.png").astype(int)
+    image = lz.cells.read_image(tmp_path / "picture.png").astype(int)
     assert image.shape[1] == 640
     for one in found:
         x, y = one.outline.round().astype(int).T
@@ -242,7 +242,7 @@ def test_fields_that_cannot_be_examined_are_told_and_the_others_done(network, fi
     (fields / "a text.png").write_text("no image")
     Image.fromarray(np.zeros((200, 200, 3), np.uint8)).save(fields / "black.png")
     told = []
-    found = examine_fields(fields, tmp_path / "out", network, micrometres_per_pixel=SCALE, report=told.append)
+    found = examine_fields(fields, tmp_path / "out", network, micrometres_per_pixel=SCALE, log=told.append)
     assert (found.fields, found.cells, len(found.failed)) == (3, 3, 2)
     rows = {row["name"]: row["error"] for row in rows_of(tmp_path / "out" / "fields.csv")}
     assert "a text.png is text" in rows["a_text"]
@@ -296,7 +296,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(network, fiel
     with pytest.raises(DataError, match="restart"):
         examine_fields(fields, broken, network, micrometres_per_pixel=0.2)
     told = []
-    examine_fields(fields, broken, network, report=told.append)
+    examine_fields(fields, broken, network, log=told.append)
     assert len(calls) == 4, "fields that were done are not done again"
     assert any(line.startswith("2 of 3 fields are there already") for line in told)
     assert not (broken / RUN).exists()

@@ -12,14 +12,14 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import ModelConfig, Preprocessing, build_model
+from leukaemia_zoo import Preprocessing
 from leukaemia_zoo.cells.preprocessing import network_pixels
 from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError, UnknownNameError
 from leukaemia_zoo.explanation import depths, folder, gradients, maps, pictures
 from leukaemia_zoo.explanation.depths import depths_of
 from leukaemia_zoo.explanation.maps import METHODS, evidence, iter_explanations, lead
-from leukaemia_zoo.zoo import registry
+from leukaemia_zoo.zoo import ModelConfig, build_model, registry
 
 SLOPES = ("grad_cam", "hires_cam")
 
@@ -116,7 +116,7 @@ def red_model():
         x = keras.layers.Conv2D(2, 3, strides=2, use_bias=False, name="conv")(x)
         return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
-    lz.register_architecture("by_red", build, input_size=48)
+    lz.zoo.register_architecture("by_red", build, input_size=48)
     model = lz.load_model("by_red", weights=None)
     kernel = np.zeros((3, 3, 3, 2), np.float32)
     kernel[1, 1, 0, 0] = kernel[1, 1, 2, 1] = 1
@@ -143,7 +143,7 @@ def test_the_map_lies_where_the_evidence_is(red_model, method):
 
 
 def test_a_turned_cell_has_the_same_map_turned(shipped, cells):
-    frame = lz.read_image(cells[0])
+    frame = lz.cells.read_image(cells[0])
     for method in METHODS[:3]:
         upright, turned = (one.map for one in lz.explain(shipped, [frame, np.rot90(frame).copy()], method=method))
         np.testing.assert_allclose(np.rot90(upright), turned, atol=0.06)  # resizing rounds
@@ -233,7 +233,7 @@ def test_networks_within_networks_are_seen_through(draw_cell, method):
     found = []
     for flat in (True, False):
         keras.utils.set_random_seed(3)
-        lz.register_architecture("nested", nested_builder(flat), input_size=32)
+        lz.zoo.register_architecture("nested", nested_builder(flat), input_size=32)
         model = lz.load_model("nested", weights=None, num_classes=3, class_names=("a", "b", "c"))
         kernels = [weight for weight in model.weights if len(weight.shape) > 1]
         for number, weight in enumerate(sorted(kernels, key=lambda one: (len(one.shape), one.shape))):
@@ -260,7 +260,7 @@ def test_a_network_without_logits_of_its_own_is_explained(draw_cell):
 def test_attention_is_that_of_the_block(tiny_model, draw_cell):
     frame = draw_cell(2)
     batch = network_pixels(frame, "cell", tiny_model.zoo.preprocessing)[None]
-    own = lz.attention_maps(tiny_model, batch)[0]
+    own = lz.prediction.attention_maps(tiny_model, batch)[0]
     found = lz.explain(tiny_model, frame, method="attention")[0].map
     place = np.unravel_index(own.argmax(), own.shape)
     assert own[place] / own.max() == pytest.approx(found[place[0] * 8 + 4, place[1] * 8 + 4], abs=0.1)

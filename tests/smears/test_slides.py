@@ -91,7 +91,7 @@ def test_tiles_that_differ_on_the_middle_neither_double_nor_lose_a_cell(tmp_path
 
 
 def test_tiles_give_what_the_whole_field_gives(tmp_path, drawn, small_tiles):
-    from leukaemia_zoo import extract_cells
+    from leukaemia_zoo.smears import extract_cells
 
     pixels, _ = drawn
     whole = extract_cells(pixels, micrometres_per_pixel=SCALE)

@@ -54,7 +54,7 @@ def cells(
             stain=stain,
             miss_rate=miss_rate,
             restart=restart,
-            report=lambda line: tell(printable(line)),
+            log=lambda line: tell(printable(line)),
             progress=step,
         )
     answers = ", ".join(f"{count:,} {answer}" for answer, count in found.answers.items() if count)

@@ -54,9 +54,9 @@ class ExaminedCell:
         """The closed outline, float64 (points, 2), x and y in pixels of the field."""
         return outline(self.cell)
 
-    def to_record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Flat dict: cell, answer, label, ``p_<class>`` a class, verdict, ood_score, unfamiliar, and where it lies."""
-        said = self.prediction.to_record()
+        said = self.prediction.to_dict()
         left, top, right, bottom = self.cell.box
         return {
             "cell": self.number,

@@ -24,6 +24,7 @@ from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import list_images, read_image
 from leukaemia_zoo.common.files import distinct_stems, replacing, write_json, writing
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
+from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.engine.network import resolve
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.examination.field import colours_of, examined
@@ -40,8 +41,6 @@ CELLS, PICTURES, GEOJSON = "cells", "fields", "geojson"
 
 _FIELDS_FOR_SCALE = 12
 """So many fields, evenly spread, tell the scale of all."""
-
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ def examine_fields(
     stain: str | None = None,
     miss_rate: float | None = None,
     restart: bool = False,
-    report: Report = lambda line: None,
+    log: Log | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ExaminedFields:
     """Find the white cells of many fields, say what a network calls each, and leave all that in a folder.
@@ -94,7 +93,7 @@ def examine_fields(
         stain: As `extract_cells` takes it.
         miss_rate: As `predict` takes it.
         restart: Begin anew where the folder holds an interrupted run with other arguments, or files of others.
-        report: Called with lines of progress.
+        log: Called with lines of progress; None for none.
         progress: Called with the number of fields done and of all.
 
     Returns:
@@ -107,8 +106,9 @@ def examine_fields(
         SlidesMissingError: There is a whole slide, and the extra `slides` is not installed.
     """
     paths, notes = _listed(fields)
+    tell = log or (lambda line: None)
     for note in notes:
-        report(f"note: {note}")
+        tell(f"note: {note}")
     # Whatever a user may have to mend is told before anything is written.
     checked_method(stain)
     if micrometres_per_pixel is not None:
@@ -125,16 +125,16 @@ def examine_fields(
     make_folder(run.folder)
     begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
     if begun["fields"]:
-        report(f"{begun['fields']:,} of {len(paths):,} fields are there already: going on with the next.")
+        tell(f"{begun['fields']:,} of {len(paths):,} fields are there already: going on with the next.")
     else:
         run.remove_earlier()
     state.save_json("scale.json", dataclasses.asdict(scale))
-    report(scale.told)
+    tell(scale.told)
     for number in range(begun["fields"], len(paths)):
         if progress is not None:
             progress(number, len(paths))
         if (error := run.examine(number, scale)) is not None:
-            report(f"not examined: {error}")
+            tell(f"not examined: {error}")
             begun["failed"][str(number)] = error
         state.save_json("done.json", {"fields": number + 1, "failed": begun["failed"]})
     if progress is not None:

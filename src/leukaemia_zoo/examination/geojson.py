@@ -37,7 +37,7 @@ class CellsWriter:
     def write(self, examined: ExaminedCell, **further: Any) -> None:
         """Add a cell; what else its row of the table holds is given by name."""
         feature = _feature(examined, self._field, self._colours[examined.answer])
-        feature["properties"][_OWN] = examined.to_record() | further
+        feature["properties"][_OWN] = examined.to_dict() | further
         self._file.write(self._before + json.dumps(feature, ensure_ascii=False, allow_nan=False))
         self._before = ",\n"
 

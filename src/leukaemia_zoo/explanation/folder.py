@@ -110,9 +110,7 @@ def explain_files(
         writer = csv.DictWriter(file, [*columns, "picture"])
         writer.writeheader()
         for number, (one, name) in enumerate(zip(found, names, strict=True), start=1):
-            row = {
-                key: round(value, 6) if isinstance(value, float) else value for key, value in one.to_record().items()
-            }
+            row = {key: round(value, 6) if isinstance(value, float) else value for key, value in one.to_dict().items()}
             writer.writerow(row | {"picture": name if one.error is None else None})
             if one.error is None:
                 _save(overlay(one), folder / name)

@@ -77,7 +77,7 @@ class Explanation:
     cell_share: float | None
     error: str | None = None
 
-    def to_record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Flat dict: path, label, target, probability, method, share_inside, cell_share, error."""
         names = ("path", "label", "target", "probability", "method", "share_inside", "cell_share", "error")
         return {name: getattr(self, name) for name in names}
