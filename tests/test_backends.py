@@ -205,7 +205,7 @@ def test_maps_of_evidence_are_equal(small_runs, one, other):
     keys = [key for key in first if key.startswith("maps:")]
     assert {key.split(":")[1] for key in keys} == {*PACKAGED, "nested"}
     assert {key.split(":")[2] for key in keys} == {"grad_cam", "hires_cam", "attention", "occlusion"}
-    assert all(np.ptp(first[key], axis=(1, 2)).min() > 0.5 for key in keys), "would not show a difference"
+    assert all(np.ptp(first[key], axis=(1, 2)).min() > 0.1 for key in keys), "would not show a difference"
     compare(first, second, keys, MAP)
 
 
