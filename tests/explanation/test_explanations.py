@@ -146,8 +146,10 @@ def test_a_turned_cell_has_the_same_map_turned(shipped, cells):
     frame = lz.cells.read_image(cells[0])
     for method in METHODS[:3]:
         upright, turned = (one.map for one in lz.explain(shipped, [frame, np.rot90(frame).copy()], method=method))
-        np.testing.assert_allclose(np.rot90(upright), turned, atol=0.06)  # resizing rounds
-        assert np.abs(upright - turned).max() > 0.1, "the cell looks the same turned: nothing was tested"
+        # Resizing rounds a little differently when it is turned.
+        assert np.abs(np.rot90(upright) - turned).mean() < 0.01
+        assert np.corrcoef(np.rot90(upright).ravel(), turned.ravel())[0, 1] > 0.99
+        assert np.abs(upright - turned).max() > 0.05, "the cell looks the same turned: nothing was tested"
 
 
 def test_positions_are_laid_over_the_pixels_that_they_stand_for():
@@ -173,24 +175,41 @@ def test_the_depths_that_a_head_reads_are_found(name, head, size, strides):
 # --- sanity checks (Adebayo et al. 2018) ---
 
 
+def draw_weights(model, seed):
+    """Random weights that are the same on every backend."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        shape = tuple(weight.shape)
+        if len(shape) > 1:
+            weight.assign(rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape))
+        elif "variance" not in weight.path:
+            weight.assign(rng.normal(1 if "gamma" in weight.path else 0, 0.1, shape))
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_random_weights_give_another_map(shipped, cells, method):
-    """Maps that look the same whatever the network has learnt show the image, not the network."""
-    keras.utils.set_random_seed(1)
+def test_random_weights_give_other_maps(shipped, cells, method):
+    """Maps that look the same whatever the network has learnt show the image, not the network.
+
+    Cells have a middle and a rim, by which any two maps of one cell are alike or opposite. Over several random networks
+    that is as often the one as the other, unless maps show the image.
+    """
     config = dataclasses.replace(shipped.zoo, weight=None)
     random = build_model("cnn_attention", head="texture", input_size=100)
     random.zoo = config
-    some, views = (cells[:2], 1) if method == "occlusion" else (cells, None)
-    learnt, drawn, again = (
-        lz.explain(model, some, method=method, target="all", views=views) for model in (shipped, random, shipped)
-    )
+    some = cells[:1] if method == "occlusion" else cells[:3]
+    learnt, again = (lz.explain(shipped, some, method=method, target="all", views=1) for _ in range(2))
     alike = []
-    for one, other, same in zip(learnt, drawn, again, strict=True):
+    for seed in range(4 if method == "occlusion" else 8):
+        draw_weights(random, seed)
+        for one, other in zip(learnt, lz.explain(random, some, method=method, target="all", views=1), strict=True):
+            on_cell = one.image.max(axis=-1) > 8
+            assert np.ptp(one.map[on_cell]) > 0
+            found = spearmanr(one.map[on_cell], other.map[on_cell]).statistic if np.ptp(other.map[on_cell]) else 0.0
+            alike.append(found)
+    for one, same in zip(learnt, again, strict=True):
         np.testing.assert_allclose(one.map, same.map, atol=1e-4)
-        on_cell = one.image.max(axis=-1) > 8
-        assert np.ptp(one.map[on_cell]) > 0
-        alike.append(spearmanr(one.map[on_cell], other.map[on_cell]).statistic if np.ptp(other.map[on_cell]) else 0.0)
-    assert np.mean(np.abs(alike)) < 0.6, alike
+    assert abs(np.mean(alike)) < 0.5, alike
+    assert np.max(alike) < 0.95, alike
 
 
 def test_another_classifier_on_the_same_features_gives_another_map(shipped, cells):
@@ -236,7 +255,7 @@ def test_networks_within_networks_are_seen_through(draw_cell, method):
         lz.zoo.register_architecture("nested", nested_builder(flat), input_size=32)
         model = lz.load_model("nested", weights=None, num_classes=3, class_names=("a", "b", "c"))
         kernels = [weight for weight in model.weights if len(weight.shape) > 1]
-        for number, weight in enumerate(sorted(kernels, key=lambda one: (len(one.shape), one.shape))):
+        for number, weight in enumerate(sorted(kernels, key=lambda one: (len(one.shape), tuple(one.shape)))):
             weight.assign(np.random.default_rng(number).normal(0, 0.3, weight.shape))
         found.append(lz.explain(model, draw_cell(1), method=method, target="b")[0])
     assert found[0].target == "b"
