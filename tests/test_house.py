@@ -23,14 +23,20 @@ MAY_IMPORT = {
     "engine": {"zoo", "cells", "common"},
     "exporting": {"engine", "zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
+    "explanation": {"prediction", "engine", "zoo", "cells", "common"},
+    "examination": {"prediction", "engine", "zoo", "smears", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
-    "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
+    "benchmarking": {
+        *("explanation", "training", "prediction", "engine", "zoo"),
+        *("report", "evaluation", "cells", "common"),
+    },
     "adaptation": {
-        *("benchmarking", "training", "prediction", "engine", "zoo"),
+        *("benchmarking", "explanation", "training", "prediction", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
+        *("adaptation", "benchmarking", "examination", "explanation", "training"),
+        *("prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }

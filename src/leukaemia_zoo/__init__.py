@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cells.preprocessing import Preprocessing
     from leukaemia_zoo.cells.readers import read_data
     from leukaemia_zoo.cells.table import Cells
+    from leukaemia_zoo.examination.folder import examine_fields
+    from leukaemia_zoo.explanation.maps import explain
     from leukaemia_zoo.exporting.writing import export
     from leukaemia_zoo.prediction.features import embed
     from leukaemia_zoo.prediction.verdicts import predict

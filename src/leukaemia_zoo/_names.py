@@ -19,6 +19,8 @@ NAMES = {
         "zoo.sources": "download",
         "prediction.verdicts": "predict",
         "prediction.features": "embed",
+        "explanation.maps": "explain",
+        "examination.folder": "examine_fields",
         "cells.readers": "read_data",
         "benchmarking.runner": "benchmark",
         "training.trainer": "train",
@@ -43,6 +45,7 @@ NAMES = {
         "segmentation": "cell_mask segment_cell",
         "fields": "ExtractedCell estimate_scale extract_cells reject",
         "stains": "normalise_stain",
+        "slides": "Slide",
     },
     "zoo": {
         "registry": "ModelConfig ModelInfo ModelSpec WeightSpec list_models model_info",
@@ -65,6 +68,15 @@ NAMES = {
         "results": "Prediction Predictions SubjectSummary SubjectTally",
         "features": "embed embed_files limit_of ood_scores",
         "attention": "attention_maps",
+    },
+    "explanation": {
+        "maps": "Explanation explain iter_explanations",
+        "folder": "ExplainedFiles explain_files",
+        "pictures": "contact_sheet overlay",
+    },
+    "examination": {
+        "field": "ExaminedCell ExaminedField examine_field",
+        "folder": "ExaminedFields examine_fields",
     },
     "evaluation": {
         "metrics": "called_classes per_subject",

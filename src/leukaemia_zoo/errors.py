@@ -44,6 +44,10 @@ class CytologyMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``cytology`` that is not installed; the message says how to install it."""
 
 
+class SlidesMissingError(LeukaemiaZooError, ImportError):
+    """tiffslide, which reads whole slides, is not installed."""
+
+
 class EngineError(LeukaemiaZooError, RuntimeError):
     """The inference engine is not installed, has no graph of a network, or does not say what Keras says."""
 

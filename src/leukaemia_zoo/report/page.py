@@ -30,6 +30,11 @@ _LARGEST_PICTURE = 300_000
 # With more networks or rows than this, what stands once a network, or a table, is folded.
 _UNFOLDED, _UNFOLDED_ROWS = 4, 40
 
+_ABOUT_MAPS = (
+    "Beside a cell stands, cropped as the model sees it, where the model found the class that it named: from green to "
+    "yellow (Grad-CAM). A map tells where a network looked, not that it was right to."
+)
+
 # Characters of a text that make its column a wide one.
 _LONG = 30
 
@@ -271,6 +276,9 @@ class _Page:
 
     def wrong_cells(self) -> Iterator[str]:
         """Pictures of the cells that each model is most sure and most wrong about."""
+        worst = [mapping(cell) for model in self.contents.models.values() for cell in items(model.get("worst_cells"))]
+        if any(_png(cell.get("map")) for cell in worst):
+            yield f"<p>{_ABOUT_MAPS}</p>"
         for name, model in self.contents.models.items():
             pictures = [_picture(mapping(cell)) for cell in items(model.get("worst_cells"))]
             if pictures:
@@ -295,8 +303,11 @@ def _picture(cell: dict[str, Any]) -> str:
     told = f"is {label}, called {called}" + ("" if math.isnan(found) else f" ({found:.3f})")
     subject = f", subject {text(cell['subject'])}" if cell.get("subject") is not None else ""
     alt = html.escape(f"Cell {path}{subject}: {told}")
-    source = _png(cell.get("png"))
+    source, evidence = _png(cell.get("png")), _png(cell.get("map"))
     image = f'<img src="{source}" alt="{alt}" loading="lazy">' if source else "<div class='none'>no picture</div>"
+    if evidence:
+        seen = html.escape(f"Where it finds {called} in {path}")
+        image = f'<div class="pair">{image}<img src="{evidence}" alt="{seen}" loading="lazy"></div>'
     caption = f"<strong>{html.escape(told)}</strong><br>{_breakable(html.escape(path))}{html.escape(subject)}"
     return f'<figure class="cell">\n{image}\n<figcaption>{caption}</figcaption>\n</figure>'
 
@@ -365,6 +376,8 @@ summary{cursor:pointer;font-weight:600}
 .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:1rem;margin:.75rem 0}
 .cell img,.cell .none{display:block;width:100%;max-width:9rem;aspect-ratio:1;object-fit:contain;background:#000;
  border-radius:.25rem}
+.cells:has(.pair){grid-template-columns:repeat(auto-fill,minmax(14rem,1fr))}
+.pair{display:grid;grid-template-columns:1fr 1fr;max-width:18rem}
 .cell .none{display:grid;place-items:center;background:var(--box);color:var(--muted);font-size:.8rem}
 .cell figcaption{font-size:.78rem;margin:.3rem 0 0;overflow-wrap:break-word}
 .cell strong{color:var(--ink)}
