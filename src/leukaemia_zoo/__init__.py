@@ -1,6 +1,6 @@
 """Pretrained Keras networks that tell leukaemic from normal white blood cells in single-cell images.
 
-The sixteen names of everyday work are here, the others in the wings: `leukaemia_zoo.cells`, `.zoo`, `.training`... All
+The names of everyday work are here, the others in the wings: `leukaemia_zoo.cells`, `.zoo`, `.training`... All
 are loaded on first use: importing this package loads no Keras backend and no network code.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cells.preprocessing import Preprocessing
     from leukaemia_zoo.cells.readers import read_data
     from leukaemia_zoo.cells.table import Cells
+    from leukaemia_zoo.exporting.writing import export
     from leukaemia_zoo.prediction.features import embed
     from leukaemia_zoo.prediction.verdicts import predict
     from leukaemia_zoo.report.report import Report

@@ -24,6 +24,7 @@ NAMES = {
         "training.trainer": "train",
         "training.cross_validation": "cross_validate",
         "adaptation.fine_tuning": "fine_tune",
+        "exporting.writing": "export",
         "zoo.layers": "AttentionBlock",
         "cells.table": "Cells",
         "cells.preprocessing": "Preprocessing",
@@ -54,7 +55,10 @@ NAMES = {
         "cards": "model_card",
     },
     "engine": {
-        "exporting": "Exported export",
+        "network": "Network",
+    },
+    "exporting": {
+        "writing": "Exported export",
     },
     "prediction": {
         "verdicts": "iter_predictions predict",
@@ -102,7 +106,6 @@ _MOVED = {
     "zoo": "build_model save_pretrained push_to_hub publish ModelConfig CellAugmentation register_architecture",
     "prediction": "ood_scores iter_predictions Prediction Predictions attention_maps",
     "smears": "segment_cell extract_cells ExtractedCell estimate_scale reject normalise_stain",
-    "engine": "export",
     "cells": "read_image find_images read_cnmc read_folders read_csv Split split_by_subject kfold_by_subject "
     "check_split save_manifest load_manifest verify",
     "training": "Recipe",

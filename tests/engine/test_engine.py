@@ -17,9 +17,8 @@ from PIL import Image
 from leukaemia_zoo import predict
 from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.cells.preprocessing import symmetric_views
-from leukaemia_zoo.engine import exporting, graphs, stream
+from leukaemia_zoo.engine import graphs, stream
 from leukaemia_zoo.engine.classifier import Classifier
-from leukaemia_zoo.engine.exporting import export
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import TOLERANCE, golden_probabilities, graph_name
 from leukaemia_zoo.engine.network import Network
@@ -33,6 +32,8 @@ from leukaemia_zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
+from leukaemia_zoo.exporting import writing as exporting
+from leukaemia_zoo.exporting.writing import export
 from leukaemia_zoo.prediction import ood_scores
 from leukaemia_zoo.prediction.features import embed
 from leukaemia_zoo.zoo import registry
@@ -420,7 +421,7 @@ def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
     def of_another(file, cells):
         return np.tile([0.9, 0.1], (len(cells), 1))
 
-    monkeypatch.setattr(exporting, "_run_onnx", of_another)
+    monkeypatch.setitem(exporting._MAKERS, "onnx", (exporting._to_onnx, of_another))
     with pytest.raises(EngineError, match=r"was not written.* differs by \d"):
         export("cnn", tmp_path / "cells.onnx")
     assert not list(tmp_path.iterdir())
