@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "zoo": {"cells", "common"},
     "engine": {"zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
+    "batch": {"prediction", "engine", "zoo", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "adaptation": {
@@ -29,7 +30,7 @@ MAY_IMPORT = {
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "engine", "zoo"),
+        *("adaptation", "batch", "benchmarking", "training", "prediction", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }
@@ -37,7 +38,7 @@ MAY_IMPORT = {
 
 WITHOUT_KERAS = (
     *("cells", "smears", "evaluation", "report", "common.files", "common.text"),
-    *("engine.network", "engine.stream"),
+    *("batch", "engine.network", "engine.stream"),
     *("zoo.registry", "zoo.hub", "zoo.sources", "zoo.cards"),
 )
 """Files and wings whose import loads no Keras, neither by themselves nor through what they import."""

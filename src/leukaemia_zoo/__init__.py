@@ -13,6 +13,7 @@ from leukaemia_zoo.common.registration import register_layers
 
 _MODULE_OF = {
     "AttentionBlock": "zoo.layers",
+    "BatchPredictor": "batch.predictor",
     "attention_maps": "prediction.attention",
     "build_model": "zoo.architectures",
     "load_model": "zoo.loading",
@@ -69,6 +70,7 @@ __all__ = ["__version__", *_MODULE_OF]
 if TYPE_CHECKING:
     from leukaemia_zoo.adaptation.fine_tuning import FineTuned, fine_tune
     from leukaemia_zoo.adaptation.probing import linear_probe
+    from leukaemia_zoo.batch.predictor import BatchPredictor
     from leukaemia_zoo.benchmarking.runner import benchmark
     from leukaemia_zoo.cells.images import find_images, read_image
     from leukaemia_zoo.cells.preprocessing import Preprocessing

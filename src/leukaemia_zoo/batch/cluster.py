@@ -1,0 +1,150 @@
+"""Parts of a run on the workers of a Ray cluster: Ray Data gives them out, and out again where a worker was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from leukaemia_zoo.batch.judging import Work, judge_part
+from leukaemia_zoo.batch.parts import Part, require
+from leukaemia_zoo.common.text import reason, shown
+from leukaemia_zoo.engine.network import cores
+from leukaemia_zoo.errors import ClusterError, LeukaemiaZooError
+
+LOCAL = "local"
+"""Instead of an address: a cluster that is started on this machine and ends with the run."""
+
+_TRIES = 5
+"""Workers that may begin a part. Spot machines take one now and then, and then Ray gives the part to another; but an
+image that needs more memory than there is would end one worker after the other for ever."""
+
+_OBJECTS = 200_000_000
+"""Bytes of memory for what is passed between workers: descriptions of parts, since images and verdicts are files."""
+
+
+class PartJudge:
+    """A worker: it loads its weight once, and judges one part after the other.
+
+    Args:
+        work: What it has to know, as JSON.
+        graph: Of the network.
+        tries: Folder where workers leave their process number for each part that they begin.
+    """
+
+    def __init__(self, work: str, graph: bytes, tries: str) -> None:
+        described = json.loads(work)
+        self._work = Work(**{**described, "keep": tuple(described["keep"]), "graph": graph})
+        self._tries = Path(tries)
+        self._predictor = self._work.predictor()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Judge parts, each described as JSON; see `judge_part`."""
+        described = [json.loads(text) for text in batch["part"]]
+        parts = [Part(**{**each, "groups": tuple(each["groups"])}) for each in described]
+        told = [self._judged(part) for part in parts]
+        return {"told": [json.dumps({**each, "worker": os.getpid()}) for each in told]}
+
+    def _judged(self, part: Part) -> dict[str, Any]:
+        tries = self._tries / part.name
+        with tries.open("a+", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+            file.seek(0)
+            begun = len(file.readlines())
+        if begun > _TRIES:
+            raise ClusterError(
+                f"{_TRIES} workers ended while they judged cells {part.first:,} to {part.first + part.cells - 1:,} of "
+                f"{part.file}: give workers more memory, or look for an image among these that is too large for it."
+            )
+        told = judge_part(self._work, part, self._predictor)
+        tries.unlink(missing_ok=True)
+        return told
+
+
+def judged_by_cluster(
+    work: Work, parts: Sequence[Part], address: str, tries: Path, workers: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """What is told of each part, as it is done; see `judge_part`.
+
+    Args:
+        work: What the workers have to know.
+        parts: What is to be judged.
+        address: Of the cluster, or `LOCAL`.
+        tries: Folder where workers leave their process number for each part that they begin.
+        workers: How many; None for one a core of the cluster.
+
+    Raises:
+        ClusterError: If there is no cluster, or parts end all of their workers.
+        LeukaemiaZooError: What a worker raises.
+    """
+    # Ray would report the use of a cluster that we start to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = require("ray")
+    data = require("ray.data")
+    tries.mkdir(exist_ok=True)
+    for part in parts:
+        (tries / part.name).unlink(missing_ok=True)
+    with _connection(ray, address):
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        there = int(ray.cluster_resources().get("CPU", 0))
+        if there < 1:
+            raise ClusterError(f"The cluster at {address} has no processors: add a machine with some to it.")
+        described = dataclasses.asdict(dataclasses.replace(work, graph=b"")) | {"graph": None}
+        rows = [{"part": json.dumps(dataclasses.asdict(part))} for part in parts]
+        judged = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            PartJudge,
+            fn_constructor_args=(json.dumps(described), work.graph, str(tries)),
+            batch_size=1,
+            concurrency=min(len(parts), workers or there),
+            num_cpus=1,
+        )
+        try:
+            for row in judged.iter_rows():
+                yield json.loads(row["told"])
+        except ray.exceptions.RayError as error:
+            raise _raised_by_worker(error) from error
+
+
+@contextlib.contextmanager
+def _connection(ray: Any, address: str) -> Iterator[None]:
+    """Connect to a cluster for the time of a run; a connection that is there already is used and left."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address == LOCAL:
+            ray.init(LOCAL, num_cpus=cores(), object_store_memory=_OBJECTS, include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise ClusterError(
+            f"There is no Ray cluster at {shown(address)} ({reason(error)}): start one with `ray start --head`, "
+            "correct the address, or leave it out to use this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _raised_by_worker(error: BaseException) -> LeukaemiaZooError:
+    """The error of ours that Ray has wrapped, or one about the worker."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for inner in (seen, getattr(seen, "cause", None)):
+            if isinstance(inner, LeukaemiaZooError):
+                return type(inner)(str(inner).split("\n")[-1]) if "\n" in str(inner) else inner
+        seen = seen.__cause__
+    return ClusterError(
+        f"The cluster gave up ({reason(error)}): the parts that are written stay, and the same call goes on with the "
+        "others."
+    )
