@@ -88,8 +88,8 @@ def test_columns_that_cannot_be_kept(write_cells, tmp_path):
         predict_parquet(MODEL, [table, other], tmp_path / "both", image="image", keep=["mask"])
     with pytest.raises(DataError, match="both images"):
         predict_parquet(MODEL, [table, files[0]], tmp_path / "both")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="no images and no Parquet files"):
-        (tmp_path / "empty").mkdir()
         predict_parquet(MODEL, [tmp_path / "empty"], tmp_path / "both")
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
