@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ LOCAL = "local"
 _TRIES = 5
 """Workers that may begin a part. Spot machines take one now and then, and then Ray gives the part to another; but an
 image that needs more memory than there is would end one worker after the other for ever."""
+
+_ANSWER_S = 10.0
 
 _OBJECTS = 200_000_000
 """Bytes of memory for what is passed between workers: descriptions of parts, since images and verdicts are files."""
@@ -119,6 +122,7 @@ def _connection(ray: Any, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_answer(address)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address == LOCAL:
@@ -126,14 +130,29 @@ def _connection(ray: Any, address: str) -> Iterator[None]:
         else:
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ClusterError(
-            f"There is no Ray cluster at {shown(address)} ({reason(error)}): start one with `ray start --head`, "
-            "correct the address, or leave it out to use this machine."
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answer(address: str) -> None:
+    """Raise if nobody listens at ``host:port``: Ray itself would ask again for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: BaseException) -> ClusterError:
+    return ClusterError(
+        f"There is no Ray cluster at {shown(address)} ({reason(error)}): start one with `ray start --head`, correct "
+        "the address, or leave it out to use this machine."
+    )
 
 
 def _raised_by_worker(error: BaseException) -> LeukaemiaZooError:
