@@ -1,5 +1,6 @@
 """A folder of verdicts: whole parts, each cell once, whatever ends the run."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,8 +11,11 @@ import time
 import pytest
 
 import leukaemia_zoo as lz
-from leukaemia_zoo.batch.parts import cells_of_part
+from leukaemia_zoo.batch.cluster import PartJudge
+from leukaemia_zoo.batch.judging import Work
+from leukaemia_zoo.batch.parts import Part, cells_of_part
 from leukaemia_zoo.batch.run import predict_parquet
+from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.errors import BatchMissingError, DataError, ImageError
 
 pa = pytest.importorskip("pyarrow")
@@ -123,6 +127,33 @@ def test_a_killed_run_goes_on_with_what_is_missing(write_cells, tmp_path, same):
     assert {name: (out / name).stat().st_mtime_ns for name in written} == written
     (cells / "z.png").unlink()
     same(rows_of(out), lz.predict(MODEL, cells).to_records())
+
+
+def test_a_part_that_ends_each_of_its_workers_is_given_up(write_cells, tmp_path):
+    cells, tries = write_cells(tmp_path / "cells", 1), tmp_path / "tries"
+    tries.mkdir()
+    (image,) = cells.iterdir()
+    table = parquet_of([image], tmp_path / "cells.parquet")
+    work = Work(MODEL, b"", str(tmp_path), "image", ("cell",), None, "run")
+    part = Part(0, str(table), (0,), 0, 1)
+    graph = find_graph(lz.model_info(MODEL).weight.config, "")
+
+    def judge():
+        """What a worker of a cluster says of the part."""
+        described = json.dumps(dataclasses.asdict(work) | {"graph": None})
+        judged = PartJudge(described, graph, str(tries))({"part": [json.dumps(dataclasses.asdict(part))]})
+        return json.loads(judged["told"][0])
+
+    (tries / part.name).write_text("101\n102\n103\n104\n105\n")
+    told = judge()
+    assert told["kind"] == "ClusterError"
+    assert told["mistake"].startswith(f"5 workers ended while they judged cells 0 to 0 of {table}: give")
+    (tries / part.name).write_text("101\n102\n103\n104\n")
+    assert judge()["cells"] == 1
+    assert not (tries / part.name).exists()
+    (tmp_path / part.name).unlink()
+    part = dataclasses.replace(part, cells=2)
+    assert judge()["mistake"].startswith(f"{table} has changed since the run began")
 
 
 def test_parquet_that_changed_meanwhile_is_refused(write_cells, tmp_path):

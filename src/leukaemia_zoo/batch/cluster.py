@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo import errors
 from leukaemia_zoo.batch.judging import Work, judge_part
 from leukaemia_zoo.batch.parts import Part, require
+from leukaemia_zoo.batch.predictor import BatchPredictor
 from leukaemia_zoo.common.text import reason, shown
 from leukaemia_zoo.engine.network import cores
-from leukaemia_zoo.errors import ClusterError, LeukaemiaZooError
+from leukaemia_zoo.errors import ClusterError, DataError, LeukaemiaZooError
 
 LOCAL = "local"
 """Instead of an address: a cluster that is started on this machine and ends with the run."""
@@ -44,16 +46,28 @@ class PartJudge:
         described = json.loads(work)
         self._work = Work(**{**described, "keep": tuple(described["keep"]), "graph": graph})
         self._tries = Path(tries)
-        self._predictor = self._work.predictor()
+        self._predictor: BatchPredictor | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Judge parts, each described as JSON; see `judge_part`."""
         described = [json.loads(text) for text in batch["part"]]
         parts = [Part(**{**each, "groups": tuple(each["groups"])}) for each in described]
-        told = [self._judged(part) for part in parts]
-        return {"told": [json.dumps({**each, "worker": os.getpid()}) for each in told]}
+        return {"told": [json.dumps(self._told(part)) for part in parts]}
+
+    def _told(self, part: Part) -> dict[str, Any]:
+        """Of a mistake its sentence: Ray hands on what is raised as the text of a traceback."""
+        try:
+            return self._judged(part)
+        except LeukaemiaZooError as error:
+            return {"mistake": str(error), "kind": type(error).__name__}
+        except OSError as error:
+            where = f"{error.filename or self._work.out} cannot be read or written on {socket.gethostname()}"
+            mend = "every machine must see it under the same path, with room and the right to write"
+            return {"mistake": f"{where} ({error.strerror or reason(error)}): {mend}.", "kind": DataError.__name__}
 
     def _judged(self, part: Part) -> dict[str, Any]:
+        if self._predictor is None:
+            self._predictor = self._work.predictor()
         tries = self._tries / part.name
         with tries.open("a+", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
@@ -111,9 +125,15 @@ def judged_by_cluster(
         )
         try:
             for row in judged.iter_rows():
-                yield json.loads(row["told"])
+                told = json.loads(row["told"])
+                if "mistake" in told:
+                    raise getattr(errors, told["kind"])(told["mistake"])
+                yield told
         except ray.exceptions.RayError as error:
-            raise _raised_by_worker(error) from error
+            raise ClusterError(
+                f"The cluster gave up ({reason(getattr(error, 'cause', None) or error)}): see its logs; the parts "
+                "that are written stay, and the same call goes on with the others."
+            ) from error
 
 
 @contextlib.contextmanager
@@ -152,18 +172,4 @@ def _no_cluster(address: str, error: BaseException) -> ClusterError:
     return ClusterError(
         f"There is no Ray cluster at {shown(address)} ({reason(error)}): start one with `ray start --head`, correct "
         "the address, or leave it out to use this machine."
-    )
-
-
-def _raised_by_worker(error: BaseException) -> LeukaemiaZooError:
-    """The error of ours that Ray has wrapped, or one about the worker."""
-    seen: BaseException | None = error
-    while seen is not None:
-        for inner in (seen, getattr(seen, "cause", None)):
-            if isinstance(inner, LeukaemiaZooError):
-                return type(inner)(str(inner).split("\n")[-1]) if "\n" in str(inner) else inner
-        seen = seen.__cause__
-    return ClusterError(
-        f"The cluster gave up ({reason(error)}): the parts that are written stay, and the same call goes on with the "
-        "others."
     )
