@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "engine": {"zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
     "batch": {"prediction", "engine", "zoo", "cells", "common"},
+    "desk": {"prediction", "engine", "zoo", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "adaptation": {
@@ -30,7 +31,7 @@ MAY_IMPORT = {
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "batch", "benchmarking", "training", "prediction", "engine", "zoo"),
+        *("adaptation", "batch", "benchmarking", "desk", "training", "prediction", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }
@@ -38,7 +39,7 @@ MAY_IMPORT = {
 
 WITHOUT_KERAS = (
     *("cells", "smears", "evaluation", "report", "common.files", "common.text"),
-    *("batch", "engine.network", "engine.stream"),
+    *("batch", "desk", "engine.network", "engine.stream"),
     *("zoo.registry", "zoo.hub", "zoo.sources", "zoo.cards"),
 )
 """Files and wings whose import loads no Keras, neither by themselves nor through what they import."""

@@ -17,6 +17,7 @@ from leukaemia_zoo.errors import LeukaemiaZooError
 
 COMMANDS = {
     "predict": ("predictions.predict", "classify the cells in files and folders"),
+    "app": ("predictions.app", "judge cells on a page in the browser, on this machine"),
     "export": ("exports.export", "write a network as one file for other programs"),
     "train": ("training.train", "train a network on single-cell images, by subject"),
     "finetune": (

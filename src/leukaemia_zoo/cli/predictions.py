@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from leukaemia_zoo.common.files import STANDARD_OUTPUT, refuse_to_overwrite, wri
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
 from leukaemia_zoo.errors import DataError, ImageError
+from leukaemia_zoo.prediction.writing import rounded, writing_csv
 
 DEFAULT_MODEL = "cnn_attention"
 _TABLE_ROWS = 50
@@ -136,7 +136,7 @@ def predict(
     failed, unfamiliar, uncertain, reasons = 0, 0, 0, []
     counts = dict.fromkeys(network.zoo.class_names, 0)
     with contextlib.ExitStack() as stack:
-        write_csv = stack.enter_context(_csv_writer(csv_file, network.zoo.class_names))
+        write_csv = stack.enter_context(writing_csv(csv_file, network.zoo.class_names))
         write_json = stack.enter_context(_json_writer(json_file))
         if table:
             print(output.heading(paths, network.zoo))
@@ -274,19 +274,6 @@ def _look_up(subjects: dict[str, str], path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any]:
-    if path is None:
-        yield lambda record: None
-        return
-    columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names)]
-    columns += ["verdict", "ood_score", "unfamiliar", "error"]
-    with writing(path) as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        yield lambda record: writer.writerow({key: _rounded(value, 6) for key, value in record.items()})
-
-
-@contextlib.contextmanager
 def _json_writer(path: Path | None) -> Iterator[Any]:
     """Write a JSON list record by record, so that it never stands in memory whole."""
     if path is None:
@@ -298,7 +285,7 @@ def _json_writer(path: Path | None) -> Iterator[Any]:
         def write(record: dict[str, Any]) -> None:
             nonlocal separator
             file.write(
-                separator + json.dumps({key: _rounded(value, 6) for key, value in record.items()}, ensure_ascii=False)
+                separator + json.dumps({key: rounded(value) for key, value in record.items()}, ensure_ascii=False)
             )
             separator = ",\n"
 
@@ -306,9 +293,37 @@ def _json_writer(path: Path | None) -> Iterator[Any]:
         file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _rounded(value: Any, digits: int) -> Any:
-    return round(value, digits) if isinstance(value, float) else value
-
-
 def _tell_not_read(reason: str) -> None:
     tell(f"not read: {printable(reason)}")
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=options.KNOWN_MODEL,
+    metavar="MODEL",
+    default=[DEFAULT_MODEL],
+    help=f"{options.MODEL}; may be repeated, to choose from on the page",
+)
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen at; this one is of this machine only"
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="N", help="port (default: the first free one from 7860 on)"
+)
+@click.option("--miss-rate", type=float, metavar="P", help="as for predict")
+@click.option("--open", "browser", is_flag=True, help="open the page in a browser")
+def app(models: tuple[str, ...], host: str, port: int | None, miss_rate: float | None, browser: bool) -> int:
+    """Judge cells on a page in the browser, on this machine."""
+    from leukaemia_zoo.desk.page import serve
+
+    served = serve(models, host=host, port=port, miss_rate=miss_rate, browser=browser)
+    print(f"The page is at {served.local_url} until you press Ctrl+C.")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print("note: whoever reaches this machine can open it; it asks for no password.", file=sys.stderr)
+    print(NOT_A_DIAGNOSIS)
+    sys.stdout.flush()
+    served.block_thread()
+    return 0

@@ -1,0 +1,1 @@
+"""A page on one's own machine: cells dropped, verdicts seen."""
