@@ -42,7 +42,7 @@ def _gradio() -> Any:
     return gradio
 
 
-def page(models: Sequence[str], *, miss_rate: float | None = None, where: str = "On your own machine") -> Any:
+def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: str = "On your own machine") -> Any:
     """A page that judges cells.
 
     Args:
@@ -119,13 +119,13 @@ def serve(
     """Serve the page and come back at once.
 
     Args:
-        models: As `page` takes them.
+        models: As `build_page` takes them.
         host: Address to listen at. The default is reached from this machine only. None for what the variable
             GRADIO_SERVER_NAME says, as in a Space.
         port: Port; None for the first free one from 7860 on.
         miss_rate: As `predict` takes it.
         browser: Open it in a browser.
-        **about: Further arguments of `page`.
+        **about: Further arguments of `build_page`.
 
     Returns:
         The ``gradio.Blocks``, with ``local_url``, ``block_thread()`` and ``close()``.
@@ -134,7 +134,7 @@ def serve(
         DataError: If the port is taken.
     """
     gr = _gradio()
-    blocks = page(models, miss_rate=miss_rate, **about)
+    blocks = build_page(models, miss_rate=miss_rate, **about)
     try:
         blocks.launch(
             server_name=host,

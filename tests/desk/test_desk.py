@@ -112,3 +112,35 @@ def test_maps_lie_on_the_cells(client):
     assert (mapped[..., :2].mean() - mapped[..., 2].mean()) > (plain[..., :2].mean() - plain[..., 2].mean()) + 5
     *_, told = ask(client, files, "mobilenet.pbc_cnmc", maps=True)
     assert "no attention map" in told
+
+
+def test_the_space_is_what_hugging_face_takes(monkeypatch):
+    """Its files name what exists: the command of the page, offered models, the fields of a Space."""
+    import runpy
+    from importlib.metadata import version
+
+    space = EXAMPLES.parent / "space"
+    head = (space / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+    fields = dict(line.split(": ", 1) for line in head.splitlines() if ": " in line)
+    assert (fields["sdk"], fields["app_file"], fields["license"]) == ("gradio", "app.py", "apache-2.0")
+    assert len(fields["short_description"]) <= 60  # what a Space may have
+    assert fields["sdk_version"].split(".")[0] == version("gradio").split(".")[0]
+    assert NOT_A_DIAGNOSIS in (space / "README.md").read_text(encoding="utf-8")
+    assert (space / "requirements.txt").read_text() == "leukaemia-zoo[app]\n"
+
+    calls = []
+
+    class Served:
+        def block_thread(self):
+            calls.append("waits")
+
+    def serve(models, **about):
+        calls.append((models, about["host"]))
+        return Served()
+
+    monkeypatch.setattr("leukaemia_zoo.desk.page.serve", serve)
+    monkeypatch.setattr("leukaemia_zoo.desk.serve", serve, raising=False)
+    runpy.run_path(str(space / "app.py"), run_name="__main__")
+    (models, host), waits = calls
+    assert (host, waits) == (None, "waits")
+    assert all(lz.model_info(name).weight for name in models)
