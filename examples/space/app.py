@@ -9,7 +9,6 @@ if __name__ == "__main__":
     served = serve(
         MODELS,
         host=None,
-        where="On a server that others can use too, so give no images of patients who have not agreed; they are removed "
-        "after an hour",
+        where="On a server, where no image of a patient belongs who has not agreed to it",
     )
     served.block_thread()

@@ -99,6 +99,7 @@ def judged_by_cluster(
         ClusterError: If there is no cluster, or parts end all of their workers.
         LeukaemiaZooError: What a worker raises.
     """
+    _check_answer(address)
     # Ray would report the use of a cluster that we start to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = require("ray")
@@ -142,7 +143,6 @@ def _connection(ray: Any, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _check_answer(address)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address == LOCAL:

@@ -165,7 +165,7 @@ def utf8(name: str) -> str:
 
 def _values(predictions: Sequence[Prediction], names: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
     """The fields of predictions by column."""
-    records = [prediction.to_record() for prediction in predictions]
+    records = [prediction.to_dict() for prediction in predictions]
     for name in names:
         yield name, [record[name] for record in records]
 

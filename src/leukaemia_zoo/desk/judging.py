@@ -76,7 +76,7 @@ def judge(
     predictions: list[Prediction] = []
     with writing_csv(csv, network.zoo.class_names) as write:
         for prediction in iter_predictions(network, files, names=names, miss_rate=miss_rate):
-            write(prediction.to_record())
+            write(prediction.to_dict())
             tally.add(prediction)
             predictions.append(prediction)
             if progress is not None:
@@ -110,12 +110,12 @@ def caption(prediction: Prediction) -> str:
 
 
 def _cell(prediction: Prediction) -> dict[str, Any]:
-    record = {name: _short(value) for name, value in prediction.to_record().items()}
+    record = {name: _short(value) for name, value in prediction.to_dict().items()}
     return {"cell": record.pop("path")} | record
 
 
 def _subjects(tally: SubjectTally) -> list[dict[str, Any]]:
-    return [{name: _short(value) for name, value in each.to_record().items()} for each in tally.summaries()]
+    return [{name: _short(value) for name, value in each.to_dict().items()} for each in tally.summaries()]
 
 
 def _short(value: Any) -> Any:
