@@ -25,9 +25,17 @@ def cluster():
         import ray
         from ray.cluster_utils import Cluster
 
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000})
-        nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
-        nodes.wait_for_nodes()
+        for left in reversed(range(3)):
+            nodes = Cluster()
+            try:
+                nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
+                nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
+                nodes.wait_for_nodes()
+                break
+            except Exception:  # on a busy machine a node does not answer within the thirty seconds that it has
+                nodes.shutdown()
+                if not left:
+                    raise
         yield nodes.address
         ray.shutdown()
         nodes.shutdown()

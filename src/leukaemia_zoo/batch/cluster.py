@@ -149,7 +149,12 @@ def _connection(ray: Any, address: str) -> Iterator[None]:
             ray.init(LOCAL, num_cpus=cores(), object_store_memory=_OBJECTS, include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray has no family of its own for what keeps it from starting
+        ray.shutdown()
+        if address == LOCAL:
+            raise ClusterError(
+                f"Ray cannot be started on this machine ({reason(error)}): call it again, or leave out Ray (--ray)."
+            ) from error
         raise _no_cluster(address, error) from error
     try:
         yield
