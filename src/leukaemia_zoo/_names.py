@@ -21,6 +21,7 @@ NAMES = {
         "prediction.features": "embed",
         "explanation.maps": "explain",
         "examination.folder": "examine_fields",
+        "batch.predictor": "BatchPredictor",
         "cells.readers": "read_data",
         "benchmarking.runner": "benchmark",
         "training.trainer": "train",
@@ -77,6 +78,13 @@ NAMES = {
     "examination": {
         "field": "ExaminedCell ExaminedField examine_field",
         "folder": "ExaminedFields examine_fields",
+    },
+    "batch": {
+        "predictor": "BatchPredictor",
+        "run": "Outcome predict_parquet",
+    },
+    "desk": {
+        "page": "build_page serve",
     },
     "evaluation": {
         "metrics": "called_classes per_subject",
