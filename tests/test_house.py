@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "report": {"evaluation", "cells", "common"},
     "zoo": {"cells", "common"},
     "engine": {"zoo", "cells", "common"},
+    "exporting": {"engine", "zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
@@ -29,7 +30,7 @@ MAY_IMPORT = {
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "engine", "zoo"),
+        *("adaptation", "benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }

@@ -79,7 +79,7 @@ def main() -> None:
 
 def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Seconds from the shell to a verdict, beside a bare script and beside Keras."""
-    from leukaemia_zoo.engine.exporting import export
+    from leukaemia_zoo.exporting.export import export
 
     weight, cell = options.weight, _cells(folder / "one", 1)[0]
     exported = export(weight, folder / "whole.onnx").file

@@ -31,7 +31,7 @@ _MODULE_OF = {
     "estimate_scale": "smears.fields",
     "reject": "smears.fields",
     "normalise_stain": "smears.stains",
-    "export": "engine.exporting",
+    "export": "exporting.export",
     "predict": "prediction.verdicts",
     "iter_predictions": "prediction.verdicts",
     "Prediction": "prediction.results",
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     )
     from leukaemia_zoo.cells.table import Cells
     from leukaemia_zoo.cells.verification import verify
-    from leukaemia_zoo.engine.exporting import export
+    from leukaemia_zoo.exporting.export import export
     from leukaemia_zoo.prediction.attention import attention_maps
     from leukaemia_zoo.prediction.features import embed, ood_scores
     from leukaemia_zoo.prediction.results import Prediction, Predictions

@@ -493,6 +493,8 @@ def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
         if not visible:  # would come out black; often an alpha channel that was never filled
             raise ImageError(f"{path} is transparent everywhere: save it again without its alpha channel.")
         return pixels
+    if image.mode == "RGB":
+        return np.array(image)
     return _by_rows(image, lambda rows: np.asarray(_rows_of(image, rows).convert("RGB")))
 
 

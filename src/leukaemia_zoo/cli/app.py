@@ -113,9 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     export = subparsers.add_parser("export", help="write a network as one file for other programs")
     export.add_argument("model", help="name in the zoo, folder of a saved model, or hf://org/name@revision")
     export.add_argument(
-        "--to", default="onnx", choices=("onnx", "openvino"), help="kind of the file (default: %(default)s)"
+        "--to",
+        default="onnx",
+        choices=("onnx", "openvino", "litert", "saved_model"),
+        help="kind of the file (default: %(default)s)",
     )
-    export.add_argument("--out", type=paths.path, required=True, metavar="FILE", help=".onnx, or .xml for OpenVINO")
+    export.add_argument(
+        "--out",
+        type=paths.path,
+        required=True,
+        metavar="FILE",
+        help=".onnx, .xml for OpenVINO, .tflite for LiteRT, or a new folder for a SavedModel",
+    )
     export.add_argument(
         "--int8", action="store_true", help="convolutions in whole numbers: smaller, a little different"
     )
@@ -123,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration", type=paths.path, metavar="DIR", help="for --int8: 20 images of cells or more, better 200"
     )
     export.add_argument(
-        "--views", type=int, choices=(1, 4, 8), help="views inside (default: those that the weight was calibrated for)"
+        "--views",
+        type=int,
+        choices=(1, 2, 4, 8),
+        help="views inside (default: those that the weight was calibrated for)",
     )
     export.set_defaults(run=exports.export)
 

@@ -8,7 +8,7 @@ import argparse
 def export(options: argparse.Namespace) -> int:
     """Write the file and say how it compares."""
     from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
-    from leukaemia_zoo.engine.exporting import export as write
+    from leukaemia_zoo.exporting.export import export as write
 
     exported = write(
         options.model,

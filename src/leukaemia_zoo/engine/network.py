@@ -102,7 +102,7 @@ class Network:
 
         Args:
             batch: Array (N, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight gives it.
-            views: 1, 4 or 8; None for the number that the weight was calibrated for.
+            views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
             pool: Threads that share the work on this batch; None for the calling thread alone.
 
         Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from leukaemia_zoo.cells.cnmc import subject_from_name
 from leukaemia_zoo.cells.images import image_items
-from leukaemia_zoo.cells.preprocessing import network_pixels
+from leukaemia_zoo.cells.preprocessing import check_views, network_pixels
 from leukaemia_zoo.common.limits import UNCERTAIN, UNCERTAIN_CODE, verdict_codes
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
@@ -35,6 +36,7 @@ def predict(
     batch_size: int = 32,
     errors: Literal["raise", "report"] | None = None,
     miss_rate: float | None = None,
+    views: int | None = None,
 ) -> Predictions:
     """Predict the class of cells from files or arrays.
 
@@ -52,6 +54,9 @@ def predict(
         miss_rate: For the ``verdict`` of each cell: which of the rates of ``model.zoo.verdict_limits`` holds for all
             classes, 0 to 1. Of the cells of a class, of new people, at most this share has the class ruled out. None
             for the default rate of each class.
+        views: Turned and mirrored views of each cell that its verdict averages over: 1, 2, 4 or 8. None for the number
+            that the weight was judged with. The time is in proportion; fewer judge a little worse, and probabilities,
+            limits and OOD score were calibrated for the default.
 
     Returns:
         `Predictions`, in the order of the images.
@@ -59,7 +64,7 @@ def predict(
     Raises:
         ImageError: For a bad image, with ``errors="raise"``.
         ArchitectureError: If the model gives no probabilities of its classes.
-        DataError: If the weight has no limits of verdicts for the miss rate.
+        DataError: If the weight has no limits of verdicts for the miss rate, or there is no such number of views.
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
@@ -74,7 +79,13 @@ def predict(
     if subjects is not None and len(subjects) != len(items):
         raise ImageError(f"There are {len(subjects)} subjects for {len(items)} images; give one each.")
     found = iter_predictions(
-        model, items, subjects=subjects, batch_size=batch_size, raise_errors=not report, miss_rate=miss_rate
+        model,
+        items,
+        subjects=subjects,
+        batch_size=batch_size,
+        raise_errors=not report,
+        miss_rate=miss_rate,
+        views=views,
     )
     return Predictions(found, _config(model).class_names)
 
@@ -87,6 +98,7 @@ def iter_predictions(
     batch_size: int = 32,
     raise_errors: bool = False,
     miss_rate: float | None = None,
+    views: int | None = None,
 ) -> Iterator[Prediction]:
     """Predict one cell after the other, with the memory of two batches however many there are.
 
@@ -97,15 +109,19 @@ def iter_predictions(
         batch_size: Images that Keras computes at once.
         raise_errors: Raise at the first bad image instead of reporting it in its prediction.
         miss_rate: As `predict` takes it.
+        views: As `predict` takes it.
 
     Returns:
         An iterator of one `Prediction` an item, in order.
 
     Raises:
-        DataError: If the weight has no limits of verdicts for the miss rate.
+        DataError: If the weight has no limits of verdicts for the miss rate, or there is no such number of views.
     """
     model = resolve(model)
     config = _config(model)
+    if views is not None:
+        check_views(views, config.preprocessing.input_size)
+        config = dataclasses.replace(config, views=views)
     # Before the first image is asked for, so that a mistake comes before any output.
     return _predictions(model, config, _limits(config, miss_rate), items, subjects, batch_size, raise_errors)
 
@@ -169,7 +185,7 @@ _Judged = tuple[str, str | None, tuple[np.ndarray, float | None] | ImageError]
 def _judged_by_engine(
     network: Network, config: ModelConfig, rows: Iterator[_Row], batch_size: int, raise_errors: bool
 ) -> Iterator[_Judged]:
-    for (_, name, subject), found in embedding_stream(network, rows, raise_errors=raise_errors):
+    for (_, name, subject), found in embedding_stream(network, rows, views=config.views, raise_errors=raise_errors):
         if isinstance(found, ImageError):
             yield name, subject, found
             continue

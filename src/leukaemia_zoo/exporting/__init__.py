@@ -1,0 +1,1 @@
+"""Networks as one file for other programs, each run and compared before it is handed over."""
