@@ -92,7 +92,7 @@ def commands() -> str:
         encoding="utf-8",
         check=True,
     ).stdout
-    rows = re.findall(r"^ {4}([a-z]+)\s+(.+)$", told, re.MULTILINE)
+    rows = re.findall(r"^ {2}([a-z]+)\s+(.+)$", told, re.MULTILINE)
     return "\n".join(["| Command | What it does |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in rows)])
 
 

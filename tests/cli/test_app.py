@@ -16,7 +16,7 @@ from PIL import Image
 
 from leukaemia_zoo import __version__, load_model, predict, save_model
 from leukaemia_zoo.cli import output, predictions
-from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.cli.app import COMMANDS, main
 from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.zoo import registry
 from leukaemia_zoo.zoo.registry import ARCHITECTURES
@@ -40,7 +40,7 @@ def run(capsys):
         capsys.readouterr()
         try:
             status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
+        except SystemExit as stop:
             status = stop.code
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
@@ -82,11 +82,20 @@ def test_without_a_command_it_helps(run):
         assert word in " ".join(out.split())
 
 
-@pytest.mark.parametrize("command", ["predict", "train", "verify", "list", "info"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(run, command):
-    status, out, _ = run(command, "--help")
-    assert status == 0
-    assert f"usage: leukaemia-zoo {command}" in out
+    status, out, err = run(command, "--help")
+    assert (status, err) == (0, "")
+    assert f"Usage: leukaemia-zoo {command}" in out
+    assert out == run(command, "-h")[1]
+
+
+def test_a_command_imports_no_other():
+    code = "import sys; from leukaemia_zoo.cli.app import main; main(['--help']); main(['export', '--help'])"
+    code += "; print([name for name in sys.modules if name.startswith('leukaemia_zoo.cli.')])"
+    done = in_new_process("-c", code)
+    wanted = ["app", "exports", "options", "paths"]
+    assert sorted(eval(done.stdout.splitlines()[-1])) == [f"leukaemia_zoo.cli.{name}" for name in wanted]
 
 
 def test_version(run):
@@ -481,12 +490,21 @@ def test_mistakes_are_told_in_one_line(run, tiny_folder, mixed_folder, tmp_path)
         ("list", "--nothing"),
         *(("predict", "x", "--batch-size", size) for size in ("0", "-1", "many", "2.5")),
         ("train", "cnn"),
+        *(("train", "cnn", "--data", ".", "--out", "x", "--devices", number) for number in ("0", "some")),
+        ("export", "cnn", "--out", "x", "--views", "3"),
+        ("finetune", "--data", ".", "--out", "x", "--split-by", "cell"),
     ],
 )
 def test_a_wrong_call_shows_the_usage(run, arguments):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
-    assert err.startswith("usage: leukaemia-zoo")
+    assert err.startswith("Usage: leukaemia-zoo")
+    assert error_line(err.splitlines()[-1])
+
+
+def test_a_mistyped_command_or_option_is_answered_with_the_right_one(run):
+    assert "Did you mean 'predict'?" in run("predit", "x")[2]
+    assert "Did you mean '--exclude-overlap'?" in run("benchmark", "cnn", "--exclude")[2]
 
 
 def test_an_architecture_without_weights(run, mixed_folder, monkeypatch):

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from leukaemia_zoo.cli import options, paths
 
 
-def export(options: argparse.Namespace) -> int:
-    """Write the file and say how it compares."""
+@click.command()
+@click.argument("model", type=options.KNOWN_MODEL, help=options.MODEL)
+@click.option("--to", type=click.Choice(("onnx", "openvino")), default="onnx", help="kind of the file")
+@click.option("--out", type=paths.path, required=True, metavar="FILE", help=".onnx, or .xml for OpenVINO")
+@click.option("--int8", is_flag=True, help="convolutions in whole numbers: smaller, a little different")
+@options.file("--calibration", "for --int8: 20 images of cells or more, better 200", "DIR")
+@click.option(
+    "--views", type=click.Choice((1, 4, 8)), help="views inside (default: those that the weight was calibrated for)"
+)
+def export(
+    model: str, to: Literal["onnx", "openvino"], out: Path, int8: bool, calibration: Path | None, views: int | None
+) -> int:
+    """Write a network as one file for other programs, and say how it compares."""
     from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
     from leukaemia_zoo.exporting.export import export as write
 
-    exported = write(
-        options.model,
-        options.out,
-        to=options.to,
-        int8=options.int8,
-        calibration=options.calibration,
-        views=options.views,
-    )
-    kind = "cells that it was not calibrated on" if options.int8 else "golden cells"
+    exported = write(model, out, to=to, int8=int8, calibration=calibration, views=views)
+    kind = "cells that it was not calibrated on" if int8 else "golden cells"
     print(
         f"{printable(str(exported.file))}: {exported.size / 1e6:.1f} MB; on {exported.cells} {kind} it differs from "
         f"the network by at most {exported.difference:.1g} in probability and names another class for "

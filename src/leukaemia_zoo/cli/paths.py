@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 from collections.abc import Iterable
@@ -24,7 +23,7 @@ def output(text: str) -> Path:
 def output_folder(text: str) -> Path:
     """A folder to write."""
     if text == "-":
-        raise argparse.ArgumentTypeError("'-' is the standard output and no folder; ./- is a folder of that name")
+        raise ValueError("'-' is the standard output and no folder; ./- is a folder of that name")
     return output(text)
 
 
@@ -32,7 +31,7 @@ def path(text: str) -> Path:
     """One file or folder to read, which a pattern may stand for."""
     found = _matches(text)
     if len(found) != 1:
-        raise argparse.ArgumentTypeError(f"{text} stands for {len(found)} files and folders, not for one")
+        raise ValueError(f"{text} stands for {len(found)} files and folders, not for one")
     return Path(found[0])
 
 

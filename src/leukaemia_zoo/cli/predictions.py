@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import contextlib
 import csv
@@ -13,63 +12,92 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.cli import output
+import click
+
+from leukaemia_zoo.cli import options, output
 from leukaemia_zoo.cli import paths as cli_paths
 from leukaemia_zoo.cli.output import print_lines, progress, tell, without_notes_of_the_backend
-from leukaemia_zoo.common import text
 from leukaemia_zoo.common.files import STANDARD_OUTPUT, refuse_to_overwrite, writing
 from leukaemia_zoo.common.limits import UNCERTAIN
+from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
 from leukaemia_zoo.errors import DataError, ImageError
 
+DEFAULT_MODEL = "cnn_attention"
 _TABLE_ROWS = 50
 """Cells printed in full; of more only the summaries are printed, since the files hold them all."""
 
 
-def predict(options: argparse.Namespace) -> int:
-    """Classify files and folders."""
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="PATH...", help="image file, folder of images, or pattern")
+@click.option("--model", type=options.KNOWN_MODEL, metavar="MODEL", default=DEFAULT_MODEL, help=options.MODEL)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=cli_paths.output,
+    metavar="FILE",
+    help="write one row a file: path, subject, label, p_<class>, verdict, ood_score, unfamiliar, error; '-' for the "
+    "standard output",
+)
+@click.option("--json", "json_file", type=cli_paths.output, metavar="FILE", help="write the same as a list of records")
+@options.file("--subjects", "CSV with the columns path and subject, for files not named as in C-NMC")
+@click.option("--batch-size", type=options.POSITIVE, default=32, metavar="N", help="images at once")
+@click.option(
+    "--miss-rate",
+    type=float,
+    metavar="P",
+    help="of each class, the share of its cells that a verdict may miss; `info` has those to choose from (default: the "
+    "weight's own)",
+)
+@click.option("--quiet", is_flag=True, help="print no table")
+def predict(
+    inputs: tuple[str, ...],
+    model: str,
+    csv_file: Path | None,
+    json_file: Path | None,
+    subjects: Path | None,
+    batch_size: int,
+    miss_rate: float | None,
+    quiet: bool,
+) -> int:
+    """Classify the cells in files and folders."""
     from leukaemia_zoo.cells.images import list_images
-    from leukaemia_zoo.zoo.registry import model_info
     from leukaemia_zoo.zoo.sources import is_elsewhere, local_files
 
-    outputs = [("--csv", options.csv), ("--json", options.json)]
-    from_elsewhere = is_elsewhere(options.model)
-    if not from_elsewhere:
-        model_info(options.model)
-    refuse_to_overwrite(outputs, [("--subjects", options.subjects)])
-    refuse_to_overwrite(outputs, (("--model", file) for file in local_files(options.model)))
-    listing = list_images(cli_paths.expanded(options.paths))
+    outputs = [("--csv", csv_file), ("--json", json_file)]
+    refuse_to_overwrite(outputs, [("--subjects", subjects)])
+    refuse_to_overwrite(outputs, (("--model", file) for file in local_files(model)))
+    listing = list_images(cli_paths.expanded(inputs))
     paths, skipped = list(listing.images), listing.skipped
-    for told in (*listing.notes, *listing.faults):
-        tell(f"note: {text.printable(told)}")
+    for note in (*listing.notes, *listing.faults):
+        tell(f"note: {printable(note)}")
     refuse_to_overwrite(outputs, (("the image", path) for path in paths))
     for name, file in outputs:  # after the inputs, of which it can name both
         _check_output(name, file)
     if not paths:
-        raise ImageError(f"There are no images in {', '.join(options.paths)}.")
-    subjects = _subject_of_path(options.subjects) if options.subjects else {}
-    if options.subjects and not any(_look_up(subjects, path) for path in paths):
-        raise DataError(f"{options.subjects} has a subject for none of the {len(paths)} files: compare their paths.")
+        raise ImageError(f"There are no images in {', '.join(inputs)}.")
+    subject_of = _subject_of_path(subjects) if subjects else {}
+    if subjects and not any(_look_up(subject_of, path) for path in paths):
+        raise DataError(f"{subjects} has a subject for none of the {len(paths)} files: compare their paths.")
 
-    from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
     from leukaemia_zoo.engine.network import resolve
     from leukaemia_zoo.prediction.results import SubjectTally
     from leukaemia_zoo.prediction.verdicts import iter_predictions
 
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
-        model = resolve(options.model)
-    owners = (_look_up(subjects, path) for path in paths) if subjects else None
-    found = iter_predictions(model, paths, subjects=owners, batch_size=options.batch_size, miss_rate=options.miss_rate)
+        network = resolve(model)
+    owners = (_look_up(subject_of, path) for path in paths) if subjects else None
+    predictions = iter_predictions(network, paths, subjects=owners, batch_size=batch_size, miss_rate=miss_rate)
     # Data on the standard output are for a program: what is for people must not stand among them.
-    data = STANDARD_OUTPUT in (str(options.csv), str(options.json))
-    tally, table = SubjectTally(), not options.quiet and not data and len(paths) <= _TABLE_ROWS
+    data = STANDARD_OUTPUT in (str(csv_file), str(json_file))
+    tally, table = SubjectTally(), not quiet and not data and len(paths) <= _TABLE_ROWS
     failed, unfamiliar, uncertain, reasons = 0, 0, 0, []
-    counts = dict.fromkeys(model.zoo.class_names, 0)
+    counts = dict.fromkeys(network.zoo.class_names, 0)
     with contextlib.ExitStack() as stack:
-        write_csv = stack.enter_context(_csv_writer(options.csv, model.zoo.class_names))
-        write_json = stack.enter_context(_json_writer(options.json))
+        write_csv = stack.enter_context(_csv_writer(csv_file, network.zoo.class_names))
+        write_json = stack.enter_context(_json_writer(json_file))
         if table:
-            print(output.heading(paths, model.zoo))
-        for prediction in progress(found, len(paths), "cells", quiet=table):
+            print(output.heading(paths, network.zoo))
+        for prediction in progress(predictions, len(paths), "cells", quiet=table):
             write_csv(prediction.to_record())
             write_json(prediction.to_record())
             tally.add(prediction)
@@ -82,23 +110,23 @@ def predict(options: argparse.Namespace) -> int:
                 # Below the table where there is one; of very many files at once, so that they need no memory.
                 reasons.append(prediction.error) if table else _tell_not_read(prediction.error)
             if table:
-                print(output.row(prediction, output.path_width(paths), model.zoo.class_names))
+                print(output.row(prediction, output.path_width(paths), network.zoo.class_names))
     sys.stdout.flush()
     for reason in reasons:
         _tell_not_read(reason)
-    if not options.quiet:
-        name = options.model if from_elsewhere else model.zoo.weight or options.model
+    if not quiet:
+        name = model if is_elsewhere(model) else network.zoo.weight or model
         people = sys.stderr if data else sys.stdout
         print_lines(output.summary(name, counts, failed, len(skipped), tally.summaries()), people)
-        if model.zoo.verdict_limits is not None:
+        if network.zoo.verdict_limits is not None:
             cells = sum(counts.values())
-            print(output.uncertain(uncertain, cells, model.zoo.verdict_limits, options.miss_rate), file=people)
-        if not (table or options.csv or options.json):
+            print(output.uncertain(uncertain, cells, network.zoo.verdict_limits, miss_rate), file=people)
+        if not (table or csv_file or json_file):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS, file=people)
     if unfamiliar:
         sys.stdout.flush()
-        print(output.unfamiliar(unfamiliar, sum(counts.values()), model.zoo.ood_limit), file=sys.stderr)
+        print(output.unfamiliar(unfamiliar, sum(counts.values()), network.zoo.ood_limit), file=sys.stderr)
     return 1 if failed or listing.faults else 0
 
 
@@ -188,6 +216,4 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def _tell_not_read(reason: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(f"not read: {text.printable(reason)}", file=sys.stderr)  # above the progress bar, if there is one
+    tell(f"not read: {printable(reason)}")

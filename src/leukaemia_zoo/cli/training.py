@@ -1,0 +1,92 @@
+"""``leukaemia-zoo train``: a network from labelled cells, or its cross-validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from leukaemia_zoo.cli import options, paths
+
+
+@click.command()
+@click.argument("name", help="architecture, such as cnn or cnn_attention")
+@options.data()
+@options.out("folder for the model and its record")
+@click.option(
+    "--teacher",
+    type=paths.home,
+    metavar="FILE",
+    default="imagenet",
+    help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none'",
+)
+@options.file("--unlabelled", "cell images for the distillation, without labels (default: the training cells)", "DIR")
+@options.file("--trunk", "distilled.safetensors of an earlier run with the same distillation")
+@click.option(
+    "--init",
+    type=paths.home,
+    metavar="FILE",
+    default="none",
+    help="weights to begin with: 'imagenet' to download Keras' own (vgg16, resnet50, inception_v3, xception), a weight "
+    "of the same architecture as a file, folder or name in the zoo, or 'none' for random ones",
+)
+@options.positive("AUROC speaks", "")
+@options.recipe()
+@options.file("--split", "split manifest with the parts train and validation")
+@options.file(
+    "--logits-teacher",
+    "saved model, or with --cross-validate a cross-validation that kept its networks, whose probabilities teach too "
+    "(for a recipe with soft_share)",
+    "DIR",
+)
+@click.option("--keep-networks", is_flag=True, help="with --cross-validate: leave the network of each fold")
+@options.file(
+    "--calibration",
+    "finished cross-validation of the same recipe, for a recipe that lets all subjects teach",
+    "DIR",
+)
+@options.cross_validate("K folds by subject instead of one model")
+@options.seed("the split and the training")
+@click.option(
+    "--devices",
+    type=options.all_or_positive,
+    default="1",
+    metavar="N",
+    help="devices that share the batches, or 'all'; JAX and TensorFlow",
+)
+@options.restart()
+def train(
+    name: str,
+    data: Path,
+    out: Path,
+    positive: str | None,
+    recipe: Path | None,
+    split: Path | None,
+    calibration: Path | None,
+    cross_validate: int | None,
+    keep_networks: bool,
+    teacher: str,
+    trunk: Path | None,
+    **settings: Any,
+) -> int:
+    """Train a network on single-cell images, by subject, or cross-validate it."""
+    from leukaemia_zoo.cells.readers import as_cells
+    from leukaemia_zoo.common.files import refuse_to_overwrite
+    from leukaemia_zoo.common.run_folder import files_of_training
+    from leukaemia_zoo.training.recipes import recipe_for
+
+    settings |= {"recipe": recipe_for(name, recipe), "teacher": None if teacher == "none" else teacher, "trunk": trunk}
+    written = files_of_training(cross_validate, trunk is not None)
+    refuse_to_overwrite([("the run's", out / file) for file in written], [("--data", data), ("--recipe", recipe)])
+    cells = as_cells(data, positive)
+    print(cells.describe())
+
+    from leukaemia_zoo.training import cross_validation, trainer
+
+    settings["report"] = print
+    if cross_validate:
+        cross_validation.cross_validate(name, cells, out, folds=cross_validate, keep_networks=keep_networks, **settings)
+    else:
+        trainer.train(name, cells, out, split=split, calibration=calibration, **settings)
+    return 0
