@@ -48,6 +48,7 @@ _TABLE_ROWS = 50
     help="of each class, the share of its cells that a verdict may miss; `info` has those to choose from (default: the "
     "weight's own)",
 )
+@options.views("turned and mirrored views that each verdict averages over: fewer are faster, and judge a little worse")
 @click.option("--quiet", is_flag=True, help="print no table")
 def predict(
     inputs: tuple[str, ...],
@@ -57,6 +58,7 @@ def predict(
     subjects: Path | None,
     batch_size: int,
     miss_rate: float | None,
+    views: int | None,
     quiet: bool,
 ) -> int:
     """Classify the cells in files and folders."""
@@ -86,7 +88,9 @@ def predict(
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
         network = resolve(model)
     owners = (_look_up(subject_of, path) for path in paths) if subjects else None
-    predictions = iter_predictions(network, paths, subjects=owners, batch_size=batch_size, miss_rate=miss_rate)
+    predictions = iter_predictions(
+        network, paths, subjects=owners, batch_size=batch_size, miss_rate=miss_rate, views=views
+    )
     # Data on the standard output are for a program: what is for people must not stand among them.
     data = STANDARD_OUTPUT in (str(csv_file), str(json_file))
     tally, table = SubjectTally(), not quiet and not data and len(paths) <= _TABLE_ROWS

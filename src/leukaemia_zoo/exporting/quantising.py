@@ -13,6 +13,9 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
 
+_FIRST = 3
+"""Convolutions from the pixels on, depthwise ones aside, that stay in floating point."""
+
 
 class _Cells(CalibrationDataReader):
     def __init__(self, cells: np.ndarray) -> None:
@@ -27,8 +30,10 @@ class _Cells(CalibrationDataReader):
 def quantise(file: Path, cells: np.ndarray) -> None:
     """Replace a graph by one whose convolutions take and hold whole numbers: a scale each channel, static ranges.
 
-    Three parts stay in floating point. The statistics behind the convolutions are sums of hundreds of values. The first
-    convolution and the depthwise ones are a small part of the work, and in 8 bits they cost `mobilenet` 0.09 of AUROC.
+    Three parts stay in floating point. The statistics behind the convolutions are sums of hundreds of values. The
+    depthwise convolutions are a small part of the work, and in 8 bits they cost `mobilenet` 0.01 of AUROC and more. So
+    do the first convolutions, where texture still lies in small differences: with the first of `mobilenet` alone in
+    floating point int8 lost 0.012 of AUROC on unseen people, with the first three 0.001.
     What rounding adds to each feature on average is measured on the cells and taken off again.
 
     Args:
@@ -37,8 +42,8 @@ def quantise(file: Path, cells: np.ndarray) -> None:
     """
     model = onnx.load(file)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    kept = [convolutions[0].name]
-    kept += [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    kept = [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    kept += [node.name for node in convolutions if node.name not in kept][:_FIRST]
     quantised = file.with_name("int8.onnx")
     quantize_static(
         file,

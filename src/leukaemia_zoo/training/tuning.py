@@ -184,7 +184,7 @@ def tune_layers(
     weights = drawing_weights(cells, train_rows, recipe)
     steps = max(1, len(train_rows) // recipe.batch_size)
     with precision(recipe.precision), on_devices(devices):
-        learner, trainer = _trainer(model, recipe, classes, steps, seed, keep_statistics, unfreeze)
+        learner, trainer = compiled_trainer(model, recipe, classes, steps, seed, keep_statistics, unfreeze)
         if progress["epoch"]:
             state.restore(trainer)
     left, seconds = TimeLeft(progress["epoch"]), 0.0
@@ -231,7 +231,7 @@ def tune_layers(
     return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits, limit)
 
 
-def _trainer(
+def compiled_trainer(
     model: keras.Model,
     recipe: Recipe,
     classes: int,
@@ -240,7 +240,10 @@ def _trainer(
     keep_statistics: bool,
     unfreeze: int | None,
 ) -> tuple[keras.Model, keras.Model]:
-    """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
+    """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits.
+
+    See `tune_layers`; ``steps`` are those of an epoch.
+    """
     learner = new_network(recipe, classes, seed, recipe.precision)
     inputs = keras.Input(learner.input_shape[1:])
     augmentation = CellAugmentation(
