@@ -9,8 +9,8 @@ Parts: ``start`` (from the shell to a verdict), ``folder`` (files/s beside Keras
 bare engine), ``memory`` (of the command while a folder goes through), ``weights`` (latency, cells/s, memory and parity
 of each weight), ``training`` (images/s beside plain `fit`, and what a step waits), ``accuracy`` (AUROC that fewer views
 and int8 cost; it needs C-NMC and takes long, so it is left out unless it is asked for). Each measurement is a process
-of its own, and what is compared is measured in turn, so that another load on the machine meets both. Rows of parts that were
-not run stay in the file.
+of its own, and what is compared is measured in turn, so that another load on the machine meets both. Rows of parts that
+were not run stay in the file.
 """
 
 from __future__ import annotations
@@ -267,11 +267,13 @@ def accuracy(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 def _measure(what: str, *arguments: str, **environment: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("speed_measurements.py")), what, *arguments],
-        check=True,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env={**os.environ, **environment},
+        check=False,
     )
+    if done.returncode:
+        sys.exit(f"{done.stderr}\nspeed_measurements.py {what} {' '.join(arguments)} failed, see above.")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 

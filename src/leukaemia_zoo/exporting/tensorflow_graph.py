@@ -123,7 +123,9 @@ def run_litert(file: Path, cells: np.ndarray) -> np.ndarray:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:  # TensorFlow has one too
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
 
     run = Interpreter(str(file)).get_signature_runner(_SIGNATURE)
     return np.concatenate([run(images=cell[None].astype(np.float32))[PROBABILITIES] for cell in cells])
