@@ -22,11 +22,14 @@ MAY_IMPORT = {
     "zoo": {"cells", "common"},
     "engine": {"zoo", "cells", "common"},
     "exporting": {"engine", "zoo", "cells", "common"},
-    "prediction": {"engine", "zoo", "cells", "common"},
-    "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
-    "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
+    "prediction": {"exporting", "engine", "zoo", "cells", "common"},
+    "training": {"prediction", "exporting", "engine", "zoo", "report", "evaluation", "cells", "common"},
+    "benchmarking": {
+        *("training", "prediction", "exporting", "engine", "zoo"),
+        *("report", "evaluation", "cells", "common"),
+    },
     "adaptation": {
-        *("benchmarking", "training", "prediction", "engine", "zoo"),
+        *("benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {

@@ -111,6 +111,59 @@ def test_int8_tells_its_difference(tmp_path, draw_cell):
     assert exported.size < whole.size / 2
 
 
+def test_what_int8_saves_is_in_the_late_convolutions(tmp_path, draw_cell):
+    import onnx
+
+    frames = [draw_cell(seed, level=60 + 4 * seed) for seed in range(20)]
+    exported = export("mobilenet", tmp_path / "small.onnx", int8=True, calibration=frames, views=1)
+    graph = onnx.load(exported.file).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    in_int8 = [made_by.get(node.input[1]) == "DequantizeLinear" for node in convolutions]
+    depthwise = [any(a.name == "group" and a.i > 1 for a in node.attribute) for node in convolutions]
+    plain = [whole for whole, each in zip(in_int8, depthwise, strict=True) if not each]
+    assert plain == [False] * 3 + [True] * (len(plain) - 3)
+    assert not any(whole for whole, each in zip(in_int8, depthwise, strict=True) if each)
+
+
+def test_predictions_in_int8_differ_a_little(draw_cell):
+    frames = [draw_cell(seed, level=60 + 4 * seed, radius=0.2 + seed / 400) for seed in range(24)]
+    found = predict("cnn", frames[1::4], precision="int8", calibration=frames, views=4)
+    expected = predict("cnn", frames[1::4], views=4)
+    change = np.abs(found.probabilities - expected.probabilities)
+    assert 0 < change.max() < 0.2
+    scores = [[item.ood_score for item in each] for each in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"precision": "int4"}, UnknownNameError, "no precision 'int4'; did you mean int8"),
+        ({"precision": "int8"}, DataError, "a folder of cells for its calibration"),
+        ({"precision": "int8", "calibration": EXAMPLES}, DataError, "There are 6 images .* give 20"),
+    ],
+)
+def test_mistakes_in_a_precision_are_told(draw_cell, options, error, message):
+    with pytest.raises(error, match=message):
+        predict("cnn", draw_cell(), **options)
+
+
+def test_the_command_predicts_in_int8(tmp_path, capsys):
+    from leukaemia_zoo.cli.app import main
+
+    cell, table = str(min(EXAMPLES.glob("*.png"))), tmp_path / "cells.csv"
+    for number in range(20):
+        (tmp_path / "known").mkdir(exist_ok=True)
+        (tmp_path / "known" / f"{number}.png").write_bytes(Path(cell).read_bytes())
+    options = ["--model", "cnn", "--csv", str(table), "--views", "1", "--precision", "int8"]
+    assert main(["predict", cell, *options]) == 2
+    assert "folder of cells for its calibration" in capsys.readouterr().err
+    assert not table.exists()
+    assert main(["predict", cell, *options, "--calibration", str(tmp_path / "known")]) == 0
+    assert len(table.read_text(encoding="utf-8").splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

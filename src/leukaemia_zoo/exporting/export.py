@@ -33,6 +33,13 @@ _SUFFIX: dict[str, str | None] = {"onnx": ".onnx", "openvino": ".xml", "litert":
 MOST_DIFFERENCE = 1e-3
 """An exported file may differ from the network by this much in probability, or it is not left."""
 
+_NO_CALIBRATION = (
+    "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
+)
+
+_MOST = 400
+"""Cells that int8 is calibrated and compared on: of more some, evenly spread, are taken."""
+
 _FEWEST = 20
 """Cells for int8, half to calibrate it on and half to compare it on."""
 
@@ -112,9 +119,7 @@ def export(
     if int8 and _SUFFIX[to] not in (".onnx", ".xml"):
         raise DataError(f"int8 is for onnx and openvino: leave it out, or do not export to {to}.")
     if int8 and calibration is None:
-        raise DataError(
-            "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
-        )
+        raise DataError(_NO_CALIBRATION)
     by_tensorflow = to in ("litert", "saved_model")
     if by_tensorflow:
         from leukaemia_zoo.exporting import tensorflow_graph
@@ -157,6 +162,30 @@ def export(
             _move(part, file if part.is_dir() else file.with_suffix(part.suffix))
     changed = int((probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum())
     return Exported(file, difference, len(cells), changed, size)
+
+
+def int8_network(model: Any, calibration: Any) -> Network:
+    """A network on the engine whose convolutions compute with whole numbers of 8 bits.
+
+    Args:
+        model: As `export` takes it.
+        calibration: Files, folders or frames of cells like those that will be judged, 20 or more, better 200.
+
+    Raises:
+        LeukaemiaZooError: As `export`.
+    """
+    if calibration is None:
+        raise DataError(_NO_CALIBRATION)
+    _require("onnx")
+    from leukaemia_zoo.exporting.quantising import quantise
+
+    with tempfile.TemporaryDirectory() as place:
+        found = _found(model, Path(place))
+        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
+        whole = Path(place) / "whole.onnx"
+        _write_whole(network, found, whole, views=1)
+        quantise(whole, _prepared(network, calibration))
+        return Network(found.spec.config, found.file, whole.read_bytes(), complete=True)
 
 
 def _check_out(file: Path, to: str) -> None:
@@ -207,6 +236,7 @@ def _prepared(network: Network, images: Any) -> np.ndarray:
     from leukaemia_zoo.cells.images import as_image, image_items, read_image
 
     items, are_files = image_items(images)
+    items = items[:: max(1, len(items) // _MOST)]
     frames = (read_image(item) if are_files else as_image(item, name="calibration") for item in items)
     pixels = [network.zoo.preprocessing(frame) for frame in frames]
     if len(pixels) < _FEWEST:
