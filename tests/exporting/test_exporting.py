@@ -96,7 +96,7 @@ def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
     def of_another(file, cells):
         return np.tile([0.9, 0.1], (len(cells), 1))
 
-    monkeypatch.setattr(export_module, "_run_onnx", of_another)
+    monkeypatch.setitem(export_module._MAKERS, "onnx", (export_module._to_onnx, of_another))
     with pytest.raises(EngineError, match=r"was not written.* differs by \d"):
         export("cnn", tmp_path / "cells.onnx")
     assert not list(tmp_path.iterdir())
@@ -173,7 +173,7 @@ def test_the_command_predicts_in_int8(tmp_path, capsys):
         ({"int8": True, "calibration": EXAMPLES}, DataError, "There are 6 images .* give 20"),
         ({"views": 3}, DataError, "1, 2, 4 or 8 views, not 3"),
         ({"to": "litert"}, DataError, r"suffix \.tflite"),
-        ({"to": "litert", "out": "cells.tflite", "int8": True}, DataError, "int8 is for onnx and openvino"),
+        ({"to": "litert", "out": "cells.tflite", "int8": True}, DataError, "int8 is for onnx, openvino, bioimageio"),
         ({"model": "mobilnet"}, UnknownNameError, "did you mean mobilenet"),
     ],
 )

@@ -9,14 +9,17 @@ import click
 
 from leukaemia_zoo.cli import options, paths
 
-_FORMATS = ("onnx", "openvino", "litert", "saved_model")
-_OUT = ".onnx, .xml for OpenVINO, .tflite for LiteRT, or a new folder for a SavedModel"
+_FORMATS = ("onnx", "openvino", "bioimageio", "litert", "saved_model")
+_OUT = ".onnx, .xml for OpenVINO, .zip for bioimage.io, .tflite for LiteRT, or a new folder for a SavedModel"
 
 
 @click.command()
 @click.argument("model", type=options.KNOWN_MODEL, help=options.MODEL)
 @click.option(
-    "--to", type=click.Choice(("onnx", "openvino", "litert", "saved_model")), default="onnx", help="kind of the file"
+    "--to",
+    type=click.Choice(_FORMATS),
+    default="onnx",
+    help="kind of the file",
 )
 @click.option("--out", type=paths.path, required=True, metavar="FILE", help=_OUT)
 @click.option("--int8", is_flag=True, help="convolutions in whole numbers: smaller, a little different")
@@ -24,7 +27,7 @@ _OUT = ".onnx, .xml for OpenVINO, .tflite for LiteRT, or a new folder for a Save
 @options.views("views inside")
 def export(
     model: str,
-    to: Literal["onnx", "openvino", "litert", "saved_model"],
+    to: Literal["onnx", "openvino", "bioimageio", "litert", "saved_model"],
     out: Path,
     int8: bool,
     calibration: Path | None,

@@ -10,6 +10,8 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,10 +27,23 @@ from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, Unk
 from leukaemia_zoo.exporting.metadata import metadata
 from leukaemia_zoo.zoo.sources import Found, find
 
-Format = Literal["onnx", "openvino", "litert", "saved_model"]
+Format = Literal["onnx", "openvino", "bioimageio", "litert", "saved_model"]
 
-_SUFFIX: dict[str, str | None] = {"onnx": ".onnx", "openvino": ".xml", "litert": ".tflite", "saved_model": None}
+_SUFFIX: dict[str, str | None] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "bioimageio": ".zip",
+    "litert": ".tflite",
+    "saved_model": None,
+}
 """By which other programs know a file; a SavedModel is a folder."""
+
+_NEEDED = {
+    "onnx": (("onnx",), "'leukaemia-zoo[export]'"),
+    "openvino": (("onnx", "openvino"), "'leukaemia-zoo[export]' openvino"),
+    "bioimageio": (("onnx", "bioimageio.spec"), "'leukaemia-zoo[bioimageio]'"),
+}
+"""Of each format, the packages that it takes, and how they are installed; TensorFlow is asked by itself."""
 
 MOST_DIFFERENCE = 1e-3
 """An exported file may differ from the network by this much in probability, or it is not left."""
@@ -76,20 +91,22 @@ def export(
     """Write a network as one file for other programs, and prove that it says the same.
 
     The file takes ``images``, float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight
-    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features) and, where the network
-    holds statistics of its training cells, ``ood_score`` (cells,). Views and temperature are inside. Its metadata hold
-    classes, preprocessing, limits, licence and that it is for research only: in ONNX and OpenVINO in the file's own, in
-    a SavedModel in ``assets.extra/leukaemia_zoo.json``, and in a LiteRT file in a ZIP archive at its end, which
+    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features), where the network
+    holds statistics of its training cells ``ood_score`` (cells,), and in ONNX, where it has an `AttentionBlock`,
+    ``attention`` (cells, height, width), as `attention_maps` gives it. Views and temperature are inside. Its metadata
+    hold classes, preprocessing, limits, licence and that it is for research only: in ONNX and OpenVINO in the file's
+    own, in a SavedModel in ``assets.extra/leukaemia_zoo.json``, and in a LiteRT file in a ZIP archive at its end, which
     `zipfile` opens.
 
     Args:
         model: A weight as `load_model` takes it, or a loaded or trained Keras network of the zoo.
-        out: The file to write, ``.onnx``, ``.xml`` for OpenVINO or ``.tflite`` for LiteRT; or for a SavedModel a folder
-            that is not there yet, or empty.
-        to: ``"onnx"``, ``"openvino"``, ``"litert"`` or ``"saved_model"``. TensorFlow makes the last two.
+        out: The file to write, ``.onnx``, ``.xml`` for OpenVINO, ``.zip`` for bioimage.io or ``.tflite`` for LiteRT; or
+            for a SavedModel a folder that is not there yet, or empty.
+        to: ``"onnx"``, ``"openvino"``, ``"bioimageio"``, a package with the ONNX file, its description, model card and
+            tensors to test it with; or ``"litert"`` or ``"saved_model"``, which TensorFlow makes.
         int8: Compute convolutions with whole numbers of 8 bits: smaller, faster on processors that have instructions
-            for it, and a little different; ONNX and OpenVINO only. The difference is told in what is returned, and
-            refuses nothing.
+            for it, and a little different; not what TensorFlow makes. The difference is told in what is returned,
+            and refuses nothing.
         calibration: For int8: files, folders or frames of cells like those that will be judged, 20 or more, better 200.
             The ranges of the numbers inside are measured on every other one, and the difference on the rest.
         views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
@@ -114,19 +131,18 @@ def export(
     """
     if to not in get_args(Format):
         raise UnknownNameError(f"Nothing can be exported to '{to}'; {close_matches(str(to), get_args(Format))}")
-    file = Path(out)
+    file, by_tensorflow = Path(out), to not in _MAKERS
     _check_out(file, to)
-    if int8 and _SUFFIX[to] not in (".onnx", ".xml"):
-        raise DataError(f"int8 is for onnx and openvino: leave it out, or do not export to {to}.")
+    if int8 and by_tensorflow:
+        raise DataError(f"int8 is for {', '.join(_MAKERS)}: leave it out, or do not export to {to}.")
     if int8 and calibration is None:
         raise DataError(_NO_CALIBRATION)
-    by_tensorflow = to in ("litert", "saved_model")
     if by_tensorflow:
         from leukaemia_zoo.exporting import tensorflow_graph
 
         tensorflow_graph.check_backend()
     else:
-        _require("onnx", *(["openvino"] if to == "openvino" else []))
+        _require(to)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         found = _found(model, folder)
@@ -147,8 +163,8 @@ def export(
                 # Judged on cells that it was not calibrated on.
                 cells = real[1::2]
                 quantise(whole, real[::2])
-            written = [whole] if to == "onnx" else _to_openvino(whole, folder / "whole.xml")
-            run = _run_onnx if to == "onnx" else _run_openvino
+            make, run = _MAKERS[to]
+            written = make(whole, cells, found)
         expected = network.probabilities(cells, views=views)
         probabilities = run(written[0], cells)
         difference = float(np.abs(probabilities - expected).max())
@@ -210,15 +226,20 @@ def _write_by_tensorflow(network: Network, found: Found, folder: Path, views: in
     return folder / "whole.tflite"
 
 
-def _require(*packages: str) -> None:
+def _require(to: str) -> None:
+    packages, installed_by = _NEEDED[to]
+    missing = [package for package in packages if not _is_there(package)]
+    if missing:
+        raise ExportMissingError(f"{' and '.join(missing)} is not installed: `pip install {installed_by}`.")
+
+
+def _is_there(package: str) -> bool:
     import importlib.util
 
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ExportMissingError(
-            f"{' and '.join(missing)} is not installed: `pip install 'leukaemia-zoo[export]'"
-            + (" openvino`." if "openvino" in missing else "`.")
-        )
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is a part of
+        return False
 
 
 def _found(model: Any, folder: Path) -> Found:
@@ -267,15 +288,36 @@ def _write_whole(network: Network, found: Found, file: Path, views: int) -> None
     onnx.save(folded, file)
 
 
-def _to_openvino(file: Path, out: Path) -> list[Path]:
+def _to_onnx(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
+    return [file]
+
+
+def _to_openvino(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
     import onnx
     import openvino
 
-    model = openvino.convert_model(file)
+    model, out = openvino.convert_model(file), file.with_suffix(".xml")
     for entry in onnx.load(file).metadata_props:
         model.set_rt_info(entry.value, ["leukaemia_zoo", entry.key])
     openvino.save_model(model, out, compress_to_fp16=False)
     return [out, out.with_suffix(".bin")]
+
+
+def _to_bioimageio(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
+    from leukaemia_zoo.exporting.bioimageio import GRAPH_FILE, write_package
+
+    parts = file.parent / "package"
+    parts.mkdir()
+    write_package(file.rename(parts / GRAPH_FILE), cells[:3], found.spec, parts / "package.zip")
+    return [parts / "package.zip"]
+
+
+def _run_bioimageio(file: Path, cells: np.ndarray) -> np.ndarray:
+    from leukaemia_zoo.exporting.bioimageio import GRAPH_FILE
+
+    with zipfile.ZipFile(file) as package:
+        graph = Path(package.extract(GRAPH_FILE, file.parent / "unpacked"))
+    return _run_onnx(graph, cells)
 
 
 def _run_onnx(file: Path, cells: np.ndarray) -> np.ndarray:
@@ -291,6 +333,14 @@ def _run_openvino(file: Path, cells: np.ndarray) -> np.ndarray:
     # In full precision: what a processor makes of it in half is its user's choice.
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.concatenate([compiled({IMAGES: cell[None].astype(np.float32)})[PROBABILITIES] for cell in cells])
+
+
+_MAKERS: dict[str, tuple[Callable[..., list[Path]], Callable[..., np.ndarray]]] = {
+    "onnx": (_to_onnx, _run_onnx),
+    "openvino": (_to_openvino, _run_openvino),
+    "bioimageio": (_to_bioimageio, _run_bioimageio),
+}
+"""Of each format, what makes its files of the ONNX file, and what runs the first of them."""
 
 
 def _move(part: Path, target: Path) -> None:
