@@ -10,8 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "leukaemia_zoo"
 PACKAGE = "leukaemia_zoo"
 
-GROUND = {"errors", "_version"}
-"""What every file may import; these two import nothing of the package."""
+GROUND = {"errors", "_version", "_names"}
+"""What every file may import; these import nothing of the package."""
 
 MAY_IMPORT = {
     "common": set(),
@@ -54,9 +54,6 @@ PUT_OFF = {
 MOST_FILES = 11
 MOST_LINES = 400
 LONG = {
-    "adaptation/fine_tuning.py": 505,
-    "benchmarking/cost.py": 492,
-    "benchmarking/runner.py": 478,
     "cells/images.py": 685,
     "cells/readers.py": 482,
     "cells/splits.py": 492,

@@ -98,7 +98,7 @@ def _write(out: Path, part: str, rows: list[dict[str, Any]]) -> None:
 
 def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Seconds from the shell to a verdict, beside a bare script and beside Keras."""
-    from leukaemia_zoo.exporting.export import export
+    from leukaemia_zoo.exporting.writing import export
 
     weight, cell = options.weight, drawn_cells(folder / "one", 1)[0]
     exported = export(weight, folder / "whole.onnx").file
@@ -212,7 +212,7 @@ def each_weight(options: argparse.Namespace, folder: Path) -> list[dict[str, Any
 
 def _int8_file(weight: str, folder: Path) -> Path:
     """An export in int8 for its speed alone: calibrated on drawn cells, so nothing is said of its verdicts."""
-    from leukaemia_zoo.exporting.export import export
+    from leukaemia_zoo.exporting.writing import export
 
     out = folder / f"{weight}.int8.onnx"
     export(weight, out, int8=True, calibration=drawn_cells(folder / "calibration", 20))

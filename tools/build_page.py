@@ -22,7 +22,7 @@ from typing import Any
 
 from leukaemia_zoo.cells.cnmc import MERGED_SUBJECTS
 from leukaemia_zoo.engine.names import ATTENTION, PROBABILITIES, SCORES
-from leukaemia_zoo.exporting.export import export
+from leukaemia_zoo.exporting.writing import export
 from leukaemia_zoo.zoo.registry import WeightSpec, model_info
 
 ROOT = Path(__file__).parents[1]

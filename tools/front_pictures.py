@@ -35,7 +35,7 @@ AMBER = np.array([255, 176, 32])
 def main(folder: Path = FOLDER) -> list[Path]:
     """Draw every picture, and return where they lie."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths, _ = lz.find_images(CELLS)
+    paths, _ = lz.cells.find_images(CELLS)
     written = []
     for name, picture in {"front-verdicts": verdicts(paths), "front-maps": maps(paths)}.items():
         file = folder / f"{name}.png"
@@ -70,8 +70,8 @@ def maps(paths: Iterable[str]) -> Image.Image:
     """Three cells, and below each the part of it that the attention gate of `cnn_attention` lets pass."""
     model = lz.load_model("cnn_attention")
     chosen = list(paths)[::2]
-    pixels = model.zoo.preprocessing.batch([lz.read_image(path) for path in chosen])
-    attention = np.asarray(lz.attention_maps(model, pixels), np.float64)
+    pixels = model.zoo.preprocessing.batch([lz.cells.read_image(path) for path in chosen])
+    attention = np.asarray(lz.prediction.attention_maps(model, pixels), np.float64)
     sheet = Image.new("RGB", (3 * SIDE + 2 * GAP, 2 * SIDE + GAP), PAGE)
     for number, (frame, gate) in enumerate(zip(pixels, attention, strict=True)):
         left = number * (SIDE + GAP)
@@ -118,7 +118,7 @@ def _overlay(cell: Image.Image, gate: np.ndarray) -> Image.Image:
 
 
 def _cell(path: str) -> Image.Image:
-    frame = lz.read_image(path)
+    frame = lz.cells.read_image(path)
     cut = round(frame.shape[0] * 0.16)
     return Image.fromarray(frame[cut:-cut, cut:-cut]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 

@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def drawn_cells(folder: Path, count: int, side: int = 256) -> list[Path]:
 
 def folder_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
     """Files/s through `iter_predictions`."""
-    from leukaemia_zoo import find_images, iter_predictions
+    from leukaemia_zoo.cells import find_images
     from leukaemia_zoo.engine.network import Network
+    from leukaemia_zoo.prediction import iter_predictions
 
     network, files = Network.load(weight), find_images([folder])[0]
     list(iter_predictions(network, files[:20], views=int(views)))
@@ -56,7 +58,7 @@ def folder_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
 
 def arrays_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
     """Cells/s of the engine alone on decoded and preprocessed arrays, on all cores."""
-    from leukaemia_zoo import find_images, read_image
+    from leukaemia_zoo.cells import find_images, read_image
     from leukaemia_zoo.engine.network import Network, cores
 
     network = Network.load(weight)
@@ -196,18 +198,24 @@ def training(architecture: str, steps: str) -> dict[str, Any]:
     """Images/s of the fine-tuning, beside `fit` of the same compiled network on arrays, and what steps wait."""
     import keras
 
-    from leukaemia_zoo.training.drawing import Drawn, Views, preprocessing_for
+    from leukaemia_zoo.training.classifier import new_network
+    from leukaemia_zoo.training.drawing import CellArrays, Drawn, preprocessing_for
     from leukaemia_zoo.training.recipes import recipe_for
-    from leukaemia_zoo.training.tuning import compiled_trainer, new_network
+    from leukaemia_zoo.training.runs import Training
+    from leukaemia_zoo.training.tuning import compiled_trainer
 
     recipe, count = recipe_for(architecture), int(steps)
     rng, classes = np.random.default_rng(0), 2
     frames = tuple(rng.integers(30, 220, (256, 256, 3), dtype=np.uint8) for _ in range(64))
     preprocessing = preprocessing_for(recipe)
     pixels = np.stack([preprocessing(frame) for frame in frames])[None]
-    views = Views(pixels, frames if recipe.drawn_views else None, recipe, preprocessing)
-    labels, rows = np.arange(len(frames)) % classes, np.arange(len(frames))
-    _, trainer = compiled_trainer(new_network(recipe, classes, 0), recipe, classes, count, 0, False, None)
+    arrays = CellArrays(pixels, np.ones(len(frames)), frames if recipe.drawn_views else None)
+    about: Any = types.SimpleNamespace(class_names=("hem", "all"))  # all that it asks of a table
+    state: Any = None  # nothing is resumed
+    run = Training(recipe, about, arrays, state, 0, print)
+    views, labels, rows = run.views, np.arange(len(frames)) % classes, np.arange(len(frames))
+    network = new_network(recipe, classes, 0)
+    _, trainer = compiled_trainer(run, network, count * recipe.batch_size, False, None, 1.0)
 
     def drawn(seed: int, length: int) -> Drawn:
         weights = np.full(len(rows), 1 / len(rows))
@@ -315,7 +323,7 @@ def _temperature(model: str) -> float:
 
 
 def _frames(cells: Any, rows: np.ndarray) -> list[np.ndarray]:
-    from leukaemia_zoo import read_image
+    from leukaemia_zoo.cells import read_image
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda row: read_image(cells.paths[row]), rows))
@@ -325,8 +333,8 @@ def _int8(model: str, file: Path, known: np.ndarray) -> Any:
     """A function from a batch of preprocessed cells to probabilities, calibrated on known ones."""
     import onnxruntime
 
-    from leukaemia_zoo.exporting.export import export
     from leukaemia_zoo.exporting.quantising import quantise
+    from leukaemia_zoo.exporting.writing import export
 
     export(model, file)
     quantise(file, known)

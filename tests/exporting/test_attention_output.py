@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from leukaemia_zoo.exporting.export import export
+from leukaemia_zoo.exporting.writing import export
 
 
 def test_the_attention_of_an_export_is_that_of_keras(tmp_path, draw_cell):

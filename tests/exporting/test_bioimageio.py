@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError
-from leukaemia_zoo.exporting import export as exporting
-from leukaemia_zoo.exporting.export import export
+from leukaemia_zoo.exporting import writing as exporting
+from leukaemia_zoo.exporting.writing import export
 from leukaemia_zoo.zoo.registry import model_info
 
 NAME = "mobilenet.pbc_cnmc"

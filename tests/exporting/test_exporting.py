@@ -13,8 +13,8 @@ from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import TOLERANCE
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError
-from leukaemia_zoo.exporting import export as export_module
-from leukaemia_zoo.exporting.export import export
+from leukaemia_zoo.exporting import writing as export_module
+from leukaemia_zoo.exporting.writing import export
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 

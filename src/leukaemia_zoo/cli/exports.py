@@ -35,7 +35,7 @@ def export(
 ) -> int:
     """Write a network as one file for other programs, and say how it compares."""
     from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
-    from leukaemia_zoo.exporting.export import export as write
+    from leukaemia_zoo.exporting.writing import export as write
 
     exported = write(model, out, to=to, int8=int8, calibration=calibration, views=views)
     kind = "cells that it was not calibrated on" if int8 else "golden cells"

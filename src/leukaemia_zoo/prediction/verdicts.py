@@ -109,7 +109,7 @@ def resolve_in(precision: str, model: keras.Model | Network | str | os.PathLike[
         raise UnknownNameError(f"There is no precision '{precision}'; {close_matches(precision, get_args(Precision))}")
     if precision == "float32":
         return resolve(model)
-    from leukaemia_zoo.exporting.export import int8_network
+    from leukaemia_zoo.exporting.writing import int8_network
 
     return int8_network(model, calibration)
 
