@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--weight", default="mobilenet.cnmc", help="for start and folder")
     parser.add_argument("--cells", type=int, default=2000, help="files in the folder; cells of a network for accuracy")
     parser.add_argument("--memory-cells", type=int, default=100_000, help="files that go through for the memory")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1, help="of start and folder")
     parser.add_argument("--data", help="C-NMC, for accuracy")
     parser.add_argument("--networks", type=Path, help="cross-validation that kept its networks, for accuracy")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -222,7 +222,7 @@ def _int8_file(weight: str, folder: Path) -> Path:
 def training(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Images/s of a fine-tuning, beside `fit` of the same compiled network on arrays in memory."""
     name = "mobilenet.pbc_cnmc"
-    found = _measure("training", name, "16")
+    found = _measure("training", name, "10")
     return _printed(
         [
             _row("training", name, "fine-tuning, views drawn anew", found["ours"], "images/s"),

@@ -381,7 +381,7 @@ def _rate(count: int, begin: float, work: float) -> dict[str, Any]:
     return {"rate": count / (time.perf_counter() - begin), "work": (time.process_time() - work) / count}
 
 
-def _fastest(work: Any, within: float = 1.5, most: int = 7) -> float:
+def _fastest(work: Any, within: float = 1.0, most: int = 7) -> float:
     seconds: list[float] = []
     begin = time.perf_counter()
     while len(seconds) < most and (len(seconds) < 2 or time.perf_counter() - begin < within):
