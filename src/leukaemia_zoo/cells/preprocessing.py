@@ -115,7 +115,8 @@ class Preprocessing:
         box = (max(left, 0.0), max(top, 0.0), min(left + crop_w, size[0]), min(top + crop_h, size[1]))
         columns, rows = (0, size[0]), (0, size[1])
         # Pillow takes rows or columns first, by the shapes: only of a square is the part sure to be taken as the whole.
-        if height == width and size[0] == size[1]:
+        # And a box ends abruptly, so that it may take a pixel more or less where the last digit of its place differs.
+        if height == width and size[0] == size[1] and self.interpolation != "box":
             # What the crop is not computed from is neither converted nor reduced.
             reach = _REACH[self.interpolation] * max(scale, 1.0)
             columns, rows = (_part(box[axis], box[axis + 2], reach, size[axis]) for axis in (0, 1))
