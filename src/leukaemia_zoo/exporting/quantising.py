@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,22 @@ def quantise(file: Path, cells: np.ndarray) -> None:
     kept = [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
     kept += [node.name for node in convolutions if node.name not in kept][:_FIRST]
     quantised = file.with_name("int8.onnx")
-    quantize_static(
-        file,
-        quantised,
-        _Cells(cells),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv"],
-        nodes_to_exclude=kept,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
+    logging.getLogger().addFilter(_is_no_advice)
+    try:
+        quantize_static(
+            file,
+            quantised,
+            _Cells(cells),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=kept,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    finally:
+        logging.getLogger().removeFilter(_is_no_advice)
     shift = (_embeddings(file, cells) - _embeddings(quantised, cells)).mean(axis=0)
     rounded = onnx.load(quantised)
     _add_to_embeddings(rounded.graph, shift)
@@ -64,6 +69,11 @@ def quantise(file: Path, cells: np.ndarray) -> None:
     rounded.metadata_props.extend(model.metadata_props)
     onnx.checker.check_model(rounded)
     onnx.save(rounded, file)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    """ONNX Runtime advises to fold constants first, which was done."""
+    return "pre-processing" not in record.getMessage()
 
 
 def _embeddings(file: Path, cells: np.ndarray) -> np.ndarray:
