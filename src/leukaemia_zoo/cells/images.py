@@ -493,16 +493,16 @@ def _to_rgb(image: Image.Image, path: Path) -> RGBArray:
         if not visible:  # would come out black; often an alpha channel that was never filled
             raise ImageError(f"{path} is transparent everywhere: save it again without its alpha channel.")
         return pixels
+    if image.mode == "RGB":
+        return np.array(image)
     return _by_rows(image, lambda rows: np.asarray(_rows_of(image, rows).convert("RGB")))
 
 
 def _by_rows(image: Image.Image, pixels_of: Callable[[slice], npt.NDArray[Any]]) -> RGBArray:
     """The pixels of an image, some rows at a time: what is made on the way needs little memory then."""
-    width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    step = max(1, _PIXELS_AT_ONCE // width)
-    for top in range(0, height, step):
-        rows = slice(top, min(top + step, height))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, step := max(1, _PIXELS_AT_ONCE // image.width)):
+        rows = slice(top, min(top + step, image.height))
         pixels[rows] = pixels_of(rows)
     return pixels
 

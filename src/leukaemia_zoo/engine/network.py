@@ -43,8 +43,10 @@ class Network:
         (2, 2)
     """
 
-    def __init__(self, config: ModelConfig, weights: str | os.PathLike[str], graph: bytes) -> None:
-        """Bind the weights of a safetensors file to a graph.
+    def __init__(
+        self, config: ModelConfig, weights: str | os.PathLike[str], graph: bytes, *, complete: bool = False
+    ) -> None:
+        """Bind the weights of a safetensors file to a graph, or only its classifier to one that is complete.
 
         Raises:
             TensorMismatchError: If the file does not hold the weights of the graph.
@@ -62,7 +64,7 @@ class Network:
         if units != classes and (units, classes) != (1, 2):
             raise TensorMismatchError(f"The head in {weights} has {units} units, which do not fit {classes} classes.")
         self.zoo = config
-        self._session = _session(graph, tensors, weights)
+        self._session = _session(graph, {} if complete else tensors, weights)
         self._piece = 8 if sum(value.size for value in tensors.values()) > _LARGE else 2
 
     @classmethod
@@ -108,7 +110,7 @@ class Network:
 
         Args:
             batch: Array (N, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight gives it.
-            views: 1, 4 or 8; None for the number that the weight was calibrated for.
+            views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
             pool: Threads that share the work on this batch; None for the calling thread alone.
 
         Returns:

@@ -34,7 +34,7 @@ def embedding_stream(
     Args:
         network: The network.
         items: Of each image its path or frame, how to name it in an error, and what else is to be given back with it.
-        views: 1, 4 or 8; None for the number that the weight was calibrated for.
+        views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
         threads: Images at once; None for as many as there are cores.
         raise_errors: Raise at the first bad image instead of giving its error in its place.
 
