@@ -53,7 +53,6 @@ LONG = {
     "adaptation/fine_tuning.py": 505,
     "benchmarking/cost.py": 492,
     "benchmarking/runner.py": 478,
-    "cells/images.py": 685,
     "cells/readers.py": 482,
     "cells/splits.py": 492,
     "engine/tracing.py": 401,

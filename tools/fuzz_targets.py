@@ -432,7 +432,7 @@ def _read_image(folder: Path) -> np.ndarray:
 
 
 def _fault_of_image(pixels: np.ndarray) -> str | None:
-    from leukaemia_zoo.cells.images import MAX_PIXELS, MIN_SIDE
+    from leukaemia_zoo.cells.arrays import MAX_PIXELS, MIN_SIDE
 
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         return f"pixels of {pixels.dtype}, {pixels.shape}"

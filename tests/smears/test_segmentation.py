@@ -11,7 +11,7 @@ import pytest
 from drawn_fields import CYTOPLASM, NUCLEUS, SCALE, draw_field, overlap
 
 from leukaemia_zoo import errors, find_images, read_image, reject, segment_cell
-from leukaemia_zoo.cells.images import lies_on_black
+from leukaemia_zoo.cells.arrays import lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
 from leukaemia_zoo.smears import segmentation
 from leukaemia_zoo.smears.segmentation import (

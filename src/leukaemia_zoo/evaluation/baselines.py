@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.images import as_image
+from leukaemia_zoo.cells.arrays import as_image
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, checked_predictions
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.images import RGBArray, as_image, as_images, lies_on_black
+from leukaemia_zoo.cells.arrays import RGBArray, as_image, as_images, lies_on_black
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.smears.segmentation import (
     WORKING_SCALE,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.images import BLACK, RGBArray, as_image, lies_on_black
+from leukaemia_zoo.cells.arrays import BLACK, RGBArray, as_image, lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
 
 CNMC_MICROMETRES_PER_PIXEL = 0.06

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.images import RGBArray, as_image
+from leukaemia_zoo.cells.arrays import RGBArray, as_image
 from leukaemia_zoo.errors import ImageError, UnknownNameError
 from leukaemia_zoo.smears.segmentation import cytology
 
