@@ -48,8 +48,8 @@ _MODULE_OF = {
     "split_by_subject": "cells.splits",
     "kfold_by_subject": "cells.splits",
     "check_split": "cells.splits",
-    "save_manifest": "cells.splits",
-    "load_manifest": "cells.splits",
+    "save_manifest": "cells.manifests",
+    "load_manifest": "cells.manifests",
     "verify": "cells.verification",
     "benchmark": "benchmarking.runner",
     "Report": "report.report",
@@ -71,16 +71,10 @@ if TYPE_CHECKING:
     from leukaemia_zoo.adaptation.probing import linear_probe
     from leukaemia_zoo.benchmarking.runner import benchmark
     from leukaemia_zoo.cells.images import find_images, read_image
+    from leukaemia_zoo.cells.manifests import load_manifest, save_manifest
     from leukaemia_zoo.cells.preprocessing import Preprocessing
     from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
-    from leukaemia_zoo.cells.splits import (
-        Split,
-        check_split,
-        kfold_by_subject,
-        load_manifest,
-        save_manifest,
-        split_by_subject,
-    )
+    from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, split_by_subject
     from leukaemia_zoo.cells.table import Cells
     from leukaemia_zoo.cells.verification import verify
     from leukaemia_zoo.engine.exporting import export

@@ -19,10 +19,11 @@ from leukaemia_zoo.cells.cnmc import (
     official_files,
     official_row,
     parse_cnmc_name,
+    preliminary_names,
     subject_from_name,
 )
 from leukaemia_zoo.cells.images import read_image
-from leukaemia_zoo.cells.readers import preliminary_names, read_cnmc, read_csv, read_data, read_folders
+from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
 from leukaemia_zoo.cells.table import Cells, duplicate_cells
 from leukaemia_zoo.errors import DataError
 

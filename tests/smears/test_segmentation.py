@@ -13,15 +13,9 @@ from drawn_fields import CYTOPLASM, NUCLEUS, SCALE, draw_field, overlap
 from leukaemia_zoo import errors, find_images, read_image, reject, segment_cell
 from leukaemia_zoo.cells.arrays import lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
-from leukaemia_zoo.smears import segmentation
-from leukaemia_zoo.smears.segmentation import (
-    CNMC_MICROMETRES_PER_PIXEL,
-    FRAME,
-    cell_mask,
-    checked_scale,
-    group_nuclei,
-    on_black,
-)
+from leukaemia_zoo.smears import nuclei, segmentation
+from leukaemia_zoo.smears.nuclei import group_nuclei
+from leukaemia_zoo.smears.segmentation import CNMC_MICROMETRES_PER_PIXEL, FRAME, cell_mask, checked_scale, on_black
 
 pytest.importorskip("skimage", reason="scikit-image is not installed (the extra cytology)")
 
@@ -37,9 +31,10 @@ def photograph():
 
 
 def test_the_examples_in_the_docstrings_run():
-    result = doctest.testmod(segmentation)
-    assert result.attempted
-    assert not result.failed
+    for module in (segmentation, nuclei):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed
 
 
 # --- outlines ---

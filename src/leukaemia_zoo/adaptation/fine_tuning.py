@@ -30,8 +30,9 @@ from leukaemia_zoo.adaptation.stages import Base, Outcome, fit_stages
 from leukaemia_zoo.benchmarking.contestants import as_candidates
 from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE
 from leukaemia_zoo.benchmarking.runner import benchmark
+from leukaemia_zoo.cells.manifests import load_manifest
 from leukaemia_zoo.cells.preprocessing import Preprocessing
-from leukaemia_zoo.cells.splits import Split, load_manifest
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
 from leukaemia_zoo.common.files import plain, replacing, write_json
 from leukaemia_zoo.common.hardware import resolved

@@ -31,7 +31,7 @@ from leukaemia_zoo.common.run_folder import BENCHMARK, RunFolder, refuse_to_repl
 from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError
 from leukaemia_zoo.evaluation import judgement
 from leukaemia_zoo.evaluation.baselines import BASELINES, cross_fitted, fitted_on
-from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, subject_codes
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, check_probabilities, subject_codes
 from leukaemia_zoo.evaluation.intervals import paired_difference
 from leukaemia_zoo.report.report import FILES, Report
 from leukaemia_zoo.training.leaks import Overlap, find_overlap, people_of, refuse
@@ -301,7 +301,7 @@ def _as_they_are(
         started = time.perf_counter()
         report(f"{candidate.name}: judging {len(cells):,} cells")
         output = candidate.predict(cells, batch_size, state, candidate.slug, progress)
-        judged.probabilities[candidate.name] = judgement.check_probabilities(
+        judged.probabilities[candidate.name] = check_probabilities(
             candidate.name, output, len(cells), len(cells.class_names)
         )
         judged.seconds[candidate.name] = time.perf_counter() - started
@@ -400,7 +400,7 @@ def _predicted(
     found = {}
     for candidate in candidates:
         output = candidate.predict(cells, batch_size, state, f"{candidate.slug}-validation", progress)
-        table = judgement.check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
+        table = check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
         found[candidate.name] = (cells.labels, table)
     return found
 

@@ -20,7 +20,8 @@ from leukaemia_zoo.report import plots as drawing
 from leukaemia_zoo.report.contents import Contents, count, items, mapping, number, percent, text, title
 from leukaemia_zoo.report.drawing import DARK, LIGHT, Plot
 from leukaemia_zoo.report.findings import RESEARCH_ONLY, findings
-from leukaemia_zoo.report.tables import Number, tables
+from leukaemia_zoo.report.table_cells import Number
+from leukaemia_zoo.report.tables import tables
 from leukaemia_zoo.report.text import glossary, hashes, heading
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, save_manifest
+from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, write_json
 from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
