@@ -54,10 +54,7 @@ LONG = {
     "benchmarking/cost.py": 492,
     "benchmarking/runner.py": 478,
     "engine/tracing.py": 401,
-    "zoo/cards.py": 465,
     "zoo/hub.py": 581,
-    "zoo/publishing.py": 429,
-    "zoo/registry.py": 483,
 }
 """Files above the limit, with the lines they have today. The list may only shrink."""
 

@@ -46,15 +46,9 @@ from leukaemia_zoo.training.leaks import find_overlap
 from leukaemia_zoo.training.recipes import Recipe, changed
 from leukaemia_zoo.training.records import class_counts, environment_record, manifest_of
 from leukaemia_zoo.training.runs import RunState, checked_seed
+from leukaemia_zoo.zoo.cards import CARD_FILE, checked_about, refuse_to_replace_card
 from leukaemia_zoo.zoo.loading import config_of, load_model, model_name, weights_digest
-from leukaemia_zoo.zoo.publishing import (
-    CARD_FILE,
-    checked_about,
-    checked_repo,
-    push_to_hub,
-    refuse_to_replace_card,
-    save_pretrained,
-)
+from leukaemia_zoo.zoo.publishing import checked_repo, push_to_hub, save_pretrained
 from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, ModelConfig, weights
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, local_files
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER

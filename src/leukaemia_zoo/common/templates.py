@@ -23,13 +23,15 @@ def html_templates(folder: Path) -> Environment:
 def markdown_templates(folder: Path) -> Environment:
     """Templates of Markdown: every text is escaped on one line, unless it is `markdown.Markdown`; numbers stay.
 
-    Filters: `code`, `counted` for a number with commas, `fixed` for three decimals; `oneline` joins a paragraph.
+    Filters: `code`, `counted` for a number with commas, `fixed` for three decimals, `md` for what is Markdown already;
+    `oneline` joins a paragraph.
     """
     environment = _environment(folder, finalize=markdown.finished)
     written: dict[str, Callable[..., str]] = {
         "code": markdown.code,
         "counted": "{:,}".format,
         "fixed": lambda value, digits=3: f"{value:.{digits}f}",
+        "md": str,
         "oneline": lambda value: " ".join(value.split()),
     }
     for name, write in written.items():
