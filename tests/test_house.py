@@ -51,7 +51,6 @@ PUT_OFF = {
 MOST_FILES = 11
 MOST_LINES = 400
 LONG = {
-    "engine/tracing.py": 401,
     "zoo/hub.py": 581,
 }
 """Files above the limit, with the lines they have today. The list may only shrink."""

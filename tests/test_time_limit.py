@@ -24,8 +24,8 @@ def test_long_and_marked():
 def test_waiting():
     time.sleep(0.3)
 
-def test_short():
-    pass
+def test_short(pytestconfig):
+    print("limit", pytestconfig.getoption("--time-limit"))
 """
 
 
@@ -47,5 +47,5 @@ def test_a_slow_test_that_does_not_say_so_fails(tmp_path):
 
 
 def test_continuous_integration_limits_the_time_and_nobody_else(tmp_path):
-    assert "4 passed" in outcomes(tmp_path)
-    assert "the default where CI is set" in outcomes(tmp_path, "--help", CI="true")
+    assert "limit None" in outcomes(tmp_path, "-s")
+    assert "limit 10.0" in outcomes(tmp_path, "-s", CI="true")

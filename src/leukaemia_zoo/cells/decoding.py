@@ -126,11 +126,9 @@ def _check_chunks(stream: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def _pillow_muted() -> Iterator[None]:
-    """Keep Pillow from warning about odd metadata, on which the pixels do not depend.
-
-    catch_warnings swaps the process-wide list of filters, so only one of our threads does it at a time. The filter
-    mutes Pillow alone: should foreign code swap the list meanwhile, no other warning can get lost.
-    """
+    """Keep Pillow from warning about odd metadata, on which the pixels do not depend."""
+    # catch_warnings swaps the process-wide list of filters, so only one of our threads does it at a time. The filter
+    # mutes Pillow alone: should foreign code swap the list meanwhile, no other warning can get lost.
     with _warnings_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\b")
         yield
