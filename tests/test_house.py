@@ -23,14 +23,22 @@ MAY_IMPORT = {
     "engine": {"zoo", "cells", "common"},
     "exporting": {"engine", "zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
+    "explanation": {"prediction", "engine", "zoo", "cells", "common"},
+    "examination": {"prediction", "engine", "zoo", "smears", "cells", "common"},
+    "batch": {"prediction", "engine", "zoo", "cells", "common"},
+    "desk": {"prediction", "engine", "zoo", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
-    "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
+    "benchmarking": {
+        *("explanation", "training", "prediction", "engine", "zoo"),
+        *("report", "evaluation", "cells", "common"),
+    },
     "adaptation": {
-        *("benchmarking", "training", "prediction", "engine", "zoo"),
+        *("benchmarking", "explanation", "training", "prediction", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
+        *("adaptation", "batch", "benchmarking", "desk", "examination", "explanation", "training"),
+        *("prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }
@@ -38,7 +46,7 @@ MAY_IMPORT = {
 
 WITHOUT_KERAS = (
     *("cells", "smears", "evaluation", "report", "common.files", "common.text"),
-    *("engine.network", "engine.stream"),
+    *("batch", "desk", "engine.network", "engine.stream"),
     *("zoo.registry", "zoo.hub", "zoo.sources", "zoo.cards"),
 )
 """Files and wings whose import loads no Keras, neither by themselves nor through what they import."""

@@ -19,6 +19,9 @@ NAMES = {
         "zoo.sources": "download",
         "prediction.verdicts": "predict",
         "prediction.features": "embed",
+        "explanation.maps": "explain",
+        "examination.folder": "examine_fields",
+        "batch.predictor": "BatchPredictor",
         "cells.readers": "read_data",
         "benchmarking.runner": "benchmark",
         "training.trainer": "train",
@@ -45,6 +48,7 @@ NAMES = {
         "segmentation": "cell_mask segment_cell",
         "fields": "ExtractedCell estimate_scale extract_cells reject",
         "stains": "normalise_stain",
+        "slides": "Slide",
     },
     "zoo": {
         "registry": "ModelConfig ModelInfo ModelSpec WeightSpec list_models model_info",
@@ -67,6 +71,22 @@ NAMES = {
         "results": "Prediction Predictions SubjectSummary SubjectTally",
         "features": "embed embed_files limit_of ood_scores",
         "attention": "attention_maps",
+    },
+    "explanation": {
+        "maps": "Explanation explain iter_explanations",
+        "folder": "ExplainedFiles explain_files",
+        "pictures": "contact_sheet overlay",
+    },
+    "examination": {
+        "field": "ExaminedCell ExaminedField examine_field",
+        "folder": "ExaminedFields examine_fields",
+    },
+    "batch": {
+        "predictor": "BatchPredictor",
+        "run": "Outcome predict_parquet",
+    },
+    "desk": {
+        "page": "build_page serve",
     },
     "evaluation": {
         "metrics": "called_classes per_subject",

@@ -71,8 +71,8 @@ class RunFolder:
             found = None
         elif found is not None and found["fingerprint"] != fingerprint:
             raise DataError(
-                f"{folder.parent} holds an unfinished run with another recipe, seed, data, beginning or number of "
-                "devices: give another folder, or begin anew with restart (--restart)."
+                f"{folder.parent} holds an unfinished run with other settings, such as recipe, seed, data, beginning "
+                "or number of devices: give another folder, or begin anew with restart (--restart)."
             )
         self._marker = found or {"note": _NOTE, "fingerprint": fingerprint, "ended": False, "files": [], "folders": []}
 

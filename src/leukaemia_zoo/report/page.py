@@ -38,6 +38,11 @@ _UNFOLDED, _UNFOLDED_ROWS = 4, 40
 # Characters of a text that make its column a wide one.
 _LONG = 30
 
+_ABOUT_MAPS = (
+    "Beside a cell stands, cropped as the model sees it, where the model found the class that it named: from green to "
+    "yellow (Grad-CAM). A map tells where a network looked, not that it was right to."
+)
+
 _SUBJECTS = ("worst-subjects", "plot subjects", "verdicts", "fold subjects")
 
 Part = dict[str, Any]
@@ -172,6 +177,9 @@ class _Page:
 
     def wrong_cells(self) -> Iterator[Part]:
         """Pictures of the cells that each model is most sure and most wrong about."""
+        worst = [mapping(cell) for model in self.contents.models.values() for cell in items(model.get("worst_cells"))]
+        if any(_png(cell.get("map")) for cell in worst):
+            yield {"kind": "text", "text": _ABOUT_MAPS}
         for name, model in self.contents.models.items():
             cells = [_picture(mapping(cell)) for cell in items(model.get("worst_cells"))]
             if cells:
@@ -194,7 +202,9 @@ def _picture(cell: dict[str, Any]) -> Part:
         "path": path,
         "verdict": f"is {label}, called {called}" + ("" if math.isnan(found) else f" ({found:.3f})"),
         "subject": f", subject {text(cell['subject'])}" if cell.get("subject") is not None else "",
+        "called": called,
         "source": _png(cell.get("png")),
+        "evidence": _png(cell.get("map")),
     }
 
 
