@@ -59,19 +59,7 @@ PUT_OFF = {
 MOST_FILES = 11
 MOST_LINES = 400
 LONG = {
-    "cells/images.py": 685,
-    "cells/readers.py": 482,
-    "cells/splits.py": 492,
-    "engine/tracing.py": 401,
-    "evaluation/intervals.py": 418,
-    "evaluation/judgement.py": 452,
-    "report/plots.py": 463,
-    "report/tables.py": 545,
-    "smears/segmentation.py": 439,
-    "zoo/cards.py": 465,
     "zoo/hub.py": 581,
-    "zoo/publishing.py": 429,
-    "zoo/registry.py": 483,
 }
 """Files above the limit, with the lines they have today. The list may only shrink."""
 

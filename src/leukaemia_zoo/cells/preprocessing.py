@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.images import MIN_SIDE, RGBArray, as_image, as_images, check_visible, frame_of, lies_on_black
+from leukaemia_zoo.cells.arrays import MIN_SIDE, RGBArray, as_image, as_images, check_visible, lies_on_black
+from leukaemia_zoo.cells.images import frame_of
 from leukaemia_zoo.errors import DataError
 
 MAX_SIDE = 2048

@@ -126,10 +126,8 @@ def _refuse(mistake: str) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Give a process that was started without standard streams, as by ``2>&-`` or pythonw, ones that lead nowhere.
-
-    Otherwise the first file that it opens takes the number of a stream, and what libraries print ends up in it.
-    """
+    """Give a process that was started without standard streams, as by ``2>&-`` or pythonw, ones that lead nowhere."""
+    # Otherwise the first file that it opens takes the number of a stream, and what libraries print ends up in it.
     for number in range(3):
         try:
             os.fstat(number)

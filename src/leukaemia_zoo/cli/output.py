@@ -225,11 +225,9 @@ def print_lines(lines: Iterable[str], file: TextIO | None = None) -> None:
 
 @contextlib.contextmanager
 def without_notes_of_the_backend() -> Iterator[None]:
-    """Keep the notes that TensorFlow prints on every start off the terminal, unless the import fails.
-
-    Its C++ code writes them straight to file descriptor 2, of late whatever TF_CPP_MIN_LOG_LEVEL says. Whoever sets
-    that variable sees all that it leaves.
-    """
+    """Keep the notes that TensorFlow prints on every start off the terminal, unless the import fails."""
+    # Its C++ code writes to file descriptor 2, in recent releases even where TF_CPP_MIN_LOG_LEVEL is set. A user who
+    # sets that variable sees what TensorFlow prints.
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
         return

@@ -238,10 +238,8 @@ def _predict_parquet(
 
 
 def _check_output(name: str, file: Path | None) -> None:
-    """Raise if a path is no place for a table, or holds something else than text.
-
-    ``--csv cells/*.png``, where the name was forgotten, names the first image.
-    """
+    """Raise if a path is no place for a table, or holds something else than text."""
+    # ``--csv cells/*.png``, where the name was forgotten, names the first image.
     if file is None or str(file) == STANDARD_OUTPUT:
         return
     if file.is_dir():

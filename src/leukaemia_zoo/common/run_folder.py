@@ -226,11 +226,8 @@ def refuse_to_replace(
 
 
 def _marker_of(folder: Path) -> dict[str, Any] | None:
-    """What the marker says; None of a folder that is not there, or is empty.
-
-    Raises:
-        DataError: If it is not a folder of ours.
-    """
+    """What the marker says; None of a folder that is not there, or is empty."""
+    # A folder that is not ours raises a DataError.
     if not folder.is_dir():
         if folder.exists():
             raise _not_ours(folder)
