@@ -14,6 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return re.sub(r"(\d) \(([\d.-]+) to ([\d.-]+)\) \|", r"\1&nbsp;(\2&nbsp;to&nbsp;\3) |", markdown)
 
 
-def _figures_module() -> Any:
-    spec = importlib.util.spec_from_file_location("render_figures", ROOT / "tools" / "render_figures.py")
+def _tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +41,7 @@ def _figures_module() -> Any:
     return module
 
 
-_figures = _figures_module()
+_figures = _tool("render_figures")
 
 
 def architectures(_: str) -> str:
@@ -205,9 +206,22 @@ def picture(path: str) -> str:
     return _figures.NOTHING_YET.replace("figures", "pictures")
 
 
+def addresses(_: str) -> str:
+    """Where the code and the app are on the web, once pyproject.toml says it."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    told = {"Space": "Try it in the browser, on a Hugging Face Space", "Repository": "The code, and where to ask"}
+    return "\n".join(f"- [{words}]({urls[name]})" for name, words in told.items() if "/OWNER/" not in urls[name])
+
+
 def _linked(text: str) -> str:
     """The text with every doi as a link."""
     return re.sub(r"doi (10\.\S+?)(?=[,;.]?(?:\s|$))", r"[doi \1](https://doi.org/\1)", text)
+
+
+def page_parity(_: str) -> str:
+    """How far the page in the browser is from Python."""
+    tool = _tool("page_parity")
+    return str(tool.table(json.loads(tool.RESULTS.read_text(encoding="utf-8"))))
 
 
 RENDERERS: dict[str, Callable[[str], str]] = {
@@ -217,6 +231,8 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "figures": figures,
     "aims": aims,
     "original": original,
+    "results": lambda kind: _figures.results_table(kind),
+    "addresses": addresses,
     "ood": ood,
     "segmentation": segmentation,
     "precision": precision,
@@ -226,6 +242,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "benchmark_table": benchmark_table,
     "recipe": recipe,
     "run": run,
+    "page_parity": page_parity,
     "source": source,
     "picture": picture,
 }

@@ -19,15 +19,15 @@ SIDE = 180  # pixels a side of each cell in the picture
 def main(folder: Path | None, micrometres_per_pixel: float | None, stain: str | None, picture: Path | None) -> None:
     """Cut the cells out of every field and predict them."""
     model = lz.load_model("cnn_attention")
-    paths = lz.find_images(folder)[0] if folder else []
-    fields = {path.name: lz.read_image(path) for path in paths} or {"drawn field": draw_field()}
+    paths = lz.cells.find_images(folder)[0] if folder else []
+    fields = {path.name: lz.cells.read_image(path) for path in paths} or {"drawn field": draw_field()}
 
     # All fields of one microscope have one scale: estimate it from all of them, unless it is known.
-    scale = micrometres_per_pixel or lz.estimate_scale(list(fields.values()))
+    scale = micrometres_per_pixel or lz.smears.estimate_scale(list(fields.values()))
     print(f"{scale:.3f} micrometres per pixel, {'given' if micrometres_per_pixel else 'by the red cells'}")
 
     for name, field in fields.items():
-        cells = lz.extract_cells(field, micrometres_per_pixel=scale, stain=stain)
+        cells = lz.smears.extract_cells(field, micrometres_per_pixel=scale, stain=stain)
         whole = [cell for cell in cells if not cell.touches_border]
         print(f"{name}: {len(cells)} white cells, {len(cells) - len(whole)} of them cut by the border and left out")
         if not whole:

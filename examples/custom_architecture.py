@@ -28,7 +28,7 @@ def small_separable(images: Any) -> Any:
 
 def main(data: Path, out: Path) -> None:
     """Register, train, save, load."""
-    lz.register_architecture(
+    lz.zoo.register_architecture(
         "small_separable", small_separable, input_size=64, dropout=0.2, title="Three separable convolutions"
     )
     print("in the zoo:", "small_separable" in lz.list_models())

@@ -31,7 +31,7 @@ DRAWN = {
 def main(data: Path, out: Path, per_class: int | None = None) -> None:
     """Probe, fine-tune, predict."""
     # A first answer within a minute: how well do the features of the weight, as they are, tell the classes apart?
-    print(lz.linear_probe("cnn_attention", data, cache=False, resamples=200))
+    print(lz.adaptation.linear_probe("cnn_attention", data, cache=False, resamples=200))
 
     # Test part, folds, crop, penalty, fine-tuning, temperature and report: all chosen by the call, all recorded.
     tuned = lz.fine_tune("cnn_attention", data, out, per_class=per_class, recipe={"fine_tune_epochs": 3})
@@ -39,7 +39,7 @@ def main(data: Path, out: Path, per_class: int | None = None) -> None:
 
     # The folder is a model like those of the zoo.
     model = lz.load_model(out)
-    paths, _ = lz.find_images(data)
+    paths, _ = lz.cells.find_images(data)
     for cell in lz.predict(model, paths[:3]):
         print(Path(cell.path).name, cell.label, f"{max(cell.probabilities):.2f}", "unfamiliar" * bool(cell.unfamiliar))
 

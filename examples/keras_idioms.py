@@ -32,7 +32,7 @@ class CellBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         rows = slice(index * BATCH, (index + 1) * BATCH)
-        frames = [lz.read_image(path) for path in self.cells.paths[rows]]
+        frames = [lz.cells.read_image(path) for path in self.cells.paths[rows]]
         return self.preprocessing.batch(frames).astype("float32"), self.cells.labels[rows]
 
 
@@ -44,7 +44,7 @@ def main(data: Path) -> None:
         model = lz.load_model("cnn_attention", num_classes=len(cells.class_names), class_names=cells.class_names)
 
     # Whole frames become pixels by the model's own preprocessing; RGB, 0 to 255, is what it takes.
-    pixels = model.zoo.preprocessing.batch([lz.read_image(path) for path in cells.paths]).astype("float32")
+    pixels = model.zoo.preprocessing.batch([lz.cells.read_image(path) for path in cells.paths]).astype("float32")
     labels = cells.labels
 
     # Transfer learning as in every Keras guide: freeze, compile, fit.
@@ -63,7 +63,7 @@ def main(data: Path) -> None:
 
     # A view of each cell that no two epochs share: the layer sits in front of the network.
     inputs = keras.Input(model.input_shape[1:])
-    augmented = keras.Model(inputs, model(lz.CellAugmentation(any_angle=False, seed=0)(inputs)))
+    augmented = keras.Model(inputs, model(lz.zoo.CellAugmentation(any_angle=False, seed=0)(inputs)))
     augmented.compile("adam", "sparse_categorical_crossentropy")
     augmented.fit(pixels, labels, batch_size=BATCH, verbose=0)
     print("augmentation: inside the graph, on every backend")

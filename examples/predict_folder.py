@@ -21,17 +21,17 @@ def main(folder: Path, picture: Path) -> None:
     print("classes:", ", ".join(model.zoo.class_names))
 
     # Whole frames go in: predict crops and resizes them as the weight wants it.
-    paths, _ = lz.find_images(folder)
+    paths, _ = lz.cells.find_images(folder)
     predictions = lz.predict(model, paths)
     for cell in predictions:
         print(Path(cell.path).name, cell.error or f"{cell.label} {cell.probabilities}")
     for subject in predictions.by_subject():
-        print("subject", subject.to_record())
+        print("subject", subject.to_dict())
 
     # One number from 0 to 1 for each position of the last feature map.
     first = next(cell for cell in predictions if cell.error is None)
-    pixels = model.zoo.preprocessing.batch([lz.read_image(first.path)])
-    attention = lz.attention_maps(model, pixels)[0]
+    pixels = model.zoo.preprocessing.batch([lz.cells.read_image(first.path)])
+    attention = lz.prediction.attention_maps(model, pixels)[0]
     print(f"attention {attention.shape}: {attention.min():.3f} to {attention.max():.3f}")
     draw(pixels[0], attention).save(picture, optimize=True)
     print("wrote", picture)

@@ -73,8 +73,9 @@ def small():
     """The project's own layers, and the two small networks with both heads at their published input."""
     from keras import ops
 
-    from leukaemia_zoo import AttentionBlock, build_model
+    from leukaemia_zoo import AttentionBlock
     from leukaemia_zoo.prediction.attention import attention_maps
+    from leukaemia_zoo.zoo import build_model
     from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
 
     found = {}
@@ -104,7 +105,7 @@ def large():
     """The published networks at a reduced input, and the names of their tensors in this fresh process."""
     from keras import backend
 
-    from leukaemia_zoo import build_model
+    from leukaemia_zoo.zoo import build_model
     from leukaemia_zoo.zoo.tensors import named_variables
 
     found = {}
@@ -119,7 +120,8 @@ def large():
 
 def shipped():
     """Every weight that travels in the package."""
-    from leukaemia_zoo import load_model, ood_scores
+    from leukaemia_zoo import load_model
+    from leukaemia_zoo.prediction import ood_scores
     from leukaemia_zoo.zoo.registry import packaged_file, weights
 
     found = {}

@@ -102,7 +102,8 @@ def tiny_model():
     """A small `cnn_attention` (32 px) with fixed weights, which calls dark cells `hem` and bright ones `all`."""
     from backend_outputs import set_fixed_weights
 
-    from leukaemia_zoo import ModelConfig, Preprocessing, build_model
+    from leukaemia_zoo import Preprocessing
+    from leukaemia_zoo.zoo import ModelConfig, build_model
 
     model = set_fixed_weights(build_model("cnn_attention", input_size=32))
     model.zoo = ModelConfig("cnn_attention", ("hem", "all"), "flatten", Preprocessing((32, 32)))

@@ -9,10 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from leukaemia_zoo import build_model, save_model
+from leukaemia_zoo import save_model
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.files import check_integrity
 from leukaemia_zoo.errors import IntegrityError
+from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec
 
 TOOL = Path(__file__).parents[1] / "tools" / "add_weight.py"

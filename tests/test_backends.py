@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from backend_outputs import LARGE, SMALL, cells, outputs_of, set_fixed_weights
 
-from leukaemia_zoo import build_model, load_model, save_model
-from leukaemia_zoo.zoo import registry
+from leukaemia_zoo import load_model, save_model
+from leukaemia_zoo.zoo import build_model, registry
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
 from leukaemia_zoo.zoo.tensors import named_variables
 

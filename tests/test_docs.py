@@ -168,6 +168,67 @@ def test_the_tables_of_unfamiliar_images(hooks, monkeypatch):
     assert hooks.on_page_markdown("<!-- zoo: ood auroc -->") == hooks._figures.NOTHING_YET
 
 
+def test_the_table_of_all_weights_has_what_was_measured(hooks):
+    lines = hooks.on_page_markdown("<!-- zoo: results weights -->").splitlines()
+    measured = {name: row for name, row in weights().items() if "cross_validation" in row.metrics}
+    assert len(lines) >= len(measured) + 3  # headings, and cell area alone
+    assert len({line.count("|") for line in lines}) == 1
+    heads = [head.strip() for head in lines[0].split("|")]
+    for name, row in measured.items():
+        (line,) = [line for line in lines if f"(cards/{name}.md)" in line]
+        value = row.metrics["cross_validation"]["values"]["log_loss"]["value"]
+        assert line.split("|")[heads.index("Log loss")].strip().startswith(f"{value:.3f}")
+
+
+def test_the_table_of_people_tells_who_is_called_wrongly(render_figures, tmp_path, monkeypatch):
+    for name, means in zip(list(weights())[:2], ((0.9, 0.2), (0.6, 0.8)), strict=True):
+        rows = [
+            {"subject": subject, "label": label, "cells": 7, "mean_probability": mean}
+            for subject, label, mean in zip(("1", "H1"), ("all", "hem"), means, strict=True)
+        ]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cross_validation.json").write_text(json.dumps({"per_subject": rows}))
+    monkeypatch.setattr(render_figures, "RESULTS", tmp_path / "benchmark.json")
+    lines = render_figures.results_table("people").splitlines()
+    assert lines[2:] == ["| 1 | all | 7 | 0.900 | 0.600 | 2 of 2 |", "| H1 | hem | 7 | 0.200 | 0.800 | 1 of 2 |"]
+
+
+def test_every_measure_is_in_the_glossary():
+    from leukaemia_zoo.zoo.cards import TITLES
+
+    pages = (ROOT / "docs" / f"glossary-{name}.md" for name in ("medicine", "computing"))
+    terms = re.findall(
+        r"^(?!#|:)(.+)\n:   ", "\n".join(page.read_text(encoding="utf-8") for page in pages), re.MULTILINE
+    )
+    assert len(terms) > 60
+    known = {word.strip().lower() for term in terms for word in term.split(",")}
+    assert {title for title in TITLES.values() if title.lower() not in known} == set()
+    for page in (ROOT / "docs" / "glossary-medicine.md", ROOT / "docs" / "glossary-computing.md"):
+        for block in re.split(r"^## .+$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            own = [term.strip("`").lower() for term in re.findall(r"^(?!#|:)(.+)\n:   ", block, re.MULTILINE)]
+            assert own == sorted(own), f"{page.name} is not in the order of the alphabet"
+
+
+def test_the_pictures_of_the_front_page_are_there_and_small(render_figures):
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[(.*?)\]\((assets/[^)]+)\)", text)
+    assert len(pictures) == 4
+    for told, name in pictures:
+        assert len(told) > 40, f"{name} is not described for those who cannot see it"
+        file = ROOT / "docs" / name
+        assert file.is_file(), "run: python tools/render_figures.py --pictures"
+        assert file.stat().st_size < 100_000
+
+
+def test_the_curve_of_the_front_page_is_that_of_the_results(render_figures):
+    front_pictures = _import("tools/front_pictures.py")
+    found = json.loads(render_figures.RESULTS.read_text(encoding="utf-8"))
+    drawn = front_pictures.curve(found)
+    assert drawn == front_pictures.curve(found)  # the same bytes for the same results
+    found["models"]["cnn"]["curves"]["roc"]["tpr"] = [0.5 for _ in found["models"]["cnn"]["curves"]["roc"]["tpr"]]
+    assert drawn != front_pictures.curve(found)
+
+
 def test_every_option_of_training_is_told():
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     options = re.findall(r"--[a-z-]+", _help_of("train"))
@@ -198,8 +259,11 @@ def test_every_mark_of_a_page_has_its_renderer(hooks, page):
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_files_lead_somewhere(page):
     file = ROOT / page
+    # Pages that the build makes: docs/generated_pages.py.
+    made = {f"cards/{name}.md" for name in ("index", *weights())}
+    made |= {f"notebooks/{path.stem}.md" for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")}
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8")):
-        assert (file.parent / target).exists(), target
+        assert (file.parent / target).exists() or target in made, target
 
 
 @pytest.mark.parametrize("page", PAGES)

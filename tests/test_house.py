@@ -10,8 +10,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "leukaemia_zoo"
 PACKAGE = "leukaemia_zoo"
 
-GROUND = {"errors", "_version"}
-"""What every file may import; these two import nothing of the package."""
+GROUND = {"errors", "_version", "_names"}
+"""What every file may import; these import nothing of the package."""
 
 MAY_IMPORT = {
     "common": set(),
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "report": {"evaluation", "cells", "common"},
     "zoo": {"cells", "common"},
     "engine": {"zoo", "cells", "common"},
+    "exporting": {"engine", "zoo", "cells", "common"},
     "prediction": {"engine", "zoo", "cells", "common"},
     "training": {"prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "benchmarking": {"training", "prediction", "engine", "zoo", "report", "evaluation", "cells", "common"},
@@ -29,7 +30,7 @@ MAY_IMPORT = {
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "engine", "zoo"),
+        *("adaptation", "benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }
@@ -50,9 +51,6 @@ PUT_OFF = {
 MOST_FILES = 11
 MOST_LINES = 400
 LONG = {
-    "adaptation/fine_tuning.py": 505,
-    "benchmarking/cost.py": 492,
-    "benchmarking/runner.py": 478,
     "cells/images.py": 685,
     "cells/readers.py": 482,
     "cells/splits.py": 492,

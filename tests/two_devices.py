@@ -23,8 +23,9 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.hardware import number_of_devices, on_devices
 from leukaemia_zoo.training.classifier import new_network
 from leukaemia_zoo.training.distillation import distil
+from leukaemia_zoo.training.drawing import CellArrays
 from leukaemia_zoo.training.recipes import recipe_for
-from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.tuning import fit_network
 
 CHANGES = {
@@ -77,7 +78,7 @@ def main(count: int, out: Path) -> None:
         folder = Path(name)
         with on_devices(count):
             model = new_network(recipe, 2, 0)
-            history = distil(model, pixels[0], recipe.distillation, teacher(folder), seed=1, report=str.strip)
+            history = distil(model, pixels[0], recipe.distillation, teacher(folder), seed=1, log=str.strip)
         variable = model.get_layer("block1_conv").kernel.value
         spread = (
             len(variable.sharding.device_set)
@@ -85,8 +86,8 @@ def main(count: int, out: Path) -> None:
             else len(getattr(variable, "values", [0]))
         )
         split = Split({"train": tuple(range(16)), "validation": tuple(range(16, 24))}, 0, "by hand")
-        state = RunState(folder / "state", "x", restart=False)
-        fitted = fit_network(recipe, cells, pixels, split, None, state, 0, str.strip, devices=count)
+        arrays, state = CellArrays(pixels, np.ones(24)), RunState(folder / "state", "x", restart=False)
+        fitted = fit_network(Training(recipe, cells, arrays, state, 0, str.strip, count), split, None)
     finite = all(np.isfinite(np.asarray(weight)).all() for m in (model, fitted.model) for weight in m.weights)
     tuned = [row["loss"] for row in fitted.curves]
     result = {"distillation": history, "fine_tuning": tuned, "finite": bool(finite), "spread": spread}

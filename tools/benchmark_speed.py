@@ -79,7 +79,7 @@ def main() -> None:
 
 def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Seconds from the shell to a verdict, beside a bare script and beside Keras."""
-    from leukaemia_zoo.engine.exporting import export
+    from leukaemia_zoo.exporting.writing import export
 
     weight, cell = options.weight, _cells(folder / "one", 1)[0]
     exported = export(weight, folder / "whole.onnx").file
@@ -160,8 +160,9 @@ def each_weight(options: argparse.Namespace, folder: Path) -> list[dict[str, Any
 
 def folder_engine(weight: str, folder: str) -> dict[str, Any]:
     """Files/s through `iter_predictions`."""
-    from leukaemia_zoo import find_images, iter_predictions
+    from leukaemia_zoo.cells import find_images
     from leukaemia_zoo.engine.network import Network
+    from leukaemia_zoo.prediction import iter_predictions
 
     network, files = Network.load(weight), find_images([folder])[0]
     list(iter_predictions(network, files[:20]))
@@ -172,7 +173,7 @@ def folder_engine(weight: str, folder: str) -> dict[str, Any]:
 
 def arrays_engine(weight: str, folder: str) -> dict[str, Any]:
     """Cells/s of the engine on preprocessed arrays, on all cores."""
-    from leukaemia_zoo import find_images, read_image
+    from leukaemia_zoo.cells import find_images, read_image
     from leukaemia_zoo.engine.network import Network, cores
 
     network = Network.load(weight)
@@ -223,8 +224,9 @@ def resident(weight: str, folder: str, count: str) -> dict[str, Any]:
     """Megabytes of memory while `count` files go through, the files of the folder again and again."""
     import itertools
 
-    from leukaemia_zoo import find_images, iter_predictions
+    from leukaemia_zoo.cells import find_images
     from leukaemia_zoo.engine.network import Network
+    from leukaemia_zoo.prediction import iter_predictions
 
     total, files = int(count), find_images([folder])[0]
     found = []

@@ -177,10 +177,10 @@ def fine_tuned(model: Any, number: int, seed: int, options: argparse.Namespace, 
         options.data,
         per_class=number,
         seed=seed,
-        time_budget=options.time_budget,
+        time_budget_s=options.time_budget,
         crop_fraction=DEFAULT_CROP,
         resamples=20,
-        report=lambda line: None,
+        log=lambda line: None,
         **settings,
     )
     (judged,) = (own for own in found.report.data["models"].values() if own["kind"] == "saved")
@@ -194,7 +194,7 @@ def from_scratch(architecture: str, number: int, seed: int, options: argparse.Na
     """The same network with random weights, all of whose layers learn, BatchNorm too."""
     import keras
 
-    from leukaemia_zoo import build_model
+    from leukaemia_zoo.zoo import build_model
     from leukaemia_zoo.zoo.registry import model_info
 
     weight = model_info(architecture).weight

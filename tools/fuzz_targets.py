@@ -889,7 +889,7 @@ def _read_weights(folder: Path) -> Any:
 @functools.cache
 def _network() -> Any:
     """A small network of the zoo; here Keras starts."""
-    from leukaemia_zoo import build_model
+    from leukaemia_zoo.zoo import build_model
 
     return build_model("cnn_attention", input_size=32)
 

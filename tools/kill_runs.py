@@ -168,7 +168,8 @@ def make_models(folder: Path) -> int:
     """A small network with random weights, saved, and a teacher for the distillation."""
     import keras
 
-    from leukaemia_zoo import ModelConfig, Preprocessing, build_model, save_model
+    from leukaemia_zoo import Preprocessing, save_model
+    from leukaemia_zoo.zoo import ModelConfig, build_model
 
     keras.utils.set_random_seed(0)
     model = build_model("cnn_attention", input_size=32)
@@ -228,7 +229,8 @@ def publish_weight(place: Path, hub: Any) -> None:
     """A weight on the Hub of the tests, whose body takes a second, and the registry that pins it."""
     from hub_server import Fault
 
-    from leukaemia_zoo import ModelConfig, Preprocessing
+    from leukaemia_zoo import Preprocessing
+    from leukaemia_zoo.zoo import ModelConfig
     from leukaemia_zoo.zoo.registry import WeightSpec
 
     name, repo = "resnet50.test", "lab/resnet50.test"

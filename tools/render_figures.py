@@ -2,6 +2,7 @@
 
     python tools/render_figures.py            # write
     python tools/render_figures.py --check    # only tell whether README.md is up to date (exit status 1 if not)
+    python tools/render_figures.py --pictures # draw those of the documentation's front page
 
 The figures are those of `src/leukaemia_zoo/weights.json` and `results/benchmark.json`, the commands those of
 `leukaemia-zoo --help`; the documentation site renders its tables with the same code.
@@ -183,6 +184,69 @@ def original_table() -> str:
         guess = [interval(majority[metric]) for metric in ("accuracy", "log_loss")]
         lines.append(f"| always `all` | 0.69 on fold 2 | | | {' | '.join(guess)} |")
     return "\n".join(lines)
+
+
+def results_table(kind: str) -> str:
+    """Return the table `weights`, a row a weight and all that was measured of it, or `people`, a row a subject."""
+    return _people_rows() if kind == "people" else _weight_rows(weights().values())
+
+
+def _weight_rows(specs: Iterable[WeightSpec]) -> str:
+    measured = [spec for spec in specs if "cross_validation" in spec.metrics]
+    if not measured:
+        return NOTHING_YET
+    titles = {**MAIN_METRICS, **{name: title for name, title in ALL_METRICS.items() if name not in MAIN_METRICS}}
+    known = [spec.metrics["cross_validation"]["values"] for spec in measured]
+    titles = {name: title for name, title in titles.items() if any(name in values for values in known)}
+    heads = [
+        "Weight",
+        *titles.values(),
+        "Subjects called rightly",
+        "Uncertain cells",
+        "Parameters",
+        "File, MB",
+        "Views",
+    ]
+    rows = []
+    for spec, values in zip(measured, known, strict=True):
+        limits = spec.config.verdict_limits
+        people = _subjects_of(spec.name)
+        right = sum((row["mean_probability"] > 0.5) == (row["label"] == "all") for row in people)
+        rows.append(
+            [
+                f"[`{spec.name}`](cards/{spec.name}.md)",
+                *(interval(values.get(name)) for name in titles),
+                f"{right} of {len(people)}" if people else "not known",
+                f"{100 * limits.referred:.1f} %" if limits else "says none",
+                f"{spec.parameters:,}",
+                f"{spec.size / 1e6:.1f}",
+                str(spec.config.views),
+            ]
+        )
+    for name, values in _baselines(measured).items():
+        rows.append([name, *(interval(values.get(metric)) for metric in titles), "not known", *["none"] * 4])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+
+
+def _subjects_of(name: str) -> list[dict[str, Any]]:
+    """What the cross-validation of a weight says of each subject."""
+    file = RESULTS.parent / name / "cross_validation.json"
+    return json.loads(file.read_text(encoding="utf-8"))["per_subject"] if file.is_file() else []
+
+
+def _people_rows() -> str:
+    found = {name: {row["subject"]: row for row in rows} for name in weights() if (rows := _subjects_of(name))}
+    if not found:
+        return NOTHING_YET
+    first = next(iter(found.values()))
+    heads = ["Subject", "Label", "Cells", *(f"`{name}`" for name in found), "Networks that call it rightly"]
+    rows = []
+    for subject, known in first.items():
+        means = [own[subject]["mean_probability"] if subject in own else None for own in found.values()]
+        right = sum((mean > 0.5) == (known["label"] == "all") for mean in means if mean is not None)
+        shown = ["not known" if mean is None else f"{mean:.3f}" for mean in means]
+        rows.append([subject, known["label"], str(known["cells"]), *shown, f"{right} of {len(means)}"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
 
 def ood_results() -> dict[str, dict[str, Any]]:
@@ -456,7 +520,15 @@ def main() -> int:
     """Write or check README.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures of the front page instead")
+    options = parser.parse_args()
+    check = options.check
+    if options.pictures:
+        import front_pictures
+
+        for file in front_pictures.main():
+            print("wrote", file)
+        return 0
     text = README.read_text(encoding="utf-8")
     expected = rendered(text)
     if check:

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leukaemia_zoo import find_images, load_model, predict, read_image
+from leukaemia_zoo import load_model, predict
+from leukaemia_zoo.cells import find_images, read_image
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.evaluation.intervals import wilson_interval

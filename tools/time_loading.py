@@ -24,8 +24,8 @@ CACHE = tempfile.TemporaryDirectory()
 os.environ |= {"HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, save_model  # noqa: E402
-from leukaemia_zoo.zoo import hub, registry  # noqa: E402
+from leukaemia_zoo import Preprocessing, load_model, save_model  # noqa: E402
+from leukaemia_zoo.zoo import ModelConfig, build_model, hub, registry  # noqa: E402  # noqa: E402
 from leukaemia_zoo.zoo.sources import WEIGHTS_FILE  # noqa: E402
 
 NAME = "resnet50.timing"

@@ -52,7 +52,7 @@ def main() -> None:
         report = Report.load(options.report)
     else:
         names = options.models or sorted({name.split(".")[0] for name in list_models(pretrained=True)})
-        report = benchmark(names, options.data, out=options.out, cross_validate=5, report=print)
+        report = benchmark(names, options.data, out=options.out, refit_folds=5, log=print)
     keep(report)
     print(report)
 

@@ -9,14 +9,16 @@ import sys
 import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from leukaemia_zoo import Preprocessing, benchmark, load_model, predict, read_data
 from leukaemia_zoo.adaptation import fine_tuning, stages
-from leukaemia_zoo.adaptation.fine_tuning import fine_tune, fine_tuning_recipe
+from leukaemia_zoo.adaptation.fine_tuning import fine_tune
 from leukaemia_zoo.adaptation.inspection import CROPS, inspect_cells, usual_preprocessing
+from leukaemia_zoo.adaptation.options import FineTuningOptions, fine_tuning_recipe
 from leukaemia_zoo.adaptation.splits import folds_by_people, split_for_fine_tuning
 from leukaemia_zoo.cells.splits import Split, load_manifest
 from leukaemia_zoo.cells.table import Cells
@@ -24,6 +26,8 @@ from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.common.run_folder import RUN
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.report.report import Report
+from leukaemia_zoo.training import tuning
+from leukaemia_zoo.training.runs import optimiser
 from leukaemia_zoo.training.tuning import frozen_layers
 from leukaemia_zoo.zoo import publishing
 from leukaemia_zoo.zoo.tensors import named_variables
@@ -59,7 +63,7 @@ def draw_folder(root, per_class=8, classes=tuple(CLASSES), start=0):
 
 def tune(*arguments, **settings):
     """`fine_tune` with few resamples, which prints nothing."""
-    return fine_tune(*arguments, **{"resamples": 20, "report": str.strip, **settings})
+    return fine_tune(*arguments, **{"resamples": 20, "log": str.strip, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,7 @@ def tuned(tiny_folder, folder, tmp_path_factory):
     out, lines = tmp_path_factory.mktemp("runs") / "tuned", []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
+        found = tune(tiny_folder, folder, out, recipe=SMALL, log=lines.append)
     return found, out, lines
 
 
@@ -160,7 +164,7 @@ def test_a_split_by_image_warns(tiny_folder, folder):
 def test_the_same_call_again_finds_its_result(tuned, tiny_folder, folder):
     found, out, _ = tuned
     lines = []
-    again = tune(tiny_folder, folder, out, recipe=SMALL, report=lines.append)
+    again = tune(tiny_folder, folder, out, recipe=SMALL, log=lines.append)
     assert lines[-1].endswith("holds this run already")
     assert again.record == json.loads(json.dumps(found.record))
     with pytest.raises(DataError, match=r"other settings or data.*--restart"):
@@ -189,7 +193,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(uninterrupted, tiny_folder
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(tiny_folder, folder, tmp_path, **LONGER, report=stop)
+        tune(tiny_folder, folder, tmp_path, **LONGER, log=stop)
     assert not (tmp_path / "training.json").exists()
     with pytest.raises(DataError, match="--restart"):
         tune(tiny_folder, folder, tmp_path, **{**LONGER, "crop_fraction": 0.7})
@@ -263,6 +267,55 @@ def test_batch_norm_stays_where_all_layers_learn_unless_it_is_to_follow(learnt):
     assert any("_norm/moving_mean" in name for name in learnt(unfreeze="all", keep_statistics=False))
 
 
+def test_the_first_layers_learn_less_where_rates_decay(tiny_model):
+    shares = tuning.rate_shares(tiny_model, 0.5)
+    by_name = {
+        name: shares[id(variable)] for name, variable in named_variables(tiny_model).items() if id(variable) in shares
+    }
+    kernels = [name for name in by_name if name.endswith("/kernel")]
+    assert [by_name[name] for name in kernels] == [0.5 ** (len(kernels) - 1 - place) for place in range(len(kernels))]
+    assert by_name["logits/bias"] == 1
+    assert by_name["block1_norm/gamma"] == by_name["block1_conv/kernel"]
+
+    variables = [keras.Variable(np.ones((2, 2)), name=name) for name in "ab"]
+    step = optimiser(0.1, 1, 1, 0.0, first=1, last=1.0, shares=[1.0, 0.25])
+    step.apply([keras.ops.ones((2, 2))] * 2, variables)
+    moved = [1 - float(keras.ops.convert_to_numpy(variable.value)[0, 0]) for variable in variables]
+    assert moved[0] > 0
+    assert moved[1] == pytest.approx(0.25 * moved[0], rel=1e-4)
+
+
+def test_batch_norm_learns_where_all_layers_do_and_there_are_cells_enough():
+    usual, all_layers = FineTuningOptions(), FineTuningOptions(unfreeze="all", keep_statistics=None)
+    assert (usual.keeps_statistics(5000), all_layers.keeps_statistics(499), all_layers.keeps_statistics(500)) == (
+        True,
+        True,
+        False,
+    )
+    assert FineTuningOptions(keep_statistics=None).keeps_statistics(5000)
+
+
+def test_all_layers_at_rates_of_their_own_fall_back_on_the_linear_probe(tiny_folder, folder, monkeypatch):
+    """At a rate that spoils the network no epoch is better, and stage 1 stays, with its statistics."""
+    monkeypatch.setattr(tuning, "_ADAPTATION_STEPS", 2)
+    lines = []
+    ways = {"unfreeze": "all", "rate_decay": 0.7, "keep_statistics": False}
+    spoilt = tune(
+        tiny_folder,
+        folder,
+        recipe={**SMALL, "fine_tune_learning_rate": 3.0},
+        crop_fraction=0.9,
+        log=lines.append,
+        **ways,
+    )
+    assert any("all layers learn, BatchNorm follows the cells" in line for line in lines)
+    assert any("stage 2 is left out" in line for line in lines)
+    probe = tune(tiny_folder, folder, recipe={**SMALL, "fine_tune_epochs": 0}, crop_fraction=0.9)
+    for one, other in zip(spoilt.model.get_weights(), probe.model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert spoilt.record["choices"]["rate_decay"] == 0.7
+
+
 @pytest.mark.parametrize("better", [True, False])
 def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_layer(
     tiny_folder, folder, monkeypatch, better
@@ -277,7 +330,7 @@ def test_stage_2_stays_where_it_is_better_and_the_temperature_is_in_the_last_lay
 
     monkeypatch.setattr(stages, "_tuned", told)
     lines = []
-    found = tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, report=lines.append)
+    found = tune(tiny_folder, folder, recipe=SMALL, crop_fraction=1.0, log=lines.append)
     assert any(f"stage 2 {'stays' if better else 'is left out'}" in line for line in lines)
     temperature = found.record["temperature"]
     own = [values * temperature for values in found.model.get_layer("logits").get_weights()]
@@ -307,7 +360,7 @@ def test_the_last_layers_are_counted_from_the_classifier():
 def test_a_time_budget_ends_the_fine_tuning(tiny_folder, folder):
     lines = []
     recipe = {**SMALL, "fine_tune_epochs": 50, "patience": 50}
-    tune(tiny_folder, folder, recipe=recipe, crop_fraction=1.0, time_budget=0.001, report=lines.append)
+    tune(tiny_folder, folder, recipe=recipe, crop_fraction=1.0, time_budget_s=0.001, log=lines.append)
     assert any("the time is up" in line for line in lines)
     assert not any(line.startswith("fine-tuning 1/50") for line in lines)
 
@@ -342,7 +395,7 @@ def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
         ),
     )
     lines = []
-    tune(tiny_folder, folder, tuned[1], recipe=SMALL, push_to="lab/cells", private=True, report=lines.append)
+    tune(tiny_folder, folder, tuned[1], recipe=SMALL, push_to="lab/cells", private=True, log=lines.append)
     assert pushed == [(tuned[1], "lab/cells", True)]
     assert lines[-1] == "published: https://hub/x"
     with pytest.raises(UnknownNameError, match="org/name"):
@@ -561,7 +614,8 @@ def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
     for wrong in (
-        {"unfreeze": 0}, {"time_budget": 0}, {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
+        {"unfreeze": 0}, {"time_budget_s": 0}, {"rate_decay": 0}, {"rate_decay": 1.5},
+        {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},
         {"resamples": 0}, {"recipe": {"validation_folds": 1}}, {"recipe": {"turned_views": 0}},
         {"recipe": {"batch_size": 0}}, {"recipe": {"fine_tune_epochs": -1}}, {"recipe": {"prediction_views": 3}},
         {"recipe": {"inverse_penalties": []}}, {"recipe": {"inverse_penalties": 5}},
@@ -685,7 +739,7 @@ def test_the_positive_class_of_two_is_the_one_whose_name_says_it_or_that_is_name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = tune(
-            tiny_folder, data, recipe=SMALL, resamples=50, positive="normal", report=lines.append, split_by="image"
+            tiny_folder, data, recipe=SMALL, resamples=50, positive="normal", log=lines.append, split_by="image"
         )
     assert found.model.zoo.class_names == tuple(found.report.data["data"]["class_names"]) == ("leukemia", "normal")
     assert any(line.startswith("positive class: normal") for line in lines)

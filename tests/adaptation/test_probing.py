@@ -10,22 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import (
-    Preprocessing,
-    build_model,
-    embed,
-    linear_probe,
-    list_models,
-    load_model,
-    predict,
-    register_architecture,
-    save_model,
-)
-from leukaemia_zoo.adaptation import inspection
+from leukaemia_zoo import Preprocessing, embed, list_models, load_model, predict, save_model
+from leukaemia_zoo.adaptation import inspection, linear_probe
 from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.errors import ArchitectureError, WeightsError
 from leukaemia_zoo.prediction import features
 from leukaemia_zoo.prediction.features import embed_files
+from leukaemia_zoo.zoo import build_model, register_architecture
 from leukaemia_zoo.zoo.loading import weights_digest
 
 

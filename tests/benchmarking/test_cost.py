@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from leukaemia_zoo import AttentionBlock, build_model, load_model
-from leukaemia_zoo.benchmarking import cost, operations
+from leukaemia_zoo import AttentionBlock, load_model
+from leukaemia_zoo.benchmarking import cost, memory, operations
 from leukaemia_zoo.benchmarking.cost import Spread, measure_costs
 from leukaemia_zoo.benchmarking.operations import flops
 from leukaemia_zoo.common import hardware
 from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.errors import ArchitectureError, DataError, UnknownNameError, WeightsError
+from leukaemia_zoo.zoo import build_model
 
 NETWORKS = [
     ("cnn", "flatten", 64),
@@ -70,7 +71,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Figures of memory without the processes, which take seconds to import a backend."""
-    monkeypatch.setattr(cost, "_peak_memory", lambda what, arguments: 150.0 if arguments else 100.0)
+    monkeypatch.setattr(cost, "peak_memory", lambda what, arguments: 150.0 if arguments else 100.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -461,8 +462,8 @@ def test_what_is_no_model(tiny_model, tmp_path):
 
 def test_a_process_tells_its_memory_and_not_that_of_its_parent():
     ballast = np.ones(190_000_000)  # more than importing any backend takes
-    assert cost._high_water_mark() > ballast.nbytes / 1e6
-    assert 10 < cost._peak_memory("the backend", []) < ballast.nbytes / 1e6
+    assert memory._high_water_mark() > ballast.nbytes / 1e6
+    assert 10 < memory.peak_memory("the backend", []) < ballast.nbytes / 1e6
 
 
 def test_memory_that_is_not_known(tiny_folder, monkeypatch, tmp_path):

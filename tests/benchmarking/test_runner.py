@@ -247,13 +247,13 @@ def test_a_model_is_not_judged_on_its_own_training_cells(folder, tiny_folder, tm
     cells = lz.read_data(folder / "cells.csv")
     model = tmp_path / "model"
     lz.save_model(load_model(tiny_folder), model)
-    lz.save_manifest(model / "split.json", cells, lz.Split({"train": tuple(range(0, 48, 4))}, 0, "by hand"))
+    lz.cells.save_manifest(model / "split.json", cells, lz.cells.Split({"train": tuple(range(0, 48, 4))}, 0, "by hand"))
     with pytest.raises(LeakError, match=r"48 of 48 cells must not judge 'mine': 48 are .*12 are identical"):
         benchmark({"mine": model}, cells, **QUICK)
     with pytest.raises(LeakError, match="48 of 48"):
         benchmark({"mine": model}, cells, out=tmp_path / "refused", **QUICK)
     assert not (tmp_path / "refused").exists()
-    lz.save_manifest(model / "split.json", cells, lz.Split({"train": (0, 1, 4, 26)}, 0, "by hand"))
+    lz.cells.save_manifest(model / "split.json", cells, lz.cells.Split({"train": (0, 1, 4, 26)}, 0, "by hand"))
     with pytest.raises(LeakError, match=r"12 of 48 cells must not judge 'mine': 12 are of 3 people .*\(P0, P1, P6\)"):
         benchmark({"mine": model, "other": by_brightness}, cells, **QUICK)
     found = benchmark({"mine": model, "other": by_brightness}, cells, exclude_overlap=True, **QUICK).to_dict()
@@ -264,20 +264,20 @@ def test_a_model_is_not_judged_on_its_own_training_cells(folder, tiny_folder, tm
 
 @pytest.mark.skipif(not SHIPPED, reason="no weight is shipped yet")
 def test_a_shipped_weight_is_not_judged_on_its_own_patients(shared_data, tmp_path):
-    cells = lz.read_cnmc(shared_data / "cnmc_original")
+    cells = lz.cells.read_cnmc(shared_data / "cnmc_original")
     with pytest.raises(LeakError, match=r"60 of 60 cells .*38 people .*60 are identical .*--cross-validate 5"):
         benchmark("cnn", cells, **QUICK)
     with pytest.raises(LeakError, match="Nothing is left to judge on"):
         benchmark("cnn", cells, exclude_overlap=True, **QUICK)
     # Nor under other names: as an unnamed set of files, and as arrays.
-    frames = [lz.read_image(path) for path in cells.paths[:4]]
+    frames = [lz.cells.read_image(path) for path in cells.paths[:4]]
     with pytest.raises(LeakError, match=r"4 of 4 cells .*4 are identical"):
         benchmark("cnn", (frames, ["hem", "all", "hem", "all"]), **QUICK)
 
 
 @pytest.mark.skipif("cnn.cnmc" not in SHIPPED, reason="the weight is not shipped yet")
 def test_what_taught_the_zoo_is_remembered_in_copies_and_further_trainings(drawn, folder, shared_data, tmp_path):
-    cells = lz.read_cnmc(shared_data / "cnmc_original")
+    cells = lz.cells.read_cnmc(shared_data / "cnmc_original")
     model = load_model("cnn")
     assert as_candidates([model])[0].trained.gaps == ()
     lz.save_model(model, tmp_path / "copy")
@@ -287,7 +287,9 @@ def test_what_taught_the_zoo_is_remembered_in_copies_and_further_trainings(drawn
     # Fine-tuned on own cells: the people of both trainings are known to it.
     own = lz.read_data(folder / "cells.csv")
     (tmp_path / "tuned").mkdir()
-    digest = lz.save_manifest(tmp_path / "tuned" / "split.json", own, lz.Split({"train": (0, 1)}, 0, "by hand"))
+    digest = lz.cells.save_manifest(
+        tmp_path / "tuned" / "split.json", own, lz.cells.Split({"train": (0, 1)}, 0, "by hand")
+    )
     begun = {"source": "cnn.cnmc", "sha256": registry.weights()["cnn.cnmc"].sha256}
     lz.save_model(model, tmp_path / "tuned", training={"manifest_sha256": digest, "init": begun})
     with pytest.raises(LeakError, match="60 of 60 cells"):
@@ -310,7 +312,7 @@ def test_what_taught_the_zoo_is_remembered_in_copies_and_further_trainings(drawn
 def test_the_whole_person_is_left_out_whose_image_was_trained_on(drawn, folder, tiny_folder, tmp_path):
     cells = lz.read_data(folder / "cells.csv")
     lz.save_model(load_model(tiny_folder), tmp_path)
-    lz.save_manifest(tmp_path / "split.json", cells, lz.Split({"train": (0, 4, 26)}, 0, "by hand"))
+    lz.cells.save_manifest(tmp_path / "split.json", cells, lz.cells.Split({"train": (0, 4, 26)}, 0, "by hand"))
     frames, labels, subjects = drawn
     names = [("hem", "all")[label] for label in labels]
     other = (frames, names, [f"Q{name}" for name in subjects])
@@ -348,9 +350,9 @@ def test_mistakes_in_the_call(drawn, folder, tiny_folder):
     with pytest.raises(DataError, match=r"labels have the shape \(48,\) and dtype object"):
         benchmark(by_brightness, (drawn[0], ["hem", None] * 24), **QUICK)
     with pytest.raises(DataError, match="leave out either"):
-        benchmark(by_brightness, drawn, validation=drawn, cross_validate=2, **QUICK)
+        benchmark(by_brightness, drawn, validation=drawn, refit_folds=2, **QUICK)
     with pytest.raises(DataError, match="'by_brightness' cannot be cross-validated"):
-        benchmark(by_brightness, drawn, cross_validate=2, **QUICK)
+        benchmark(by_brightness, drawn, refit_folds=2, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -358,11 +360,11 @@ def test_mistakes_in_the_call(drawn, folder, tiny_folder):
     [
         ({"prevalence": 2}, "prevalence is 2"),
         ({"level": 2}, "level is 2"),
-        ({"folds": 1}, "folds is 1"),
+        ({"choice_folds": 1}, "choice_folds is 1"),
         ({"resamples": 0}, "resamples is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"cross_validate": 1}, "cross_validate is 1"),
+        ({"refit_folds": 1}, "refit_folds is 1"),
         ({"subgroups": ["colour"]}, "no column 'colour'"),
         ({"class_names": "hem"}, "class_names is 'hem'"),
         ({"class_names": ("hem", "hem")}, "class_names is"),
@@ -392,7 +394,7 @@ def test_data_is_checked_before_anything_is_predicted(drawn, tmp_path):
 def test_a_refused_call_leaves_no_folders(folder, tiny_folder, tmp_path):
     cells, model = lz.read_data(folder / "cells.csv"), tmp_path / "model"
     lz.save_model(load_model(tiny_folder), model)
-    lz.save_manifest(model / "split.json", cells, lz.Split({"train": (0,)}, 0, "by hand"))
+    lz.cells.save_manifest(model / "split.json", cells, lz.cells.Split({"train": (0,)}, 0, "by hand"))
     with pytest.raises(LeakError):
         benchmark({"mine": model}, cells, out=tmp_path / "deep" / "out", **QUICK)
     assert not (tmp_path / "deep").exists()
@@ -476,7 +478,7 @@ def test_what_another_model_left_is_not_taken(drawn, tiny_folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("cnn_attention.cnmc" not in SHIPPED, reason="the weight is not shipped yet")
 def test_a_recipe_is_judged_on_unseen_people(folder, tmp_path):
-    found = benchmark("cnn_attention", folder / "cells.csv", cross_validate=6, out=tmp_path, **QUICK).to_dict()
+    found = benchmark("cnn_attention", folder / "cells.csv", refit_folds=6, out=tmp_path, **QUICK).to_dict()
     model = found["models"]["cnn_attention"]
     assert model["kind"] == "cross-validated"
     assert "learnt without labels on pbc" in model["overlap"]["told"]

@@ -61,7 +61,7 @@ def test_folders_and_tables_agree(folder):
     rows = [f"{path},{path.parent.name}" for path in sorted(folder.glob("*/*.png"))]
     table = folder.parent / "cells.csv"
     table.write_text("\n".join(["path,label", *rows]))
-    for data in (folder, str(folder), table, lz.read_folders(folder)):
+    for data in (folder, str(folder), table, lz.cells.read_folders(folder)):
         cells = as_cells(data)
         assert cells.class_names == ("normal", "leukemia")
         assert [cells.class_names[label] for label in cells.labels] == [path.parent.name for path in cells.paths]
@@ -77,32 +77,32 @@ def test_the_positive_class_can_be_named(folder):
 
 
 def test_a_manifest_does_not_depend_on_the_order_of_the_classes(folder, tmp_path):
-    split = lz.Split({"train": (0, 2), "test": (1,)}, None, "by hand")
-    lz.save_manifest(tmp_path / "split.json", as_cells(folder, positive="normal"), split)
-    assert lz.load_manifest(tmp_path / "split.json", folder).parts == split.parts
+    split = lz.cells.Split({"train": (0, 2), "test": (1,)}, None, "by hand")
+    lz.cells.save_manifest(tmp_path / "split.json", as_cells(folder, positive="normal"), split)
+    assert lz.cells.load_manifest(tmp_path / "split.json", folder).parts == split.parts
 
 
 def test_a_path_is_as_good_as_a_table(folder):
     (folder / "normal" / "3.png").write_bytes((folder / "leukemia" / "0.png").read_bytes()[:-1] + b"x")
     halves = {"train": 0.5, "test": 0.5}
     splits = [
-        lz.split_by_subject(data, halves, allow_unknown_subjects=True) for data in (str(folder), as_cells(folder))
+        lz.cells.split_by_subject(data, halves, allow_unknown_subjects=True) for data in (str(folder), as_cells(folder))
     ]
     assert splits[0] == splits[1]
     with pytest.raises(DataError, match="subject"):
-        lz.split_by_subject(folder)
+        lz.cells.split_by_subject(folder)
     with pytest.raises(DataError, match="subject"):
-        lz.kfold_by_subject(str(folder))
+        lz.cells.kfold_by_subject(str(folder))
 
 
 TAKES_CELLS = {
     "train": lambda data, out: lz.train("cnn", data, out, teacher=None),
     "cross_validate": lambda data, out: lz.cross_validate("cnn", data, out, teacher=None),
     "fine_tune": lambda data, out: lz.fine_tune("cnn_attention", data, out),
-    "linear_probe": lambda data, out: lz.linear_probe("cnn_attention", data),
-    "split_by_subject": lambda data, out: lz.split_by_subject(data),
-    "kfold_by_subject": lambda data, out: lz.kfold_by_subject(data),
-    "check_split": lambda data, out: lz.check_split(data, lz.Split({}, None, "")),
+    "linear_probe": lambda data, out: lz.adaptation.linear_probe("cnn_attention", data),
+    "split_by_subject": lambda data, out: lz.cells.split_by_subject(data),
+    "kfold_by_subject": lambda data, out: lz.cells.kfold_by_subject(data),
+    "check_split": lambda data, out: lz.cells.check_split(data, lz.cells.Split({}, None, "")),
     "benchmark": lambda data, out: lz.benchmark({"constant": np.zeros}, data),
 }
 

@@ -59,7 +59,7 @@ def test_subset_summary_and_description() -> None:
         "groups": {"fold_0": 2, "fold_1": 1},
     }
     for text in ("3 cells of 2 known subjects", "all: 2 cells of 1", "1 cells without a subject", "A note."):
-        assert text in cells.describe()
+        assert text in str(cells)
 
 
 # --- identical images ---

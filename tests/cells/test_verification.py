@@ -61,8 +61,8 @@ def test_a_whole_download_is_ok_and_its_duplicates_are_named(download: Path) -> 
         assert report.duplicates == (
             ("training_data/fold_0/all/UID_20_1_1_all.bmp", "training_data/fold_1/all/UID_21_1_1_all.bmp"),
         )
-        assert ": as published" in report.describe()
-        assert "1 cells there twice" in report.describe()
+        assert ": as published" in str(report)
+        assert "1 cells there twice" in str(report)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_pixels_under_another_header_join_two_subjects(images: Path) -> None:
     report = verify(images, pixels=True)
     assert report.ok
     assert report.same_pixels == report.new_pairs == ()
-    assert "0 cells there twice by pixels" in report.describe()
+    assert "0 cells there twice by pixels" in str(report)
     other_header(training, preliminary)
     assert training.read_bytes() != preliminary.read_bytes()
     assert verify(images).same_pixels is None
@@ -117,7 +117,7 @@ def test_pixels_under_another_header_join_two_subjects(images: Path) -> None:
     assert {training.relative_to(images).as_posix(), preliminary.relative_to(images).as_posix()} <= set(group)
     (told,) = report.new_pairs
     assert "the subjects 20 and 66 are one person" in told
-    assert f"NEW: {told}" in report.describe()
+    assert f"NEW: {told}" in str(report)
 
 
 def test_pixels_are_compared_across_formats_and_known_people_are_nothing_new(images: Path) -> None:
@@ -146,7 +146,7 @@ def test_what_cannot_be_looked_into_is_told(download: Path, monkeypatch: pytest.
     assert not report.ok
     assert any("UID_21_1_1_all.bmp is a broken link" in told for told in report.unreadable)
     assert report.missing["fold_1"] == ("training_data/fold_1/all/UID_21_1_1_all.bmp",)
-    assert "1 not looked into" in report.describe()
+    assert "1 not looked into" in str(report)
     assert len(verify(download, pixels=True).unreadable) > 1
     scandir = os.scandir
 
@@ -198,7 +198,7 @@ def test_only_the_parts_that_are_there_can_lack_files(download: Path) -> None:
         "validation_data/C-NMC_test_prelim_phase_data_labels.csv",
     )
     assert report.duplicates == ()
-    assert "2 missing of preliminary" in report.describe()
+    assert "2 missing of preliminary" in str(report)
 
 
 @pytest.mark.parametrize("content", [b"\x03" * 99, b"\x03" * 99 + b"\x00"])
@@ -208,7 +208,7 @@ def test_cut_off_and_altered_files_are_changed(download: Path, content: bytes) -
     assert not report.ok
     assert report.changed == ("training_data/fold_0/hem/UID_H5_1_1_hem.bmp",)
     assert len(report.intact) == len(OFFICIAL) - 1
-    assert "NOT as published" in report.describe()
+    assert "NOT as published" in str(report)
 
 
 def test_converted_misplaced_and_unexpected_files(download: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import save_model, save_pretrained
+from leukaemia_zoo import save_model
 from leukaemia_zoo.adaptation.fine_tuning import fine_tune
 from leukaemia_zoo.benchmarking.runner import benchmark
 from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.common.run_folder import BENCHMARK, RUN, RunFolder
 from leukaemia_zoo.errors import DataError, WeightsError
+from leukaemia_zoo.zoo import save_pretrained
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 STATEMENT = "For research only"

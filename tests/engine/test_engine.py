@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import ood_scores, predict, read_image
+from leukaemia_zoo import predict
+from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.cells.preprocessing import symmetric_views
-from leukaemia_zoo.engine import exporting, graphs, stream
+from leukaemia_zoo.engine import graphs, stream
 from leukaemia_zoo.engine.classifier import Classifier
-from leukaemia_zoo.engine.exporting import export
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import TOLERANCE, golden_probabilities, graph_name
 from leukaemia_zoo.engine.network import Network
@@ -32,6 +32,9 @@ from leukaemia_zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
+from leukaemia_zoo.exporting import writing as exporting
+from leukaemia_zoo.exporting.writing import export
+from leukaemia_zoo.prediction import ood_scores
 from leukaemia_zoo.prediction.features import embed
 from leukaemia_zoo.zoo import registry
 from leukaemia_zoo.zoo.sources import find
@@ -69,7 +72,7 @@ def run_python(code, **environment):
     "work",
     [
         "import leukaemia_zoo as lz; assert not lz.predict('mobilenet', cell).errors",
-        "import leukaemia_zoo as lz; lz.embed('cnn', cell); lz.ood_scores('cnn', cell)",
+        "import leukaemia_zoo as lz; lz.embed('cnn', cell); lz.prediction.ood_scores('cnn', cell)",
         "from leukaemia_zoo.cli.app import main; assert main(['predict', cell, '--model', 'cnn']) == 0",
     ],
     ids=["predict", "embed and ood_scores", "command"],
@@ -86,7 +89,7 @@ def test_predicts_where_neither_keras_nor_tensorflow_is_installed():
     code = (
         "import json, sys\n"
         f"for name in {sorted(BACKENDS)!r}: sys.modules[name] = None\n"  # import then fails as if it were not installed
-        f"import leukaemia_zoo as lz; print(json.dumps(lz.predict('cnn', {cell!r})[0].to_record()))"
+        f"import leukaemia_zoo as lz; print(json.dumps(lz.predict('cnn', {cell!r})[0].to_dict()))"
     )
     assert run_python(code)["label"] in ("hem", "all")
 
@@ -135,7 +138,8 @@ def test_real_cells_are_judged_as_by_keras(shared_data):
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     """A saved `cnn` of 48 pixels, three classes and random weights, and an empty cache."""
-    from leukaemia_zoo import ModelConfig, Preprocessing, build_model, save_model
+    from leukaemia_zoo import Preprocessing, save_model
+    from leukaemia_zoo.zoo import ModelConfig, build_model
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = build_model("cnn", num_classes=3, input_size=48, head="texture")
@@ -174,7 +178,8 @@ def test_every_kind_of_layer_becomes_the_same_operation(tmp_path):
     import keras
     from keras import layers
 
-    from leukaemia_zoo import ModelConfig, Preprocessing, register_architecture, save_model
+    from leukaemia_zoo import Preprocessing, save_model
+    from leukaemia_zoo.zoo import ModelConfig, register_architecture
     from leukaemia_zoo.zoo.architectures import build_model
 
     def build(images):
@@ -210,8 +215,8 @@ def test_every_kind_of_layer_becomes_the_same_operation(tmp_path):
 def test_a_layer_that_nobody_knows_is_named(tmp_path):
     from keras import layers
 
-    from leukaemia_zoo import build_model, register_architecture
     from leukaemia_zoo.engine.tracing import trace
+    from leukaemia_zoo.zoo import build_model, register_architecture
 
     def build(images):
         return layers.GlobalAveragePooling2D(name="pool")(layers.UnitNormalization(name="odd_one")(images))
@@ -224,7 +229,8 @@ def test_a_layer_that_nobody_knows_is_named(tmp_path):
 def test_keras_judges_what_no_graph_can_be_made_of(tmp_path, draw_cell):
     from keras import layers
 
-    from leukaemia_zoo import ModelConfig, Preprocessing, build_model, load_model, register_architecture, save_model
+    from leukaemia_zoo import Preprocessing, load_model, save_model
+    from leukaemia_zoo.zoo import ModelConfig, build_model, register_architecture
 
     def build(images):
         x = layers.Conv2D(4, 3, activation="gelu", name="conv")(layers.Rescaling(1 / 255, name="scale")(images))
@@ -415,7 +421,7 @@ def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
     def of_another(file, cells):
         return np.tile([0.9, 0.1], (len(cells), 1))
 
-    monkeypatch.setattr(exporting, "_run_onnx", of_another)
+    monkeypatch.setitem(exporting._MAKERS, "onnx", (exporting._to_onnx, of_another))
     with pytest.raises(EngineError, match=r"was not written.* differs by \d"):
         export("cnn", tmp_path / "cells.onnx")
     assert not list(tmp_path.iterdir())

@@ -16,17 +16,18 @@ from backend_outputs import set_fixed_weights
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import ModelConfig, Prediction, load_model, ood_scores, predict, save_model
+from leukaemia_zoo import load_model, predict, save_model
 from leukaemia_zoo.cells import images
 from leukaemia_zoo.cells.images import find_images, read_image
 from leukaemia_zoo.cells.preprocessing import symmetric_views
 from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.errors import ArchitectureError, ImageError, WeightsError
+from leukaemia_zoo.prediction import Prediction, ood_scores
 from leukaemia_zoo.prediction import features as ood
 from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.prediction.results import SubjectTally
-from leukaemia_zoo.zoo import registry
+from leukaemia_zoo.zoo import ModelConfig, registry
 from leukaemia_zoo.zoo.outputs import class_probabilities, with_statistics
 from leukaemia_zoo.zoo.tensors import STATISTICS_NORM
 
@@ -45,7 +46,7 @@ def shipped(request):
 @pytest.fixture(scope="module")
 def textured():
     """A small network with the head `texture` and fixed weights, without a limit."""
-    model = set_fixed_weights(lz.build_model("cnn_attention", input_size=32, head="texture"))
+    model = set_fixed_weights(lz.zoo.build_model("cnn_attention", input_size=32, head="texture"))
     model.zoo = ModelConfig("cnn_attention", ("hem", "all"), "texture", lz.Preprocessing((32, 32)), views=4)
     return model
 
@@ -92,7 +93,7 @@ def test_the_score_is_kept_at_hand_but_not_its_weights(textured, draw_cell):
 
 
 def test_a_model_that_is_gone_is_forgotten(draw_cell):
-    model = lz.build_model("cnn_attention", input_size=32, head="texture")
+    model = lz.zoo.build_model("cnn_attention", input_size=32, head="texture")
     model.zoo = ModelConfig("cnn_attention", ("hem", "all"), "texture", lz.Preprocessing((32, 32)))
     assert ood_scores(model, draw_cell()).shape == predict(model, draw_cell()).probabilities.shape[:1]
     gone = weakref.ref(model)
@@ -132,7 +133,7 @@ def test_files_frames_and_batches_give_the_same(textured, draw_cell, tmp_path):
 @pytest.mark.parametrize("head", ["flatten", "pooled"])
 def test_heads_without_statistics(head, draw_cell):
     name = "cnn_attention" if head == "flatten" else "vgg16"
-    model = lz.build_model(name, input_size=32, head=head)
+    model = lz.zoo.build_model(name, input_size=32, head=head)
     model.zoo = ModelConfig(name, ("hem", "all"), head, lz.Preprocessing((32, 32)))
     with pytest.raises(ArchitectureError, match=f"head '{head}' holds no statistics.*take a weight"):
         ood_scores(model, draw_cell())
@@ -240,12 +241,12 @@ def test_predictions_carry_the_score(shipped, two_kinds):
     found = predict(shipped, two_kinds)
     assert [item.unfamiliar for item in found] == [False, False, True, None]
     assert found[3].ood_score is None
-    record = found[2].to_record()
+    record = found[2].to_dict()
     assert list(record) == ["path", "subject", "label", "p_hem", "p_all", "verdict", "ood_score", "unfamiliar", "error"]
     assert (record["ood_score"], record["unfamiliar"]) == (found[2].ood_score, True)
     (subject,) = found.by_subject()
     assert (subject.cells, subject.unfamiliar) == (3, 1)
-    assert subject.to_record()["unfamiliar"] == 1
+    assert subject.to_dict()["unfamiliar"] == 1
 
 
 def test_a_subject_without_scores_has_no_count():

@@ -13,18 +13,11 @@ import pytest
 from backend_outputs import set_fixed_weights
 from PIL import Image
 
-from leukaemia_zoo import (
-    Prediction,
-    Predictions,
-    Preprocessing,
-    embed,
-    iter_predictions,
-    load_model,
-    predict,
-    read_image,
-)
+from leukaemia_zoo import Preprocessing, embed, load_model, predict
+from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
+from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions
 from leukaemia_zoo.prediction.results import SubjectTally
 from leukaemia_zoo.zoo import registry
 
@@ -169,7 +162,7 @@ def test_more_classes(frames):
     found = predict(model, frames[:2])
     assert found.probabilities.shape == (2, 3)
     columns = ["path", "subject", "label", "p_hem", "p_all", "p_aml", "verdict", "ood_score", "unfamiliar", "error"]
-    assert list(found[0].to_record()) == columns
+    assert list(found[0].to_dict()) == columns
 
 
 # --- bad images among good ones ---
@@ -204,7 +197,7 @@ def test_a_mixed_folder(tiny_model, mixed_folder):
         assert "\n" not in item.error
     assert found.errors == [item for item in found if item.label is None]
     assert np.isnan(found.probabilities).any(1).tolist() == [item.label is None for item in found]
-    record = verdicts["empty.bmp"].to_record()
+    record = verdicts["empty.bmp"].to_dict()
     assert (record["p_hem"], record["p_all"], record["label"]) == (None, None, None)
 
 
@@ -264,7 +257,7 @@ def test_by_subject_against_hand_computation(tiny_model, frames, mixed_folder):
         assert summary.cells == len(rows)
         assert summary.counts == tuple(np.bincount(expected[rows].argmax(1), minlength=2).tolist())
         np.testing.assert_allclose(summary.mean_probabilities, expected[rows].mean(0), atol=1e-6)
-    record = summaries[0].to_record()
+    record = summaries[0].to_dict()
     columns = ["subject", "label", "cells", "n_hem", "n_all", "mean_p_hem", "mean_p_all", "uncertain", "unfamiliar"]
     assert list(record) == columns
     assert (record["cells"], record["n_hem"], record["n_all"]) == (5, 2, 3)
@@ -286,7 +279,7 @@ def test_the_verdict_on_a_subject_is_that_of_the_mean_and_not_of_most_cells():
     for p in (0.55, 0.6, 0.05):  # two of three cells are called all
         tally.add(Prediction("f", "x", "all" if p > 0.5 else "hem", (1 - p, p), NAMES))
     (summary,) = tally.summaries()
-    assert (summary.counts, summary.label, summary.to_record()["label"]) == ((1, 2), "hem", "hem")
+    assert (summary.counts, summary.label, summary.to_dict()["label"]) == ((1, 2), "hem", "hem")
 
 
 @pytest.mark.parametrize("count", [0, 11, 13])
@@ -329,9 +322,9 @@ def test_a_subject_counts_its_uncertain_cells(limited_folder, grey_levels):
     images = [*grey_levels, grey_levels[0] * 0]
     found = predict(limited_folder, images, subjects=["a", "a", "b", "a", "b"], errors="report")
     assert found[4].verdict is None
-    assert found[4].to_record()["verdict"] is None
+    assert found[4].to_dict()["verdict"] is None
     assert [(each.subject, each.cells, each.uncertain) for each in found.by_subject()] == [("a", 3, 2), ("b", 1, 0)]
-    assert [each.to_record()["uncertain"] for each in found.by_subject()] == [2, 0]
+    assert [each.to_dict()["uncertain"] for each in found.by_subject()] == [2, 0]
 
 
 def test_a_weight_without_limits_gives_no_verdict(tiny_model, grey_levels):

@@ -11,9 +11,9 @@ from drawn_fields import SCALE, draw_field, overlap
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo import estimate_scale, extract_cells, read_image, reject
+from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.errors import CytologyMissingError, ImageError, UnknownNameError
-from leukaemia_zoo.smears import fields
+from leukaemia_zoo.smears import estimate_scale, extract_cells, fields, reject
 from leukaemia_zoo.smears.segmentation import CNMC_MICROMETRES_PER_PIXEL, FRAME
 
 pytest.importorskip("skimage", reason="scikit-image is not installed (the extra cytology)")
@@ -248,7 +248,7 @@ def test_the_scale_of_real_fields(shared_data):
 
 
 def test_real_cells_pass(shared_data):
-    paths = lz.find_images([shared_data / "cnmc" / "training_data"])[0][::150]
+    paths = lz.cells.find_images([shared_data / "cnmc" / "training_data"])[0][::150]
     assert [reject(read_image(path)) for path in paths] == [None] * len(paths)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from drawn_fields import CYTOPLASM, NUCLEUS, SCALE, draw_field, overlap
 
-from leukaemia_zoo import errors, find_images, read_image, reject, segment_cell
+from leukaemia_zoo import errors
+from leukaemia_zoo.cells import find_images, read_image
 from leukaemia_zoo.cells.images import lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
-from leukaemia_zoo.smears import segmentation
+from leukaemia_zoo.smears import reject, segment_cell, segmentation
 from leukaemia_zoo.smears.segmentation import (
     CNMC_MICROMETRES_PER_PIXEL,
     FRAME,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from drawn_fields import SCALE, draw_field
 
-from leukaemia_zoo import extract_cells, normalise_stain, read_image
+from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.errors import CytologyMissingError, ImageError, UnknownNameError
-from leukaemia_zoo.smears import stains
+from leukaemia_zoo.smears import extract_cells, normalise_stain, stains
 from leukaemia_zoo.smears.stains import METHODS, REINHARD_REFERENCE
 
 pytest.importorskip("torchstain", reason="torchstain is not installed (the extra cytology)")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import Cells, ModelConfig, Preprocessing, Split, read_cnmc, read_image, save_manifest
+from leukaemia_zoo import Cells, Preprocessing
+from leukaemia_zoo.cells import Split, read_cnmc, read_image, save_manifest
 from leukaemia_zoo.cells.table import fingerprint
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.training.leaks import (
@@ -23,6 +24,7 @@ from leukaemia_zoo.training.leaks import (
     training_of_weight,
     unpack,
 )
+from leukaemia_zoo.zoo import ModelConfig
 from leukaemia_zoo.zoo.registry import WeightSpec, weights
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from leukaemia_zoo import build_model, read_data, save_model
+from leukaemia_zoo import read_data, save_model
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.errors import DataError, TensorMismatchError, WeightsError
 from leukaemia_zoo.training.classifier import new_network
@@ -18,6 +18,7 @@ from leukaemia_zoo.training.drawing import preprocessing_for
 from leukaemia_zoo.training.provenance import InitialWeights, find_initial_weights, write_initial_weights
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.records import Sources, provenance
+from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, save_tensors
 

@@ -14,26 +14,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukaemia_zoo import build_model, load_model, predict, read_data
+from leukaemia_zoo import load_model, predict, read_data
 from leukaemia_zoo.cells.splits import Split, load_manifest, split_by_subject
 from leukaemia_zoo.common import hardware
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE
+from leukaemia_zoo.common.text import silent
 from leukaemia_zoo.errors import DataError, LeakError, LeukaemiaZooError, UnknownNameError, WeightsError
 from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.prediction.features import ood_scores
+from leukaemia_zoo.report.report import Report
 from leukaemia_zoo.training import trainer as training
 from leukaemia_zoo.training import tuning
 from leukaemia_zoo.training.classifier import embed, new_network
 from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
-from leukaemia_zoo.training.drawing import drawing_weights, read_arrays
+from leukaemia_zoo.training.drawing import CellArrays, drawing_weights, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.records import Sources, provenance
-from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.trainer import train
 from leukaemia_zoo.training.tuning import fit_network
+from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 SMALL = {
@@ -103,7 +106,7 @@ def recipe():
 def trained(cells, teacher, recipe, tmp_path_factory):
     """Folder of one whole training, and the lines it reported."""
     out, lines = tmp_path_factory.mktemp("runs") / "whole", []
-    train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, seed=1, report=lines.append)
+    train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, seed=1, log=lines.append)
     return out, lines
 
 
@@ -121,7 +124,7 @@ def others(tmp_path_factory, draw_cell):
 def trained_on_others(cells, teacher, recipe, others, tmp_path_factory):
     """Folder of a training whose trunk has seen none of the cells."""
     out = tmp_path_factory.mktemp("runs") / "others"
-    train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, unlabelled=others, report=str.strip)
+    train("cnn_attention", cells, out, recipe=recipe, teacher=teacher, unlabelled=others, log=str.strip)
     return out
 
 
@@ -143,7 +146,7 @@ def _rows(path):
 def test_the_model_that_is_left_predicts_as_it_was_judged(cells, teacher, recipe, trained, tmp_path):
     split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
     trunk = trained[0] / "distilled.safetensors"
-    train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, trunk=trunk, split=split, report=str.strip)
+    train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, trunk=trunk, split=split, log=str.strip)
     rows = _rows(tmp_path / "validation.csv")
     assert {row["subject"] for row in rows} == {cells.subjects[row] for row in split.parts["validation"]}
     path_of = {path.name: path for path in cells.paths}
@@ -216,11 +219,11 @@ def test_the_limit_is_that_of_cells_that_were_held_out(trained, cells, recipe):
 def test_a_fine_tuned_network_has_the_limit_of_its_validation_cells(cells, tmp_path):
     recipe = recipe_for("cnn_attention", {**SMALL, "distillation": None, "fine_tune_epochs": 1})
     split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
-    model = train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, split=split, report=str.strip)
+    model = train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, split=split, log=str.strip)
     scores = ood_scores(model, [cells.paths[row] for row in split.parts["validation"]])
     assert model.zoo.ood_limit == pytest.approx(np.quantile(scores, 0.99), rel=1e-4)
     flat = recipe_for("cnn_attention", {**SMALL, "distillation": None, "fine_tune_epochs": 1, "head": "flatten"})
-    flat = train("cnn_attention", cells, tmp_path / "f", recipe=flat, teacher=None, split=split, report=str.strip)
+    flat = train("cnn_attention", cells, tmp_path / "f", recipe=flat, teacher=None, split=split, log=str.strip)
     assert flat.zoo.ood_limit is None
 
 
@@ -234,10 +237,10 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(trained, cells, teach
 
     arguments = {"recipe": recipe, "teacher": teacher, "seed": 1}
     with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path / "run", report=stop, **arguments)
+        train("cnn_attention", cells, tmp_path / "run", log=stop, **arguments)
     assert not (tmp_path / "run" / "model.safetensors").exists()
     lines = []
-    train("cnn_attention", cells, tmp_path / "run", report=lines.append, **arguments)
+    train("cnn_attention", cells, tmp_path / "run", log=lines.append, **arguments)
     assert not any(text.startswith(line) and "distillation" in line for text in lines)
     ours = named_variables(load_model(tmp_path / "run"))
     for name, expected in named_variables(load_model(whole)).items():
@@ -248,11 +251,10 @@ def test_fine_tuning_goes_on_where_its_last_epoch_ended(cells, tmp_path):
     changes = {**SMALL, "distillation": None, "head": "flatten", "fine_tune_epochs": 3, "patience": 5}
     recipe = recipe_for("cnn_attention", changes)
     split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
-    pixels = read_arrays(cells, recipe, 0).pixels
+    arrays = read_arrays(cells, recipe, 0)
 
-    def fit(folder, report=lambda text: None):
-        state = RunState(folder, "x", restart=False)
-        return fit_network(recipe, cells, pixels, split, None, state, 0, report)
+    def fit(folder, log=lambda text: None):
+        return fit_network(Training(recipe, cells, arrays, RunState(folder, "x"), 0, log), split, None)
 
     def stop(text):
         if text.startswith("fine-tuning 2/3"):
@@ -274,28 +276,32 @@ def test_a_folder_with_another_unfinished_run_is_refused(cells, teacher, recipe,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=1, report=stop)
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=1, log=stop)
     with pytest.raises(DataError, match="--restart"):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, report=stop)
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, log=stop)
     with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, restart=True, report=stop)
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, restart=True, log=stop)
 
 
 def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):
     split = split_by_subject(cells, {"train": 0.5, "validation": 0.3, "test": 0.2}, 0)
-    pixels = read_arrays(cells, recipe, 0).pixels
+    arrays = read_arrays(cells, recipe, 0)
     trunk = tmp_path / "trunk.safetensors"
     save_tensors(new_network(recipe, 2, 0), trunk)
     test = list(split.parts["test"])
-    changed, labels = pixels.copy(), cells.labels.copy()
+    changed, labels = arrays.pixels.copy(), cells.labels.copy()
     changed[:, test] = 77
     labels[test] = 1 - labels[test]
-    results = [
-        fit_network(
-            recipe, table, array, split, trunk, RunState(tmp_path / str(number), "x", False), 0, lambda text: None
-        )
-        for number, (table, array) in enumerate([(cells, pixels), (dataclasses.replace(cells, labels=labels), changed)])
-    ]
+    whole = Training(recipe, cells, arrays, RunState(tmp_path / "0", "x"), 0, silent)
+    other = Training(
+        recipe,
+        dataclasses.replace(cells, labels=labels),
+        dataclasses.replace(arrays, pixels=changed),
+        RunState(tmp_path / "1", "x"),
+        0,
+        silent,
+    )
+    results = [fit_network(run, split, trunk) for run in (whole, other)]
     first, second = (named_variables(result.model) for result in results)
     for name in first:
         np.testing.assert_array_equal(np.asarray(first[name]), np.asarray(second[name]), err_msg=name)
@@ -304,12 +310,10 @@ def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):
 
 def test_the_classifier_sees_standardised_statistics(cells, recipe, tmp_path):
     split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
-    pixels = read_arrays(cells, recipe, 0).pixels
-    trunk = tmp_path / "trunk.safetensors"
+    arrays = read_arrays(cells, recipe, 0)
+    pixels, trunk = arrays.pixels, tmp_path / "trunk.safetensors"
     save_tensors(new_network(recipe, 2, 0), trunk)
-    fitted = fit_network(
-        recipe, cells, pixels, split, trunk, RunState(tmp_path / "s", "x", False), 0, lambda text: None
-    )
+    fitted = fit_network(Training(recipe, cells, arrays, RunState(tmp_path / "s", "x"), 0, silent), split, trunk)
     rows = np.array(split.parts["train"])
     weights = drawing_weights(cells, rows, recipe)
     outputs = keras.Model(fitted.model.inputs, fitted.model.get_layer("statistics_norm").output)
@@ -330,10 +334,10 @@ def test_a_split_that_leaks_is_refused(cells, teacher, recipe, tmp_path):
 
 def test_what_cannot_be_trained_is_said(cells, teacher, recipe, tmp_path):
     with pytest.raises(DataError, match="nothing for this recipe to train"):
-        train("cnn_attention", cells, tmp_path / "a", recipe=recipe, teacher=None, report=str.strip)
+        train("cnn_attention", cells, tmp_path / "a", recipe=recipe, teacher=None, log=str.strip)
     flat = recipe_for("cnn_attention", {**SMALL, "head": "flatten"})
     with pytest.raises(DataError, match="has no layers head2_relu"):
-        train("cnn_attention", cells, tmp_path / "b", recipe=flat, teacher=teacher, report=str.strip)
+        train("cnn_attention", cells, tmp_path / "b", recipe=flat, teacher=teacher, log=str.strip)
 
 
 def test_subjects_are_balanced(cells, recipe):
@@ -359,17 +363,18 @@ def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of
         recipe=recipe,
         teacher=teacher,
         trunk=None if own_trunks else trained_on_others / "distilled.safetensors",
-        report=str.strip,
+        log=str.strip,
     )
+    record = found.record
     # Where the features came from is told: of a trunk by its own header, else fold by fold.
-    assert len(found["distillation"]["teacher"]["sha256"]) == 64
-    assert "teacher" in [row["name"] for row in found["data"]]
-    assert found["distillation"]["unlabelled"] == (None if own_trunks else "others")
-    assert found["distillation"]["given"] != own_trunks
+    assert len(record["distillation"]["teacher"]["sha256"]) == 64
+    assert "teacher" in [row["name"] for row in record["data"]]
+    assert record["distillation"]["unlabelled"] == (None if own_trunks else "others")
+    assert record["distillation"]["given"] != own_trunks
     if own_trunks:
-        hashes = [fold["distillation"]["sha256"] for fold in found["folds"]]
+        hashes = [fold["distillation"]["sha256"] for fold in record["folds"]]
         assert len(set(hashes)) == 2
-        assert all(len(fold["distillation"]["history"]) == 2 for fold in found["folds"])
+        assert all(len(fold["distillation"]["history"]) == 2 for fold in record["folds"])
     rows = _rows(tmp_path / "out_of_fold.csv")
     assert sorted(row["file"] for row in rows) == sorted(path.name for path in cells.paths)
     for fold in range(2):
@@ -381,9 +386,24 @@ def test_cross_validation_predicts_every_cell_once_by_a_network_that_saw_none_of
     labels = np.array([row["label"] == "all" for row in rows], int)
     probabilities = np.array([float(row["p_all"]) for row in rows])
     for name, value in metrics(labels, probabilities).items():
-        assert found["metrics"]["intervals"][name]["value"] == pytest.approx(value, abs=1e-3), name
-    assert found["area_baseline"]["intervals"]["auroc"]["value"] > 0.7
-    assert json.loads((tmp_path / "cross_validation.json").read_text()) == found
+        assert record["metrics"]["intervals"][name]["value"] == pytest.approx(value, abs=1e-3), name
+    assert record["area_baseline"]["intervals"]["auroc"]["value"] > 0.7
+    assert json.loads((tmp_path / "cross_validation.json").read_text()) == record
+    # The report says the same of the network and of the area, and what a benchmark says besides.
+    assert isinstance(found, Report)
+    models = found.to_dict()["models"]
+    assert {name: model["kind"] for name, model in models.items()} == {
+        "cnn_attention": "cross-validated",
+        "cell area alone": "baseline",
+    }
+    for name, key in (("cnn_attention", "metrics"), ("cell area alone", "area_baseline")):
+        assert models[name]["metrics"] == record[key]["intervals"]
+    assert found.data["differences"][0]["metrics"] == record["less_area_baseline"]["intervals"]
+    assert "cell area alone" in str(found)
+    found.save(tmp_path / "report")
+    assert Report.load(tmp_path / "report").data == found.data
+    with pytest.warns(DeprecationWarning, match=r"cross_validate\(\)\.record\['seed'\]"):
+        assert found["seed"] == 0
 
 
 def test_unlabelled_images_that_are_tested_are_refused(cells, teacher, recipe, tmp_path):
@@ -396,7 +416,7 @@ def test_copies_of_tested_images_are_refused_whatever_they_are_called(cells, tea
     folder = tmp_path / "copies"
     shutil.copytree(others, folder)
     Image.open(cells.paths[5]).save(folder / "copy.bmp")
-    settings = {"recipe": recipe, "teacher": teacher, "unlabelled": folder, "report": str.strip}
+    settings = {"recipe": recipe, "teacher": teacher, "unlabelled": folder, "log": str.strip}
     with pytest.raises(LeakError, match=r"6 of the 72 cells to be tested .*\(1 identical images\)"):
         cross_validate("cnn_attention", cells, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
@@ -404,7 +424,7 @@ def test_copies_of_tested_images_are_refused_whatever_they_are_called(cells, tea
 
 def test_a_trunk_that_has_seen_the_tested_cells_is_refused(cells, teacher, recipe, trained, tmp_path):
     trunk = trained[0] / "distilled.safetensors"
-    settings = {"folds": 2, "recipe": recipe, "report": str.strip}
+    settings = {"folds": 2, "recipe": recipe, "log": str.strip}
     with pytest.raises(LeakError, match=r"72 of the 72 cells to be tested .*--trunk"):
         cross_validate("cnn_attention", cells, tmp_path / "run", teacher=teacher, trunk=trunk, **settings)
     with pytest.raises(LeakError, match=r"72 of 72 cells must not judge 'distilled.safetensors'"):
@@ -424,16 +444,16 @@ def test_of_an_older_trunk_it_is_said_that_its_images_are_not_known(cells, teach
     trunk = _header_changed(trained[0] / "distilled.safetensors", tmp_path / "older.safetensors", older)
     out, lines = tmp_path / "run", []
     settings = {"folds": 2, "recipe": recipe, "teacher": teacher, "trunk": trunk, "unlabelled": None}
-    found = cross_validate("cnn_attention", cells, out, report=lines.append, **settings)
+    found = cross_validate("cnn_attention", cells, out, log=lines.append, **settings)
     assert any("was not checked" in line for line in lines)
-    assert "was not checked" in found["notes"][-1]
-    assert found["distillation"]["unlabelled"] is None
-    assert "sha256" not in found["distillation"]["teacher"]  # what this call names as teacher may be another one
+    assert "was not checked" in found.record["notes"][-1]
+    assert found.record["distillation"]["unlabelled"] is None
+    assert "sha256" not in found.record["distillation"]["teacher"]  # what this call names as teacher may be another one
 
 
 def test_a_trunk_tells_the_record_what_it_was_distilled_on(cells, teacher, recipe, trained_on_others, others, tmp_path):
     trunk = trained_on_others / "distilled.safetensors"
-    train("cnn_attention", cells, tmp_path, recipe=recipe, teacher="imagenet", trunk=trunk, report=str.strip)
+    train("cnn_attention", cells, tmp_path, recipe=recipe, teacher="imagenet", trunk=trunk, log=str.strip)
     record, first = (json.loads((run / "training.json").read_text()) for run in (tmp_path, trained_on_others))
     for key in ("unlabelled", "images", "teacher", "sha256"):
         assert record["distillation"][key] == first["distillation"][key]
@@ -450,8 +470,8 @@ def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path, 
     sources = training.begun(Sources(teacher, None, None), recipe, 0, state, lines.append)
     assert lines == ["weights: ImageNet, MobileNet 1.0, the teacher of the distillation"]
     init = {"source": lines[0].removeprefix("weights: "), "sha256": sha256_of(teacher)}
-    shown = np.zeros((1, 2, 40, 40, 3), np.uint8)
-    training.distilled(recipe, state, trunk, cells, np.arange(2), shown, sources, 0, str.strip)
+    arrays = CellArrays(np.zeros((1, 2, 40, 40, 3), np.uint8), np.ones(2))
+    training.distilled(Training(recipe, cells, arrays, state, 0, silent), sources, trunk, np.arange(2))
     # The trunk tells it to a run that takes it, with whatever teacher that is called.
     for own in (sources, Sources("imagenet", None, trunk)):
         assert provenance(recipe, cells, 0, own, trunk)["init"] == init
@@ -468,7 +488,7 @@ def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path, 
     ],
 )
 def test_a_mistake_leaves_nothing_behind(cells, teacher, recipe, tmp_path, mistake, error, told):
-    settings = {"recipe": recipe, "teacher": teacher, "report": str.strip, **mistake}
+    settings = {"recipe": recipe, "teacher": teacher, "log": str.strip, **mistake}
     for run in (train, cross_validate):
         with pytest.raises(error, match=told) as caught:
             run("cnn_attention", cells, tmp_path / "run", **settings)
@@ -482,7 +502,7 @@ def test_initial_weights_that_cannot_be_had_do_not_block_the_folder(cells, recip
 
     monkeypatch.setattr(training, "write_initial_weights", fails)
     with pytest.raises(WeightsError, match="no network"):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, init=trained[0], report=str.strip)
+        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=None, init=trained[0], log=str.strip)
     assert not (tmp_path / RUN).exists()
 
 
@@ -493,9 +513,9 @@ def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
 
     settings = {"recipe": recipe, "teacher": teacher}
     with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path, report=stop, **settings)
+        train("cnn_attention", cells, tmp_path, log=stop, **settings)
     lines = []
-    train("cnn_attention", cells, tmp_path, report=lines.append, restart=True, **settings)
+    train("cnn_attention", cells, tmp_path, log=lines.append, restart=True, **settings)
     assert any(line.startswith("distillation 1/2") for line in lines)
     assert not any("taken from" in line for line in lines)
 
@@ -548,7 +568,7 @@ def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path)
             recipe=other,
             teacher=teacher,
             trunk=out / "distilled.safetensors",
-            report=lambda text: None,
+            log=lambda text: None,
         )
 
 
@@ -558,7 +578,7 @@ def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teac
     before = [np.array(value) for value in student.get_layer("logits").get_weights()]
     pixels = read_arrays(cells, recipe, 0).pixels[0]
     long = dataclasses.replace(recipe.distillation, epochs=4, steps_per_epoch=8, colour=0.2)
-    history = distil(student, pixels, long, teacher, report=lambda text: None)
+    history = distil(student, pixels, long, teacher, log=lambda text: None)
     assert all(history[-1][pair] < 0.9 * history[0][pair] for pair in history[0])
     for value, expected in zip(student.get_layer("logits").get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, expected)
@@ -572,7 +592,7 @@ def test_a_network_of_the_teachers_layers_learns_to_see_the_same_in_another_stai
     pixels = read_arrays(cells, recipe, 0).pixels[0]
     with np.load(teacher) as arrays:
         first = arrays["conv1/kernel"]
-    history = distil(student, pixels, recipe.distillation, teacher, report=lambda text: None)
+    history = distil(student, pixels, recipe.distillation, teacher, log=lambda text: None)
     assert sum(history[-1].values()) < sum(history[0].values())
     learnt = np.asarray(student.get_layer("conv1").kernel)
     assert 0 < np.abs(learnt - first).max() < 0.1 * np.abs(first).max()  # its own weights, not far from where it began
@@ -637,9 +657,7 @@ def test_the_command_trains_on_every_backend(cells, teacher, tmp_path, backend):
 def begun(cells, recipe, trained, tmp_path_factory):
     """Folder of a training without a teacher that began with the weights of another, and the lines it reported."""
     out, lines = tmp_path_factory.mktemp("runs") / "begun", []
-    model = train(
-        "cnn_attention", cells, out, recipe=recipe, teacher=None, init=trained[0], seed=4, report=lines.append
-    )
+    model = train("cnn_attention", cells, out, recipe=recipe, teacher=None, init=trained[0], seed=4, log=lines.append)
     return out, lines, model
 
 
@@ -680,7 +698,7 @@ def test_distillation_goes_on_from_the_initial_weights(trained, cells, teacher, 
     still = dataclasses.replace(recipe, distillation=still)
     trunk = trained[0] / "distilled.safetensors"
     out = tmp_path / "run"
-    train("cnn_attention", cells, out, recipe=still, teacher=teacher, init=trunk, report=str.strip)
+    train("cnn_attention", cells, out, recipe=still, teacher=teacher, init=trunk, log=str.strip)
     ours, theirs, fresh = (new_network(recipe, 2, 0) for _ in range(3))
     load_tensors(ours, out / "distilled.safetensors")
     load_tensors(theirs, trunk)
@@ -694,7 +712,7 @@ def test_distillation_goes_on_from_the_initial_weights(trained, cells, teacher, 
     # A trunk takes its beginning along.
     again = tmp_path / "again"
     given = out / "distilled.safetensors"
-    train("cnn_attention", cells, again, recipe=still, teacher=teacher, trunk=given, report=str.strip)
+    train("cnn_attention", cells, again, recipe=still, teacher=teacher, trunk=given, log=str.strip)
     assert json.loads((again / "training.json").read_text())["init"] == record["init"]
 
 
@@ -702,7 +720,7 @@ def test_fine_tuning_keeps_the_statistics_of_initial_weights(trained, cells, tmp
     changes = {**SMALL, "distillation": None, "fine_tune_epochs": 1, "fine_tune_learning_rate": 0.01}
     recipe = recipe_for("cnn_attention", changes)
     split = split_by_subject(cells, {"train": 0.66, "validation": 0.34}, 0)
-    pixels = read_arrays(cells, recipe, 0).pixels
+    arrays = read_arrays(cells, recipe, 0)
     state = RunState(tmp_path / "s", "x", False)
     seen = {}
 
@@ -710,7 +728,7 @@ def test_fine_tuning_keeps_the_statistics_of_initial_weights(trained, cells, tmp
         seen.update({name: np.array(value) for name, value in named_variables(trainer.layers[-1]).items()})
 
     state.save = keep  # the network that learns, whatever the validation cells prefer
-    fit_network(recipe, cells, pixels, split, trained[0] / "distilled.safetensors", state, 0, str.strip)
+    fit_network(Training(recipe, cells, arrays, state, 0, silent), split, trained[0] / "distilled.safetensors")
     trunk = new_network(recipe, 2, 0)
     load_tensors(trunk, trained[0] / "distilled.safetensors")
     expected = {name: np.asarray(value) for name, value in named_variables(trunk).items()}
@@ -730,11 +748,11 @@ def test_cross_validation_begins_with_initial_weights(cells, recipe, tmp_path):
     save_tensors(new_network(recipe, 2, 8), trunk)
     out, lines = tmp_path / "out", []
     found = cross_validate(
-        "cnn_attention", cells, out, folds=2, recipe=recipe, teacher=None, init=trunk, report=lines.append
+        "cnn_attention", cells, out, folds=2, recipe=recipe, teacher=None, init=trunk, log=lines.append
     )
     assert lines[0].startswith("weights: other.safetensors, sha256 ")
-    assert found["init"]["source"] == "other.safetensors"
-    assert found["distillation"] is None
+    assert found.record["init"]["source"] == "other.safetensors"
+    assert found.record["distillation"] is None
     # Nothing but a classifier is fitted, so that three folds choose in turn, beside the test part.
     assert len(json.loads((out / "fold_0.json").read_text())["parts"]) == 4
     assert not (out / RUN).exists()
@@ -745,7 +763,7 @@ def test_an_unfinished_run_with_another_beginning_is_refused(trained, cells, rec
         if text.startswith("classifier"):
             raise KeyboardInterrupt
 
-    settings = {"recipe": recipe, "teacher": None, "report": stop}
+    settings = {"recipe": recipe, "teacher": None, "log": stop}
     with pytest.raises(KeyboardInterrupt):
         train("cnn_attention", cells, tmp_path, init=trained[0], **settings)
     with pytest.raises(DataError, match="beginning"):
@@ -756,15 +774,13 @@ def test_a_head_without_statistics_needs_fine_tuning(cells, tmp_path):
     flat = recipe_for("cnn_attention", {**SMALL, "head": "flatten", "distillation": None})
     save_tensors(new_network(flat, 2, 0), tmp_path / "flat.safetensors")
     with pytest.raises(DataError, match="head 'flatten' gives no statistics"):
-        train(
-            "cnn_attention", cells, tmp_path / "run", recipe=flat, init=tmp_path / "flat.safetensors", report=str.strip
-        )
+        train("cnn_attention", cells, tmp_path / "run", recipe=flat, init=tmp_path / "flat.safetensors", log=str.strip)
 
 
 def test_the_precision_that_was_used_is_written_down(cells, recipe, teacher, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "computing_devices", lambda: ["cpu"])
     monkeypatch.setattr(hardware, "has_bfloat16_instructions", lambda: True)
-    settings = {"teacher": teacher, "trunk": trained[0] / "distilled.safetensors", "report": str.strip}
+    settings = {"teacher": teacher, "trunk": trained[0] / "distilled.safetensors", "log": str.strip}
     auto = dataclasses.replace(recipe, precision="auto")
     train("cnn_attention", cells, tmp_path, recipe=auto, **settings)
     for file in ("training.json", "config.json"):
@@ -801,14 +817,14 @@ def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_o
         "recipe": recipe,
         "teacher": None,
         "init": trained_on_others / "distilled.safetensors",
-        "report": str.strip,
+        "log": str.strip,
     }
     found = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=3, **begun)
-    assert [set(part["cells"]) for part in found["folds"]] == [{"train", "test"}] * 3
-    assert sum(part["cells"]["test"] for part in found["folds"]) == len(cells)
-    assert set(found["coverage"]) == {"hem", "all"}
+    assert [set(part["cells"]) for part in found.record["folds"]] == [{"train", "test"}] * 3
+    assert sum(part["cells"]["test"] for part in found.record["folds"]) == len(cells)
+    assert set(found.record["coverage"]) == {"hem", "all"}
     calibration = json.loads((tmp_path / "cv" / "calibration.json").read_text())
-    assert calibration["temperature"] not in {part["temperature"] for part in found["folds"]}
+    assert calibration["temperature"] not in {part["temperature"] for part in found.record["folds"]}
     assert calibration["verdict_limits"]["people"] == {"hem": 6, "all": 6}
 
     model = train("cnn_attention", cells, tmp_path / "all", calibration=tmp_path / "cv", **begun)
@@ -852,7 +868,7 @@ def test_cells_without_subjects_are_split_by_cell_and_the_record_says_so(others,
     changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "crop_fraction": 0.8}
     recipe = recipe_for("cnn_attention", {**SMALL, **changes, "distillation": None})
     lines = []
-    model = train("cnn_attention", table, tmp_path / "out", recipe=recipe, teacher=None, report=lines.append)
+    model = train("cnn_attention", table, tmp_path / "out", recipe=recipe, teacher=None, log=lines.append)
     assert any("no subjects" in line for line in lines)
     assert model.zoo.preprocessing.crop_fraction == 0.8
     assert model.zoo.preprocessing.reference_frame is None

@@ -6,8 +6,9 @@ import pytest
 from backend_outputs import cells, set_fixed_weights
 from keras import ops
 
-from leukaemia_zoo import AttentionBlock, build_model
+from leukaemia_zoo import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
+from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
 from leukaemia_zoo.zoo.registry import ARCHITECTURES

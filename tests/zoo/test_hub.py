@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 from hub_server import Fault, HubServer
 
-from leukaemia_zoo import ModelConfig, Preprocessing, load_model
+from leukaemia_zoo import Preprocessing, load_model
+from leukaemia_zoo.zoo import ModelConfig
 from leukaemia_zoo.zoo.registry import WeightSpec
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
 

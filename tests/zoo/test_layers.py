@@ -6,8 +6,10 @@ import pytest
 from backend_outputs import cells, set_fixed_weights
 from keras import ops
 
-from leukaemia_zoo import AttentionBlock, attention_maps, build_model
+from leukaemia_zoo import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, ImageError
+from leukaemia_zoo.prediction import attention_maps
+from leukaemia_zoo.zoo import build_model
 
 SHAPE = (2, 5, 4, 8)
 

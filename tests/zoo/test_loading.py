@@ -13,20 +13,7 @@ import pytest
 from backend_outputs import cells, set_fixed_weights
 from safetensors.numpy import load, save
 
-from leukaemia_zoo import (
-    ModelConfig,
-    Preprocessing,
-    attention_maps,
-    build_model,
-    embed,
-    fine_tune,
-    iter_predictions,
-    load_model,
-    ood_scores,
-    predict,
-    save_model,
-    save_pretrained,
-)
+from leukaemia_zoo import Preprocessing, embed, fine_tune, load_model, predict, save_model
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.engine.graphs import TOLERANCE
 from leukaemia_zoo.errors import (
@@ -37,7 +24,8 @@ from leukaemia_zoo.errors import (
     UnknownNameError,
     WeightsError,
 )
-from leukaemia_zoo.zoo import registry, sources
+from leukaemia_zoo.prediction import attention_maps, iter_predictions, ood_scores
+from leukaemia_zoo.zoo import ModelConfig, build_model, registry, save_pretrained, sources
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.loading import config_of
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, list_models, model_info, packaged_file

@@ -79,13 +79,13 @@ def test_so_do_networks_with_another_output(output):
 
 def test_a_clone_follows_the_classes_of_its_original(tiny_model):
     model = copy.deepcopy(tiny_model)
-    model.zoo = lz.ModelConfig("cnn_attention", ("normal", "blast"), "flatten", tiny_model.zoo.preprocessing)
+    model.zoo = lz.zoo.ModelConfig("cnn_attention", ("normal", "blast"), "flatten", tiny_model.zoo.preprocessing)
     assert keras.models.clone_model(model).zoo.class_names == ("normal", "blast")
     assert tiny_model.zoo.class_names == ("hem", "all")
 
 
 def test_a_network_without_classes_has_none():
-    model = lz.build_model("cnn_attention", input_size=32)
+    model = lz.zoo.build_model("cnn_attention", input_size=32)
     assert model.zoo is None
     assert copy.deepcopy(model).zoo is None
     with pytest.raises(ArchitectureError, match="does not carry its classes"):

@@ -215,7 +215,7 @@ def test_what_is_no_namespace(zoo, no_network, namespace):
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_all_files_are_checked_before_the_first_is_sent(zoo, no_network, dry_run, monkeypatch):
     table, folder = zoo
-    options = {"registry": table, "dry_run": dry_run, "report": lambda line: pytest.fail(line)}
+    options = {"registry": table, "dry_run": dry_run, "log": lambda line: pytest.fail(line)}
     second = folder / f"{NAMES[1]}.safetensors"
     data = second.read_bytes()
     before = table.read_bytes()
@@ -274,7 +274,7 @@ def test_a_dry_run_tells_and_touches_nothing(zoo, no_network, monkeypatch):
     rows[2] |= {"repo": f"org/{NAMES[1]}", "revision": "0" * 40}
     table.write_text(json.dumps(rows))
     before, lines = state(folder.parent), []
-    assert publish("org", names=NAMES, registry="registry.json", dry_run=True, report=lines.append) == []
+    assert publish("org", names=NAMES, registry="registry.json", dry_run=True, log=lines.append) == []
     assert state(folder.parent) == before
     text = "\n".join(lines)
     for row in rows[1:]:
@@ -282,7 +282,7 @@ def test_a_dry_run_tells_and_touches_nothing(zoo, no_network, monkeypatch):
         assert f"org/{row['name']}: config.json, model.safetensors, README.md" in text
     assert f"registry.json: not published, becomes org/{NAMES[0]} at the new commit" in text
     assert f"registry.json: stays org/{NAMES[1]} at {'0' * 40}" in text
-    publish("lab", names=NAMES[1], registry=table, dry_run=True, report=lines.append)
+    publish("lab", names=NAMES[1], registry=table, dry_run=True, log=lines.append)
     assert f"org/{NAMES[1]} at {'0' * 40}, becomes lab/{NAMES[1]} at the new commit" in lines[-2]
 
 
@@ -371,9 +371,9 @@ from leukaemia_zoo.zoo.tensors import named_variables
 folder, figures = sys.argv[1], json.loads(sys.argv[2])
 model = lz.load_model(folder)
 pushed = [
-    lz.push_to_hub(model, "org/model", private=True, metrics=figures, licence="MIT", message="First"),
-    lz.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
-    lz.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
+    lz.zoo.push_to_hub(model, "org/model", private=True, metrics=figures, licence="MIT", message="First"),
+    lz.zoo.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
+    lz.zoo.push_to_hub(folder, "org/folder", name="cnn_attention.mine"),
 ]
 expected = {name: np.asarray(variable) for name, variable in named_variables(model).items()}
 same = []
@@ -384,7 +384,7 @@ for published in pushed:
     found = {name: np.asarray(variable) for name, variable in named_variables(loaded).items()}
     assert list(found) == list(expected)
     same.append(all(found[name].tobytes() == value.tobytes() for name, value in expected.items()))
-again = lz.push_to_hub(loaded, "org/again")  # what came from a repository does not say so in another one
+again = lz.zoo.push_to_hub(loaded, "org/again")  # what came from a repository does not say so in another one
 print(json.dumps({"pushed": [dataclasses.asdict(row) for row in [*pushed, again]], "same": same}))
 """
 

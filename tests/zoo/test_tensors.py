@@ -10,10 +10,10 @@ from backend_outputs import cells, set_fixed_weights
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from leukaemia_zoo import build_model
 from leukaemia_zoo.common.files import check_integrity, sha256_of
 from leukaemia_zoo.errors import IntegrityError, TensorMismatchError, WeightsError
 from leukaemia_zoo.training.leaks import seen_by_trunk
+from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.registry import ARCHITECTURES
 from leukaemia_zoo.zoo.tensors import head_tensors, load_tensors, named_variables, read_config, save_tensors
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from leukaemia_zoo._names import renamed
 from leukaemia_zoo.adaptation.inspection import DEFAULT_CROP, inspect_cells, usual_preprocessing
 from leukaemia_zoo.adaptation.splits import folds_by_people
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.evaluation.intervals import Interval, Resampling
 from leukaemia_zoo.evaluation.metrics import WeightedCells
@@ -67,6 +68,7 @@ class Probe:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
+@renamed(report="log")
 def linear_probe(
     model: keras.Model | str | os.PathLike[str] = BLOOD_TRUNK,
     data: str | os.PathLike[str] | Cells | None = None,
@@ -81,7 +83,7 @@ def linear_probe(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    report: Callable[[str], None] = lambda line: None,
+    log: Log | None = None,
 ) -> Probe:
     """Judge a logistic regression on the embeddings of a network by cross-validation; nothing of the network learns.
 
@@ -102,7 +104,7 @@ def linear_probe(
         resamples: Of the bootstrap over subjects, or over cells where none is known.
         level: Nominal coverage of the intervals.
         seed: Of folds and resamples.
-        report: Called with lines of progress.
+        log: Called with each line of progress; None for none.
 
     Returns:
         A `Probe`; `print` shows it.
@@ -113,7 +115,7 @@ def linear_probe(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> print(lz.linear_probe("cnn_attention", "my_cells"))  # doctest: +SKIP
+        >>> print(lz.adaptation.linear_probe("cnn_attention", "my_cells"))  # doctest: +SKIP
         1,000 cells, 5 folds by image, 21 s
         accuracy  0.921 (0.904 to 0.937)
         ...
@@ -136,10 +138,10 @@ def linear_probe(
         if crop_fraction is not None or preprocessing is None:
             crop = DEFAULT_CROP if crop_fraction is None else crop_fraction
             preprocessing = dataclasses.replace(config.preprocessing, crop_fraction=crop, reference_frame=None)
-            report(f"preprocessing: {why}; centre crop of {crop:g}")
+            (log or silent)(f"preprocessing: {why}; centre crop of {crop:g}")
     model = keras.Model(given.inputs, given.outputs, name=given.name)
     model.zoo = dataclasses.replace(config, preprocessing=preprocessing)
-    report(f"embeddings of {len(cells):,} cells")
+    (log or silent)(f"embeddings of {len(cells):,} cells")
     place = default_cache() if cache is True else cache
     features = embed_files(model, cells.paths, place or None).astype(np.float64)
     with threadpool_limits(1, "blas"):  # problems so small are solved sooner without threads

@@ -81,12 +81,7 @@ def folds_by_people(inspected: Inspected, folds: int = 5, seed: int = 0) -> IntA
 
 
 def check_given(cells: Cells, split: Split) -> None:
-    """Raise unless a split by hand can be fine-tuned on: train and validation, or folds, and a test part.
-
-    Raises:
-        DataError: If a part is missing or lacks a class.
-        LeakError: If parts share a subject or an identical image.
-    """
+    """Raise unless a split by hand can be fine-tuned on: train and validation, or folds, and a test part."""
     choosing = [name for name in split.parts if name != TEST]
     if TEST not in split.parts or not (set(choosing) == {"train", "validation"} or len(choosing) > 1):
         raise DataError(

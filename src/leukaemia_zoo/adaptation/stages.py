@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from leukaemia_zoo.adaptation.base import Base
 from leukaemia_zoo.adaptation.inspection import CROPS, DEFAULT_CROP
+from leukaemia_zoo.adaptation.options import FineTuningOptions
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.text import silent
 from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.training.classifier import (
@@ -25,41 +26,13 @@ from leukaemia_zoo.training.classifier import (
     new_network,
 )
 from leukaemia_zoo.training.drawing import read_arrays
-from leukaemia_zoo.training.leaks import TrainedOn, training_of
 from leukaemia_zoo.training.recipes import Recipe
-from leukaemia_zoo.training.runs import RunState
-from leukaemia_zoo.training.tuning import tune_layers
-from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec
+from leukaemia_zoo.training.runs import RunState, Training
+from leukaemia_zoo.training.tuning import adapt_statistics, tune_layers
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, named_variables
 
 _CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
 _CROP_PENALTY = 0.3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Base:
-    """The weight that a fine-tuning begins with."""
-
-    model: keras.Model
-    config: ModelConfig
-    label: str
-    digest: str
-    spec: WeightSpec | None
-    folder: Path | None
-
-    def record(self) -> dict[str, Any]:
-        """What the record of a run says of it."""
-        sha256 = self.spec.sha256 if self.spec is not None else None
-        found: dict[str, Any] = {"source": self.label, "sha256": sha256 or self.digest}
-        if (trained := self.trained()) is not None:
-            found["manifest_sha256"] = trained.manifest_sha256
-        if self.spec is not None and isinstance(before := self.spec.training.get("init"), Mapping):
-            found["init"] = dict(before)
-        return found
-
-    def trained(self) -> TrainedOn | None:
-        """What it was trained on; None where nobody knows."""
-        return training_of(self.spec, self.folder)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,14 +53,12 @@ def fit_stages(
     folds: list[Any],
     given: Preprocessing | None,
     why: str,
-    unfreeze: int | str,
-    keep_statistics: bool,
     until: float | None,
     state: RunState,
-    seed: int,
-    report: Callable[[str], None],
+    options: FineTuningOptions,
 ) -> Outcome:
     """Find the crop, fit the classifier, train the last layers where that is better, find the temperature."""
+    seed, log = options.seed, options.tell
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, len(folds[0][0])))
     model = _with_classes(base, recipe, len(cells.class_names), seed)
     crops: list[dict[str, Any]] = []
@@ -99,74 +70,74 @@ def fit_stages(
             crops = _tried_crops(model, recipe, cells, folds, base.config.preprocessing, seed)
         best = min(crops, key=lambda row: row["log_loss"])
         tried = ", ".join(f"{row['crop_fraction']:g}: {row['log_loss']:.3f}" for row in crops)
-        report(f"preprocessing: {why}; validation log loss of centre crops {tried}; {best['crop_fraction']:g} it is")
+        log(f"preprocessing: {why}; validation log loss of centre crops {tried}; {best['crop_fraction']:g} it is")
         given = dataclasses.replace(
             base.config.preprocessing, crop_fraction=best["crop_fraction"], reference_frame=None
         )
     else:
-        report(f"preprocessing: {why}")
-    report(f"reading {len(cells):,} cells to learn from")
-    pixels = read_arrays(cells, recipe, seed, given).pixels
+        log(f"preprocessing: {why}")
+    log(f"reading {len(cells):,} cells to learn from")
+    arrays = read_arrays(cells, recipe, seed, given)
+    run = Training(recipe, cells, arrays, state, seed, log, preprocessing=given)
     if kept is not None:
         embeddings = Embeddings(kept["turned"], kept["predicted"])
     else:
-        embeddings = embed(model, pixels, np.arange(len(cells)), recipe)
-        arrays = {"turned": embeddings.turned, "predicted": embeddings.predicted, "crops": np.array(json.dumps(crops))}
-        state.save_result(arrays)
-    report(f"stage 1: a linear classifier on {embeddings.predicted.shape[1]} features; the trunk stays as it is")
-    fitted = fit_classifier(model, recipe, cells, embeddings, folds, _NoState(), report)
+        embeddings = embed(model, arrays.pixels, np.arange(len(cells)), recipe)
+        found = {"turned": embeddings.turned, "predicted": embeddings.predicted, "crops": np.array(json.dumps(crops))}
+        state.save_result(found)
+    log(f"stage 1: a linear classifier on {embeddings.predicted.shape[1]} features; the trunk stays as it is")
+    fitted = fit_classifier(run, model, embeddings, folds)
     history = list(fitted.curves)
     if recipe.fine_tune_epochs:
-        tuned, gain = _tuned(
-            base, recipe, cells, pixels, embeddings, folds[0], fitted, unfreeze, keep_statistics, until, state, seed,
-            report,
-        )  # fmt: skip
+        tuned, gain = _tuned(run, base, options, embeddings, folds[0], fitted, until)
         history += [row for row in tuned.curves if row["stage"] == "fine-tuning"]
-        better = gain is not None and gain.mean() > gain.std() / np.sqrt(len(gain))
         if gain is None:
-            report("stage 2 is left out: no epoch is better on the validation cells than the classifier of stage 1")
+            log("stage 2 is left out: no epoch is better on the validation cells than the classifier of stage 1")
         else:
-            report(
+            error = gain.std() / np.sqrt(len(gain))
+            better = gain.mean() > error
+            log(
                 f"stage 2 {'stays' if better else 'is left out'}: its best epoch has a validation log loss "
                 f"{gain.mean():.4f} lower than stage 1, {'more' if better else 'no more'} than the standard error of "
-                f"{gain.std() / np.sqrt(len(gain)):.4f}"
+                f"{error:.4f}"
             )
-        if better:
-            fitted = tuned
+            fitted = tuned if better else fitted
     temperature = _temperature(fitted, cells)
-    report(f"temperature {temperature:.3f}, found on {len(fitted.validation_rows):,} validation cells")
+    log(f"temperature {temperature:.3f}, found on {len(fitted.validation_rows):,} validation cells")
     return Outcome(fitted, temperature, given, crops, history)
 
 
 def _tuned(
+    run: Training,
     base: Base,
-    recipe: Recipe,
-    cells: Cells,
-    pixels: np.ndarray,
+    options: FineTuningOptions,
     embeddings: Embeddings,
     fold: tuple[np.ndarray, np.ndarray],
     fitted: Fitted,
-    unfreeze: int | str,
-    keep_statistics: bool,
     until: float | None,
-    state: RunState,
-    seed: int,
-    report: Callable[[str], None],
 ) -> tuple[Fitted, np.ndarray | None]:
     """Stage 2, from a classifier that has not seen the validation cells either, and by how much each of them gains."""
-    count = None if unfreeze == "all" else int(unfreeze)
+    count = None if options.unfreeze == "all" else int(options.unfreeze)
     what = "all layers learn" if count is None else f"the last {count} layers learn too"
-    statistics = ", BatchNorm stays as it is" if keep_statistics else ""
-    report(f"stage 2: {what}{statistics}; {len(fold[0]):,} cells teach, {len(fold[1]):,} validate")
-    model = _with_classes(base, recipe, len(cells.class_names), seed)
-    only = dataclasses.replace(recipe, inverse_penalties=(fitted.chosen["inverse_penalty"],))
-    before = fit_classifier(model, only, cells, embeddings, [fold], state, lambda line: report(f"to beat: {line}"))
+    keeps = options.keeps_statistics(len(fold[0]))
+    statistics = ", BatchNorm stays as it is" if keeps else ", BatchNorm follows the cells"
+    run.log(f"stage 2: {what}{statistics}; {len(fold[0]):,} cells teach, {len(fold[1]):,} validate")
+    model = _with_classes(base, run.recipe, len(run.cells.class_names), run.seed)
+    only = dataclasses.replace(run.recipe, inverse_penalties=(fitted.chosen["inverse_penalty"],))
+    alone = dataclasses.replace(run, recipe=only, log=lambda line: run.log(f"to beat: {line}"))
+    before = fit_classifier(alone, model, embeddings, [fold])
+    run.state.save_first(model, before.chosen, before.curves)
+    if not keeps:  # all layers then begin where a classifier on features with the new statistics left them
+        run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, train_batch_norm=True))
+        adapt_statistics(run, model, fold[0])
+        own = embed(model, run.arrays.pixels, np.concatenate(fold), run.recipe)
+        fit_classifier(dataclasses.replace(alone, log=silent), model, own, [fold])
     tuned = tune_layers(
-        model, recipe, cells, pixels, *fold, state, seed, report, keep_statistics, unfreeze=count, until=until
+        run, model, fold, keep_statistics=keeps, unfreeze=count, rate_decay=options.rate_decay, until=until
     )
     if tuned.chosen["stage"] != "fine-tuning":
         return tuned, None
-    truth = cells.labels[fold[1]]
+    truth = run.cells.labels[fold[1]]
     # The better one of many epochs is better by luck too, and stage 1 will learn from the validation cells as well.
     return tuned, _losses(before, truth) - _losses(tuned, truth)
 
@@ -175,13 +146,6 @@ def _losses(fitted: Fitted, truth: np.ndarray) -> np.ndarray:
     """Log loss of each validation cell."""
     probabilities = apply_temperature(fitted.validation_logits, fitted.temperature)
     return -np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-15))
-
-
-class _NoState(RunState):
-    """For a classifier that is fitted again in a moment rather than kept."""
-
-    def __init__(self) -> None:
-        self.progress = {"chosen": {}}
 
 
 def _with_classes(base: Base, recipe: Recipe, classes: int, seed: int) -> keras.Model:

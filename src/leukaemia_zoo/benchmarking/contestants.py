@@ -18,13 +18,13 @@ from leukaemia_zoo._version import __version__
 from leukaemia_zoo.benchmarking.judged_cells import JudgedCells
 from leukaemia_zoo.cells.table import class_key
 from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE, RunFolder
-from leukaemia_zoo.common.text import shown
+from leukaemia_zoo.common.text import Log, shown
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.training.cross_validation import out_of_fold
 from leukaemia_zoo.training.leaks import TRAINED_FURTHER, TrainedOn, training_of
-from leukaemia_zoo.training.recipes import Recipe, recipe_for
+from leukaemia_zoo.training.recipes import Recipe, TrainingOptions, recipe_for
 from leukaemia_zoo.zoo.loading import config_of, load_model, weights_digest
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec, weights
 from leukaemia_zoo.zoo.sources import Found, find
@@ -125,11 +125,7 @@ class Candidate:
         name: str,
         progress: Callable[[int, int], None] | None,
     ) -> FloatArray:
-        """Probabilities of all cells, (cells, classes) in the order of the data's classes.
-
-        Raises:
-            DataError: If an image cannot be read, or the callable fails.
-        """
+        """Probabilities of all cells, (cells, classes) in the order of the data's classes."""
         if self.call is not None:
             return self._called(cells, batch_size, progress)
         model = self.loaded()
@@ -207,12 +203,7 @@ class Refitted:
 
 
 def as_candidates(models: Any) -> list[Candidate]:
-    """One candidate a model.
-
-    Raises:
-        DataError: If there is none, two have one name, or one is no model.
-        UnknownNameError: If a name is not known.
-    """
+    """One candidate a model."""
     if isinstance(models, str | os.PathLike | keras.Model) or callable(models):
         models = [models]
     if not isinstance(models, Iterable):
@@ -250,13 +241,9 @@ def _candidate(name: str | None, model: Any) -> Candidate:
 
 
 def refit_on_folds(
-    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, report: Callable[[str], None]
+    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, log: Log
 ) -> Refitted:
-    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in.
-
-    Raises:
-        DataError: If the candidate is no weight of this kind, or the cells are no files.
-    """
+    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in."""
     spec = candidate.spec
     if spec is None or candidate.found is None or cells.frames is not None:
         raise DataError(
@@ -282,11 +269,7 @@ def refit_on_folds(
         cells.table,
         state.folder,
         folds=folds,
-        recipe=recipe,
-        teacher="of the weight",
-        trunk=trunk,
-        seed=seed,
-        report=report,
+        options=TrainingOptions(recipe, "of the weight", trunk=trunk, seed=seed, log=log),
     )
     told = (
         f"Every cell was judged by a network whose classifier had seen no cell of its person; its features were learnt "

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import math
 import os
-import re
-import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from leukaemia_zoo.benchmarking.memory import noise, peak_memory
 from leukaemia_zoo.benchmarking.operations import flops
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, DataError, LeukaemiaZooError, UnknownNameError
@@ -40,14 +35,6 @@ _LEAST_SECONDS = 0.05
 
 _MEMORY_BATCH = 32
 """Images in the batch whose memory is measured: what `predict` computes at once unless it is told otherwise."""
-
-_CHILD_SECONDS = 600
-"""A process that has not loaded a model and judged a batch by then hangs."""
-
-_SEED = 0
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Measurements
 
 
 @dataclass(frozen=True)
@@ -197,11 +184,11 @@ def measure_costs(
         with measuring(name):
             files[name] = find(path).file.stat().st_size
     memory: dict[str, float | None] = {}
-    backend_memory = steps.done(_peak_memory("the backend", [])) if by_name else None
+    backend_memory = steps.done(peak_memory("the backend", [])) if by_name else None
     for name, path in by_name.items():
         count = min(_MEMORY_BATCH, tried[-1])
         known = backend_memory and name not in lost
-        memory[name] = steps.done(_peak_memory(f"'{name}'", [path, str(count)]) if known else None)
+        memory[name] = steps.done(peak_memory(f"'{name}'", [path, str(count)]) if known else None)
 
     runners = []
     for name, model in models.items():
@@ -246,33 +233,26 @@ def measure_costs(
 
 
 class _Steps:
-    """Tells how far it is."""
+    """Tells how many of the steps are done."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        self._total, self._progress, self._count = total, progress, 0
+        self._total, self._progress, self._count = total, progress or (lambda done, total: None), 0
 
     def done(self, value: Any = None) -> Any:
         """Count one step and give back what came of it."""
         self._count += 1
-        if self._progress is not None:
-            self._progress(self._count, self._total)
+        self._progress(self._count, self._total)
         return value
 
     def finish(self) -> None:
         """Tell that it is over, also where it stopped early."""
-        if self._progress is not None and self._count < self._total:
+        if self._count < self._total:
             self._progress(self._total, self._total)
 
 
 @dataclass
 class _Runner:
-    """One model with what it is measured on, and the timings that it has so far.
-
-    Attributes:
-        calls: How many calls make one timing, for each batch that is measured.
-        timings: Seconds a call in each repeat, for each batch.
-        loads: Seconds to load it in each repeat.
-    """
+    """A model, its images, for each batch how many calls make a timing and the seconds a call, and seconds to load."""
 
     name: str
     predict: Callable[[np.ndarray], Any]
@@ -294,11 +274,9 @@ class _Runner:
         if path is not None:
             model = load_model(path)
         if not isinstance(model, keras.Model):
-            if size is not None:
-                images = _images(largest, size)
-            else:
-                assert frames is not None  # checked before anything was measured
-                images = np.resize(frames, (largest, *frames.shape[1:]))  # which repeats them
+            given = frames if size is None else noise(largest, size)
+            assert given is not None  # checked before anything was measured
+            images = np.resize(given, (largest, *given.shape[1:]))  # which repeats them
             return cls(name, lambda images: keras.ops.convert_to_numpy(model(images)), images)
         config = config_of(model)
         own = config.preprocessing.input_size
@@ -311,7 +289,7 @@ class _Runner:
         return cls(
             name,
             lambda images: class_probabilities(model, config, images),
-            _images(largest, own),
+            noise(largest, own),
             parameters=int(model.count_params()),
             flops=count,
             views=config.views,
@@ -371,11 +349,7 @@ class _Runner:
         return took
 
 
-def _one_repeat(
-    order: Sequence[_Runner],
-    batches: Sequence[int],
-    measuring: Callable[[str], contextlib.AbstractContextManager[None]],
-) -> None:
+def _one_repeat(order: Sequence[_Runner], batches: Sequence[int], measuring: Callable[[str], Any]) -> None:
     """Everything once, by turns: first what is alike, then the next."""
     for runner in order:
         with measuring(runner.name):
@@ -388,14 +362,8 @@ def _one_repeat(
                     runner.time(batch)
 
 
-def _images(count: int, size: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(_SEED).integers(0, 256, (count, *size, 3), dtype=np.uint8)
-
-
 def _checked_sizes(
-    models: Mapping[str, Any],
-    input_sizes: Mapping[str, int | tuple[int, int]] | None,
-    frames: np.ndarray | None,
+    models: Mapping[str, Any], input_sizes: Mapping[str, int | tuple[int, int]] | None, frames: np.ndarray | None
 ) -> dict[str, tuple[int, int]]:
     found = {}
     for name, size in (input_sizes or {}).items():
@@ -404,10 +372,7 @@ def _checked_sizes(
         sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
         if len(sides) != 2:
             raise DataError(f"The input size of '{name}' is {size!r}: give height and width, such as (100, 100).")
-        found[name] = (
-            _whole(f"the height for '{name}'", sides[0]),
-            _whole(f"the width for '{name}'", sides[1]),
-        )
+        found[name] = _whole(f"the height for '{name}'", sides[0]), _whole(f"the width for '{name}'", sides[1])
     if frames is not None and (np.ndim(frames) != 4 or not np.size(frames)):
         raise DataError(f"frames has the shape {np.shape(frames)}: give images (N, height, width, 3).")
     for name, model in models.items():
@@ -431,62 +396,3 @@ def _whole(what: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise DataError(f"{what} is {value!r}: give a whole number above 0.")
     return int(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Memory, in processes of their own
-
-
-def _peak_memory(what: str, arguments: list[str]) -> float | None:
-    """The most memory that a fresh process takes which does what `_tell_peak_memory` says; None where nobody knows."""
-    command = [
-        sys.executable,
-        "-c",
-        "from leukaemia_zoo.benchmarking.cost import _tell_peak_memory; _tell_peak_memory()",
-    ]
-    environment = os.environ | {
-        "KERAS_BACKEND": keras.backend.backend(),
-        # What can be imported here can be imported there, however it came about.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    try:
-        done = subprocess.run(
-            [*command, keras.config.dtype_policy().name, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_CHILD_SECONDS,
-            check=True,
-        )
-        return json.loads(done.stdout.splitlines()[-1])
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
-        lines = (getattr(error, "stderr", None) or "").strip().splitlines()
-        warnings.warn(f"The peak memory of {what} is not known: {lines[-1] if lines else error}", stacklevel=3)
-        return None
-
-
-def _tell_peak_memory() -> None:
-    """In that process: load the model that the arguments name, judge one batch, print the most memory it took."""
-    policy, *arguments = sys.argv[1:]
-    keras.config.set_dtype_policy(policy)
-    if arguments:
-        path, count = arguments
-        model = load_model(path)
-        config = config_of(model)
-        class_probabilities(model, config, _images(int(count), config.preprocessing.input_size))
-    print(json.dumps(_high_water_mark()))
-
-
-def _high_water_mark() -> float | None:
-    """Main memory that this process took at its most, in 10**6 bytes."""
-    try:
-        # getrusage would be simpler, but on Linux its maximum begins with the memory of the process that started this.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(re.findall(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024 / 1e6
-    except (OSError, IndexError):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -88,14 +88,7 @@ class JudgedCells:
         )
 
     def subgroups(self, columns: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-        """One value a cell for each grouping that a report gives figures for.
-
-        Args:
-            columns: Columns of the CSV; None for all that group.
-
-        Raises:
-            DataError: If there is no such column.
-        """
+        """One value a cell for each grouping that a report gives figures for."""
         further = self.table.columns
         if columns is None:
             columns = [name for name, values in further.items() if 1 < len(set(values)) <= _MOST_VALUES]
@@ -127,8 +120,8 @@ class JudgedCells:
             for cell in wrong
         ]
 
-    def describe(self, folder: Path) -> dict[str, Any]:
-        """What a report says of the data, with the manifest and its hash; the manifest is also left in ``folder``."""
+    def write_manifest(self, folder: Path) -> dict[str, Any]:
+        """Leave the manifest in a folder; what a report says of the data, with the manifest and its hash."""
         summary = self.table.summary()
         keep = ("source", "cells", "subjects", "classes")
         described = {key: summary[key] for key in keep} | {"class_names": list(self.class_names)}
@@ -150,16 +143,7 @@ class JudgedCells:
 
 
 def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedCells:
-    """Read every frame once.
-
-    Args:
-        data: See `benchmark`.
-        class_names: Classes of the models, whose order the labels then follow; None takes those of the data.
-
-    Raises:
-        DataError: If the data is none of what `benchmark` takes, or has classes that the models do not know.
-        ImageError: If an image cannot be read.
-    """
+    """Read every frame once."""
     frames: tuple[RGBArray, ...] | None = None
     if isinstance(data, Cells | str | os.PathLike):
         table = as_cells(data)

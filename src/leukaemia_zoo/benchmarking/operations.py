@@ -40,7 +40,7 @@ def flops(model: keras.Model) -> int:
             is not in the list above: a count without it would be too low.
 
     Example:
-        >>> from leukaemia_zoo import build_model
+        >>> from leukaemia_zoo.zoo import build_model
         >>> flops(build_model("cnn")) // 1_000_000
         231
     """

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
@@ -119,7 +120,7 @@ class Cells:
             "groups": {group: count for group, count in sorted(Counter(self.groups).items()) if group},
         }
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """Return the summary and the notes as a few lines of text."""
         summary = self.summary()
         lines = [f"{summary['cells']:,} cells of {summary['subjects']:,} known subjects ({self.source})"]
@@ -132,6 +133,8 @@ class Cells:
         lines += [f"  {group}: {count:,} cells" for group, count in summary["groups"].items()]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+    describe = old_method("Cells", "describe", "__str__")
 
 
 def class_key(name: str) -> str:

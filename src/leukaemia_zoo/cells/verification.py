@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
@@ -67,7 +68,7 @@ class VerifyReport:
         faults = (self.changed, self.converted, self.misplaced, self.unexpected, self.unreadable)
         return not any((*faults, *self.missing.values()))
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """Return the report as a few lines of text, with the first names of each list."""
         lines = [f"{self.root}: {'as published' if self.ok else 'NOT as published'}"]
         lines.append(f"  {len(self.intact):,} files intact")
@@ -93,6 +94,8 @@ class VerifyReport:
             lines.append(f"  {len(self.same_pixels):,} cells there twice by pixels, under other bytes{example}")
             lines += [f"  NEW: {told}" for told in self.new_pairs]
         return "\n".join(lines)
+
+    describe = old_method("VerifyReport", "describe", "__str__")
 
 
 def verify(

@@ -62,6 +62,13 @@ def _model_and_cells(command: Callable[..., int]) -> Callable[..., int]:
     metavar="N",
     help="how many of the last layers learn in stage 2, or 'all'",
 )
+@click.option(
+    "--rate-decay",
+    type=float,
+    default=1.0,
+    metavar="P",
+    help="each layer learns at this share of the rate of the one after it",
+)
 @click.option("--classifier-only", is_flag=True, help="leave out stage 2: fit the last layer and nothing else")
 @click.option("--train-batch-norm", is_flag=True, help="let BatchNorm follow the new cells (default: it stays)")
 @click.option("--time-budget", type=float, metavar="SECONDS", help="begin no further epoch after so many seconds")
@@ -76,6 +83,7 @@ def finetune(
     recipe: Path | None,
     classifier_only: bool,
     train_batch_norm: bool,
+    time_budget: float | None,
     **settings: Any,
 ) -> int:
     """Fine-tune a network on labelled cells of your own and judge it on cells apart."""
@@ -88,7 +96,14 @@ def finetune(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # each is also a line of progress
         tuned = fine_tune(
-            name, data, out, recipe=changes, keep_statistics=not train_batch_norm, report=tell, **settings
+            name,
+            data,
+            out,
+            recipe=changes,
+            keep_statistics=not train_batch_norm,
+            time_budget_s=time_budget,
+            log=tell,
+            **settings,
         )
     print(tuned.report)
     print(f"written: {', '.join(str(out / file) for file in FILES)}")
@@ -105,5 +120,5 @@ def probe(name: str, data: Path, no_cache: bool, **settings: Any) -> int:
     with without_notes_of_the_backend():
         from leukaemia_zoo.adaptation.probing import linear_probe
 
-    print(linear_probe(name, data, cache=not no_cache, report=tell, **settings))
+    print(linear_probe(name, data, cache=not no_cache, log=tell, **settings))
     return 0

@@ -33,6 +33,7 @@ def benchmark(
     subgroup: tuple[str, ...],
     no_baselines: bool,
     no_cost: bool,
+    cross_validate: int | None,
     **settings: Any,
 ) -> int:
     """Judge models on the same labelled cells, with intervals over subjects, and write a report."""
@@ -47,10 +48,11 @@ def benchmark(
             names,
             data,
             out=out,
+            refit_folds=cross_validate,
             subgroups=list(subgroup) or None,
             baselines=not no_baselines,
             cost=not no_cost,
-            report=tell,
+            log=tell,
             progress=step,
             **settings,
         )

@@ -77,7 +77,7 @@ def verify(folder: Path, pixels: bool) -> int:
 
     with output.progress_bar("files") as step:
         report = verification.verify(folder, progress=step, pixels=pixels)
-    print(report.describe())
+    print(report)
     return 0 if report.ok else 1
 
 

@@ -12,19 +12,26 @@ from leukaemia_zoo.cli import options, paths
 
 @click.command()
 @click.argument("model", type=options.KNOWN_MODEL, help=options.MODEL)
-@click.option("--to", type=click.Choice(("onnx", "openvino")), default="onnx", help="kind of the file")
-@click.option("--out", type=paths.path, required=True, metavar="FILE", help=".onnx, or .xml for OpenVINO")
+@click.option("--to", type=click.Choice(("onnx", "openvino", "bioimageio")), default="onnx", help="kind of the file")
+@click.option(
+    "--out", type=paths.path, required=True, metavar="FILE", help=".onnx, .xml for OpenVINO, .zip for bioimage.io"
+)
 @click.option("--int8", is_flag=True, help="convolutions in whole numbers: smaller, a little different")
 @options.file("--calibration", "for --int8: 20 images of cells or more, better 200", "DIR")
 @click.option(
     "--views", type=click.Choice((1, 4, 8)), help="views inside (default: those that the weight was calibrated for)"
 )
 def export(
-    model: str, to: Literal["onnx", "openvino"], out: Path, int8: bool, calibration: Path | None, views: int | None
+    model: str,
+    to: Literal["onnx", "openvino", "bioimageio"],
+    out: Path,
+    int8: bool,
+    calibration: Path | None,
+    views: int | None,
 ) -> int:
     """Write a network as one file for other programs, and say how it compares."""
     from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
-    from leukaemia_zoo.engine.exporting import export as write
+    from leukaemia_zoo.exporting.writing import export as write
 
     exported = write(model, out, to=to, int8=int8, calibration=calibration, views=views)
     kind = "cells that it was not calibrated on" if int8 else "golden cells"

@@ -98,8 +98,8 @@ def predict(
         if table:
             print(output.heading(paths, network.zoo))
         for prediction in progress(predictions, len(paths), "cells", quiet=table):
-            write_csv(prediction.to_record())
-            write_json(prediction.to_record())
+            write_csv(prediction.to_dict())
+            write_json(prediction.to_dict())
             tally.add(prediction)
             if prediction.error is None:
                 counts[prediction.label] += 1

@@ -80,11 +80,11 @@ def train(
     written = files_of_training(cross_validate, trunk is not None)
     refuse_to_overwrite([("the run's", out / file) for file in written], [("--data", data), ("--recipe", recipe)])
     cells = as_cells(data, positive)
-    print(cells.describe())
+    print(cells)
 
     from leukaemia_zoo.training import cross_validation, trainer
 
-    settings["report"] = print
+    settings["log"] = print
     if cross_validate:
         cross_validation.cross_validate(name, cells, out, folds=cross_validate, keep_networks=keep_networks, **settings)
     else:

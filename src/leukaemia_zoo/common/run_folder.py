@@ -10,7 +10,8 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,24 @@ def make_folder(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise DataError(f"{folder} cannot be made or written to ({error.strerror or error}): give another.") from error
+
+
+@contextlib.contextmanager
+def folder_or_temporary(out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The folder to write, made where it is missing and gone again if nothing is left in it; or one for the moment."""
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
+            yield Path(place)
+        return
+    folder = Path(out)
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            for made in new:  # a refused call leaves no empty folders
+                made.rmdir()
 
 
 def refuse_to_replace(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 100, 100, 40
+
+Log = Callable[[str], None]
+"""What is called with each line of progress."""
 
 NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
 
@@ -42,3 +45,7 @@ def close_matches(name: str, names: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """A file name without line ends and terminal commands."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def silent(line: str) -> None:
+    """The log of those who want none."""

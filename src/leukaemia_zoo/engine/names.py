@@ -12,6 +12,9 @@ PROBABILITIES = "probabilities"
 SCORES = "ood_score"
 """How little a cell looks like those of the training, float32 (cells,); see `ood_scores`."""
 
+ATTENTION = "attention"
+"""Where the last `AttentionBlock` looks in a cell as it is given, unturned: float32 (cells, height, width), 0 to 1."""
+
 OPSET = 17
 """Version of the ONNX operators that graphs are written in: engines from 2022 on read it."""
 

@@ -41,7 +41,7 @@ def trace(model: keras.Model) -> onnx.ModelProto:
         ArchitectureError: If the network has no embedding, or a layer of a kind that is not known here.
 
     Example:
-        >>> from leukaemia_zoo import build_model
+        >>> from leukaemia_zoo.zoo import build_model
         >>> [output.name for output in trace(build_model("cnn_attention", head="texture")).graph.output]
         ['embeddings']
     """

@@ -32,8 +32,8 @@ def attention_maps(model: keras.Model | str | os.PathLike[str], images: Any, bat
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> model = lz.build_model("cnn_attention")
-        >>> lz.attention_maps(model, np.zeros((1, 100, 100, 3))).shape
+        >>> model = lz.zoo.build_model("cnn_attention")
+        >>> lz.prediction.attention_maps(model, np.zeros((1, 100, 100, 3))).shape
         (1, 13, 13)
     """
     model = as_model(model)

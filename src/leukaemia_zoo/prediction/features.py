@@ -27,8 +27,8 @@ from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer
-from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, STATISTICS_NORM
+from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer, view_logits, with_statistics
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER
 
 if TYPE_CHECKING:
     import keras
@@ -190,7 +190,7 @@ def ood_scores(
 
     Example:
         >>> import numpy as np, leukaemia_zoo as lz
-        >>> scores = lz.ood_scores("cnn_attention", np.full((1, 450, 450, 3), 255, "uint8"))
+        >>> scores = lz.prediction.ood_scores("cnn_attention", np.full((1, 450, 450, 3), 255, "uint8"))
         >>> scores.shape, bool(scores[0] > lz.model_info("cnn_attention").weight.config.ood_limit)
         ((1,), True)
     """
@@ -238,10 +238,13 @@ def limit_of(scores: np.ndarray) -> float:
     return float(np.quantile(scores, FAMILIAR_SHARE))
 
 
-def view_scores(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
-    """Float64 OOD scores (N,) by a whole network, over the symmetric views that prediction averages over."""
-    import keras
+def view_outputs(model: keras.Model, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Float64 logits (N, classes) and OOD scores (N,), None without statistics, over the views of a prediction."""
+    from leukaemia_zoo.zoo.architectures import with_output
 
-    network = keras.Model(model.inputs, model.get_layer(STATISTICS_NORM).output)
-    standardised = [in_batches(network, view) for view in symmetric_views(pixels, views)]
-    return distance(np.mean(standardised, axis=0, dtype=np.float64))
+    network = with_statistics(with_output(model, "logits"))
+    if network is None:
+        return view_logits(model, pixels, views), None
+    outputs = zip(*(in_batches(network, view) for view in symmetric_views(pixels, views)), strict=True)
+    logits, standardised = (np.asarray(of_views, np.float64).mean(axis=0) for of_views in outputs)
+    return logits, distance(standardised)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from leukaemia_zoo._names import old_method
 from leukaemia_zoo.common.limits import UNCERTAIN
 
 
@@ -41,7 +42,7 @@ class Prediction:
     unfamiliar: bool | None = None
     verdict: str | None = None
 
-    def to_record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Flat dict: path, subject, label, ``p_<class>`` for each class, verdict, ood_score, unfamiliar, error."""
         values = self.probabilities or (None,) * len(self.class_names)
         return {
@@ -54,6 +55,8 @@ class Prediction:
             "unfamiliar": self.unfamiliar,
             "error": self.error,
         }
+
+    to_record = old_method("Prediction", "to_record", "to_dict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ class SubjectSummary:
         """
         return self.class_names[int(np.argmax(self.mean_probabilities))]
 
-    def to_record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Flat dict: subject, label, cells, ``n_<class>`` and ``mean_p_<class>`` a class, uncertain, unfamiliar."""
         return {
             "subject": self.subject,
@@ -100,6 +103,8 @@ class SubjectSummary:
             "uncertain": self.uncertain,
             "unfamiliar": self.unfamiliar,
         }
+
+    to_record = old_method("SubjectSummary", "to_record", "to_dict")
 
 
 class SubjectTally:
@@ -189,4 +194,4 @@ class Predictions(Sequence[Prediction]):
 
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dict a cell: what a data frame or a CSV file takes."""
-        return [item.to_record() for item in self._items]
+        return [item.to_dict() for item in self._items]

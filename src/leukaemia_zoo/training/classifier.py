@@ -6,7 +6,7 @@ It is convex, so that seed and backend do not matter, and has one penalty to cho
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -20,15 +20,13 @@ from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.prediction.features import limit_of
-from leukaemia_zoo.training.drawing import BEGINNING, Drawn, Views, drawing_weights, preprocessing_for
+from leukaemia_zoo.training.drawing import BEGINNING, Drawn, drawing_weights, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
-from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.runs import Training
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.outputs import has_statistics, in_batches
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
-
-Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,26 +103,10 @@ def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Reci
 
 
 def fit_classifier(
-    model: keras.Model,
-    recipe: Recipe,
-    cells: Cells,
-    embeddings: Embeddings,
-    folds: list[tuple[np.ndarray, np.ndarray]],
-    state: RunState,
-    report: Report,
+    run: Training, model: keras.Model, embeddings: Embeddings, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> Fitted:
-    """Logistic regression on the embeddings; the validation subjects choose the penalty and the temperature.
-
-    Args:
-        model: The network, whose last layer is set.
-        recipe: Penalties, and how much each cell counts.
-        cells: The table.
-        embeddings: Of its cells.
-        folds: Pairs of training and validation rows. With one pair the classifier is fitted on its training rows, with
-            more on all validation rows.
-        state: Keeps the result where it has none yet.
-        report: Called with a line a penalty.
-    """
+    """Set the last layer to a logistic regression on the embeddings, whose penalty the validation rows choose."""
+    recipe, cells = run.recipe, run.cells
     validation_rows = np.concatenate([validation for _, validation in folds])
     labels = cells.labels[validation_rows]
     logits = {penalty: np.zeros((len(validation_rows), len(cells.class_names))) for penalty in recipe.inverse_penalties}
@@ -142,51 +124,36 @@ def fit_classifier(
     ]
     chosen = min(curves, key=lambda row: row["log_loss"])
     for row in curves:
-        report(f"classifier, C = {row['inverse_penalty']:g}: {figures_told(row)}{' (best)' if row is chosen else ''}")
+        run.log(f"classifier, C = {row['inverse_penalty']:g}: {figures_told(row)}{' (best)' if row is chosen else ''}")
     # With folds every subject has validated and may now teach; a single split keeps its validation subjects apart.
     train_rows = folds[0][0] if len(folds) == 1 else validation_rows
     only = dataclasses.replace(recipe, inverse_penalties=(chosen["inverse_penalty"],))
     ((_, kernel, bias, mean, deviation),) = classifiers(cells, embeddings, train_rows, only)
     _set_classifier(model, kernel, bias, mean, deviation)
-    if state.progress["chosen"] is None:
-        state.progress.update(best=chosen["log_loss"], chosen=chosen, curves=curves)
-        state.save_best(model)
     chosen_logits = logits[chosen["inverse_penalty"]]
     limit = limit_of(scores) if has_statistics(model) else None
     return Fitted(model, chosen["temperature"], chosen, curves, validation_rows, chosen_logits, limit)
 
 
-def begin_with_classifier(
-    model: keras.Model, cells: Cells, views: Views, train_rows: np.ndarray, recipe: Recipe, seed: int
-) -> None:
+def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndarray) -> None:
     """Set the last layer to a logistic regression on drawn views of the training cells, at the first penalty."""
     from sklearn.linear_model import LogisticRegression
 
     network = keras.Model(model.inputs, model.get_layer(EMBEDDING_LAYER).output)
-    weights = drawing_weights(cells, train_rows, recipe)
-    steps = max(1, len(train_rows) // 128)
-    drawn = Drawn(views, cells.labels, train_rows, weights, 128, [seed, BEGINNING], len(cells.class_names), steps)
+    weights = drawing_weights(run.cells, train_rows, run.recipe)
+    steps, labels, classes = max(1, len(train_rows) // 128), run.cells.labels, len(run.cells.class_names)
+    drawn = Drawn(run.views, labels, train_rows, weights, 128, [run.seed, BEGINNING], classes, steps)
     batches = [drawn[number] for number in range(steps)]
     features = np.concatenate([np.asarray(network.predict_on_batch(images)) for images, _ in batches])
     labels = np.concatenate([targets.argmax(axis=1) for _, targets in batches])
-    classifier = LogisticRegression(C=recipe.inverse_penalties[0], max_iter=300).fit(features, labels)
+    classifier = LogisticRegression(C=run.recipe.inverse_penalties[0], max_iter=300).fit(features, labels)
     model.get_layer(LOGITS_LAYER).set_weights(_as_softmax(classifier))
 
 
 def held_out_scores(
     cells: Cells, embeddings: Embeddings, folds: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe
 ) -> np.ndarray:
-    """OOD scores of cells by the standardisation of the others, as the fitting of a classifier makes them.
-
-    Args:
-        cells: The table.
-        embeddings: Of its cells.
-        folds: Pairs of rows: those that the standardisation is made from, and those that are scored by it.
-        recipe: Says how much each cell counts.
-
-    Returns:
-        Float64 array: the scores of the second rows of all folds, one fold after the other.
-    """
+    """OOD scores of cells by the standardisation of the others, as the fitting of a classifier makes them."""
     scores = []
     for train_rows, rows in folds:
         _, _, mean, deviation = _taught(cells, embeddings, train_rows, recipe)

@@ -6,25 +6,33 @@ import dataclasses
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leukaemia_zoo._names import renamed, takes
+from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, save_manifest
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, write_json
+from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
+from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import LeakError
-from leukaemia_zoo.evaluation.baselines import area_baseline
+from leukaemia_zoo.evaluation.baselines import AREA, area_baseline
 from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects, paired_difference
+from leukaemia_zoo.evaluation.judgement import judge
 from leukaemia_zoo.evaluation.metrics import metrics, per_subject
 from leukaemia_zoo.evaluation.out_of_fold import CALIBRATION_FILE, Calibration, cross_calibrated, cross_fitted_coverage
-from leukaemia_zoo.prediction.features import limit_of, view_scores
-from leukaemia_zoo.training.classifier import Fitted, Report, embed, new_network, with_config
+from leukaemia_zoo.prediction.features import limit_of, view_outputs
+from leukaemia_zoo.report.contents import SCHEMA
+from leukaemia_zoo.report.report import Report
+from leukaemia_zoo.training.classifier import Fitted, embed, new_network, with_config
 from leukaemia_zoo.training.distillation import forget_trunk
 from leukaemia_zoo.training.drawing import development_split, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
@@ -35,9 +43,9 @@ from leukaemia_zoo.training.provenance import (
     found_teachers,
     load_logits_teacher,
 )
-from leukaemia_zoo.training.recipes import Recipe, recipe_for
+from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
-from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.trainer import (
     begun,
     check_beginning,
@@ -48,7 +56,7 @@ from leukaemia_zoo.training.trainer import (
 )
 from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo.loading import save_model
-from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
+from leukaemia_zoo.zoo.outputs import has_statistics
 from leukaemia_zoo.zoo.tensors import load_tensors, read_config
 
 _OF_A_FOLD = ("images", "history", "seconds", "run", "sha256")
@@ -80,84 +88,75 @@ class OutOfFold:
 
 
 def out_of_fold(
-    name: str,
-    cells: str | os.PathLike[str] | Cells,
-    out: str | Path,
+    model: str,
+    cells: Cells,
+    out: Path,
     *,
     folds: int = 5,
-    recipe: Recipe | None = None,
-    teacher: str | Path | None = "imagenet",
-    unlabelled: str | Path | None = None,
-    trunk: str | Path | None = None,
-    init: str | Path | None = None,
-    logits_teacher: str | Path | None = None,
     keep_networks: bool = False,
-    seed: int = 0,
-    devices: int | str = 1,
-    restart: bool = False,
-    report: Report = print,
+    options: TrainingOptions,
 ) -> OutOfFold:
-    """The predictions of `cross_validate`, which see for the arguments and the errors."""
-    recipe, count = prepared(recipe or recipe_for(name), teacher, trunk, devices)
-    initial = find_initial_weights(init, recipe.architecture, trunk)
-    cells, out = as_cells(cells), Path(out)
-    sources = Sources(teacher, unlabelled, trunk, initial, found_teachers(recipe, logits_teacher, folds))
+    """The predictions of `cross_validate`."""
+    recipe, devices = prepared(model, options)
+    initial, seed, restart = (
+        find_initial_weights(options.init, recipe.architecture, options.trunk),
+        options.seed,
+        options.restart,
+    )
+    sources = Sources.of(options, initial, found_teachers(recipe, options.logits_teacher, folds))
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE)
-    _refuse_tested_images(cells, sources, report)
+    _refuse_tested_images(cells, sources, options.tell)
     _refuse_tested_cells(cells, initial)
     outer = kfold_by_subject(cells, folds, seed)
     make_folder(out)
+    shared = RunState(out / RUN, fingerprint(recipe, seed, f"{folds} folds", sources, devices), restart)
+    log = options.tell
+    if sources.trunk is None:
+        sources = begun(sources, recipe, seed, shared, log)
+        if restart:
+            forget_trunk(out / TRUNK_FILE, shared)
+    log(f"reading {len(cells):,} cells")
+    whole = Training(recipe, cells, read_arrays(cells, recipe, seed), shared, seed, log, devices)
+    pixels = whole.arrays.pixels
+    features = embeddings = None
+    if not (recipe.distillation and sources.teacher) or sources.unlabelled is not None or sources.trunk is not None:
+        # No cell of the table takes part in this distillation, if there is one: every fold can use it.
+        features = distilled(whole, sources, out / TRUNK_FILE, np.zeros(0, np.int64))
+    if features is not None:
+        network = new_network(recipe, len(cells.class_names), seed)
+        load_tensors(network, features, without_head=True)
+        if has_statistics(network) and not (recipe.fine_tune_epochs and recipe.train_batch_norm):
+            embeddings = embed(network, pixels, np.arange(len(cells)), recipe)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
     logits = np.zeros_like(probabilities)
     scores = np.full(len(cells), np.nan)
     fold_of_cell = np.zeros(len(cells), np.int64)
     parts = []
-    shared = RunState(out / RUN, fingerprint(recipe, seed, f"{folds} folds", sources, count), restart)
-    if trunk is None:
-        sources = begun(sources, recipe, seed, shared, report)
-        if restart:
-            forget_trunk(out / TRUNK_FILE, shared)
-    report(f"reading {len(cells):,} cells")
-    arrays = read_arrays(cells, recipe, seed)
-    features = embeddings = None
-    if unlabelled is not None or trunk is not None or recipe.distillation is None or teacher is None:
-        # No cell of the table takes part in this distillation, if there is one: every fold can use it.
-        file, nobody = out / TRUNK_FILE, np.zeros(0, np.int64)
-        features = distilled(recipe, shared, file, cells, nobody, arrays.pixels, sources, seed, report, count)
-    if features is not None:
-        model = new_network(recipe, len(cells.class_names), seed)
-        load_tensors(model, features, without_head=True)
-        if has_statistics(model) and not (recipe.fine_tune_epochs and recipe.train_batch_norm):
-            embeddings = embed(model, arrays.pixels, np.arange(len(cells)), recipe)
     for number, fold in enumerate(outer):
         test = np.array(fold.parts["test"])
-        split = _with_test(cells, fold, recipe, teacher is not None, seed, initial.source is not None)
+        split = _with_test(cells, fold, recipe, sources.teacher is not None, seed, initial.source is not None)
         check_split(cells, split)
         manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
-        run = fingerprint(recipe, seed, manifest_hash, sources, count)
-        state = shared.inside(f"fold_{number}", run)
+        state = shared.inside(f"fold_{number}", fingerprint(recipe, seed, manifest_hash, sources, devices))
+        run = dataclasses.replace(whole, state=state)
         own_features = features
         if own_features is None:
-            taught, file = training_rows(split), state.file(TRUNK_FILE)
-            own_features = distilled(recipe, state, file, cells, taught, arrays.pixels, sources, seed, report, count)
-        own_record = provenance(recipe, cells, seed, sources, own_features, count)
+            own_features = distilled(run, sources, state.file(TRUNK_FILE), training_rows(split))
+        own_record = provenance(recipe, cells, seed, sources, own_features, devices)
         result = state.load_result()
         if result is None:
-            guide = load_logits_teacher(sources.logits_teachers, number, cells, test, report)
-            fitted = fit_network(
-                recipe, cells, arrays.pixels, split, own_features, state, seed, report, embeddings, count,
-                arrays.frames, guide,
-            )  # fmt: skip
+            guide = load_logits_teacher(sources.logits_teachers, number, cells, test, log)
+            fitted = fit_network(run, split, own_features, embeddings, guide)
             if keep_networks:
                 _keep_network(out / f"fold_{number}", fitted, recipe, cells, manifest_hash, initial)
-            shown = arrays.pixels[0, test]
+            of_test, scores_of_test = view_outputs(fitted.model, pixels[0, test], recipe.prediction_views)
             result = {
-                "logits": view_logits(fitted.model, shown, recipe.prediction_views),
+                "logits": of_test,
                 "temperature": np.array(fitted.temperature),
                 "chosen": np.array(json.dumps(fitted.chosen)),
             }
-            if recipe.validation_share == 0 and has_statistics(fitted.model):
-                result["scores"] = view_scores(fitted.model, shown, recipe.prediction_views)
+            if recipe.validation_share == 0 and scores_of_test is not None:
+                result["scores"] = scores_of_test
             state.save_result(result)
         logits[test] = result["logits"]
         scores[test] = result.get("scores", np.nan)
@@ -178,7 +177,7 @@ def out_of_fold(
         if features is None and own_record["distillation"] is not None:
             distillation = own_record["distillation"]
             parts[-1]["distillation"] = {key: distillation.pop(key) for key in _OF_A_FOLD}
-        report(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
+        log(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
     calibration = None
     if recipe.validation_share == 0:
         probabilities, temperatures = cross_calibrated(logits, cells.labels, fold_of_cell)
@@ -187,27 +186,41 @@ def out_of_fold(
             part |= {"temperature": temperature, "metrics": metrics(cells.labels[test], probabilities[test])}
         limit = None if np.isnan(scores).any() else limit_of(scores)
         calibration = Calibration.found(logits, cells.labels, cells.subjects, cells.class_names, limit, recipe.digest())
-    return OutOfFold(probabilities, calibration, arrays.area, fold_of_cell, parts, own_record, shared)
+    return OutOfFold(probabilities, calibration, whole.arrays.area, fold_of_cell, parts, own_record, shared)
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class CrossValidation(Report):
+    """What `cross_validate` found: a `Report` of the network beside the area of the cell alone.
+
+    Attributes:
+        data: See `Report`.
+        record: What ``cross_validation.json`` holds: what produced it, figures with their intervals, the folds.
+    """
+
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        warnings.warn(
+            f"leukaemia_zoo: cross_validate()[{key!r}] is cross_validate().record[{key!r}] now; the old way goes with "
+            "the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.record[key]
+
+
+@renamed(name="model", cells="data", report="log")
+@takes(TrainingOptions)
 def cross_validate(
-    name: str,
-    cells: str | os.PathLike[str] | Cells,
+    model: str,
+    data: str | os.PathLike[str] | Cells,
     out: str | Path,
     *,
     folds: int = 5,
-    recipe: Recipe | None = None,
-    teacher: str | Path | None = "imagenet",
-    unlabelled: str | Path | None = None,
-    trunk: str | Path | None = None,
-    init: str | Path | None = None,
-    logits_teacher: str | Path | None = None,
     keep_networks: bool = False,
-    seed: int = 0,
-    devices: int | str = 1,
-    restart: bool = False,
-    report: Report = print,
-) -> dict[str, Any]:
+    options: TrainingOptions,
+) -> CrossValidation:
     """Judge a recipe on unseen subjects: each is predicted once, by a network that saw none of their cells.
 
     In every fold the subjects that are not tested are split again into training and validation subjects, and the whole
@@ -215,29 +228,16 @@ def cross_validate(
     further unlabelled images is done once, because no cell of the table takes part in it.
 
     Args:
-        name: Architecture.
-        cells: Labelled cells with subjects: a table, or a folder or CSV for `read_data`.
+        model: Architecture, or a weight with a recipe of its own; see `train`.
+        data: Labelled cells with subjects: a table, or a folder or CSV for `read_data`.
         out: Folder for ``cross_validation.json``, ``out_of_fold.csv`` and the manifests of the folds.
         folds: Number of folds.
-        recipe: See `train`.
-        teacher: See `train`.
-        unlabelled: See `train`; no cell of the table may be among them, under whatever name, nor another cell of its
-            subjects.
-        trunk: See `train`; it must not have been distilled on cells of the table, nor on other cells of its subjects.
-            A trunk of an older release does not say what it has seen; a note of the result says so.
-        init: See `train`; the weights must not have been trained on cells of the table, nor on other cells of its
-            subjects.
-        logits_teacher: Folder of a cross-validation in the same folds that kept its networks: each teaches the network
-            of its own fold, so that neither has seen the people who are tested.
         keep_networks: Leave the network of each fold in ``fold_0``, ``fold_1``..., each a saved model, not calibrated.
-        seed: See `train`.
-        devices: See `train`.
-        restart: See `train`.
-        report: See `train`.
+        options: Recipe, beginning, seed and the like, see `TrainingOptions`. Each may be given as a keyword instead.
 
     Returns:
-        What ``cross_validation.json`` holds: figures with 95 % intervals from a bootstrap over subjects, for the
-        network, the area baseline and their difference, per fold and per subject.
+        A `Report` with 95 % intervals from a bootstrap over subjects, for the network, the area baseline and their
+        difference; its ``record`` is what ``cross_validation.json`` holds, also fold by fold.
 
     Raises:
         LeakError: If a fold shares a subject or an identical image, or the unlabelled images, the trunk or the initial
@@ -245,58 +245,94 @@ def cross_validate(
         DataError: If there are too few subjects, or the folder holds a run with other settings.
         WeightsError: See `train`.
         DeviceError: See `train`.
+
+    Example:
+        >>> import leukaemia_zoo as lz
+        >>> report = lz.cross_validate("cnn_attention", "C-NMC", "runs/cv", folds=5)  # doctest: +SKIP
+        >>> report.save("runs/cv/report")  # doctest: +SKIP
     """
-    cells, out = as_cells(cells), Path(out)
-    initial = find_initial_weights(init, (recipe or recipe_for(name)).architecture, trunk)
-    refuse_to_replace(
-        out, files_of_training(folds, trunk is not None), RECORDS, inputs_of(teacher, trunk, initial), restart
-    )
-    found = out_of_fold(
-        name,
-        cells,
-        out,
-        folds=folds,
-        recipe=recipe,
-        teacher=teacher,
-        unlabelled=unlabelled,
-        trunk=trunk,
-        init=init,
-        logits_teacher=logits_teacher,
-        keep_networks=keep_networks,
-        seed=seed,
-        devices=devices,
-        restart=restart,
-        report=report,
-    )
+    cells, out, seed, log = as_cells(data), Path(out), options.seed, options.tell
+    initial = find_initial_weights(options.init, options.recipe_of(model).architecture, options.trunk)
+    files = files_of_training(folds, options.trunk is not None)
+    refuse_to_replace(out, files, RECORDS, inputs_of(options, initial), options.restart)
+    found = out_of_fold(model, cells, out, folds=folds, keep_networks=keep_networks, options=options)
     probabilities = found.probabilities
-    baseline = np.zeros(len(cells))
+    area = np.zeros(len(cells))
     for number in range(folds):
         test = found.folds == number
-        baseline[test] = area_baseline(found.area[~test], cells.labels[~test], found.area[test])
+        area[test] = area_baseline(found.area[~test], cells.labels[~test], found.area[test])
+    baseline = np.stack([1 - area, area], 1)
     judged = bootstrap_over_subjects(cells.labels, probabilities, cells.subjects, seed=seed)
-    by_area = bootstrap_over_subjects(cells.labels, baseline, cells.subjects, seed=seed)
-    result = {
+    by_area = bootstrap_over_subjects(cells.labels, area, cells.subjects, seed=seed)
+    difference = paired_difference(cells.labels, probabilities, baseline, cells.subjects, seed=seed)
+    record = {
         **found.record,
         "folds": found.parts,
         "metrics": judged.to_dict(),
         "area_baseline": by_area.to_dict(),
-        "less_area_baseline": paired_difference(
-            cells.labels, probabilities, np.stack([1 - baseline, baseline], 1), cells.subjects, seed=seed
-        ).to_dict(),
+        "less_area_baseline": difference.to_dict(),
         "per_subject": per_subject(cells.labels, probabilities, cells.subjects, cells.class_names),
     }
     if found.calibration is not None:
-        result["coverage"] = cross_fitted_coverage(
+        record["coverage"] = cross_fitted_coverage(
             probabilities, cells.labels, cells.subjects, cells.class_names, found.folds
         )
         write_json(out / CALIBRATION_FILE, plain(found.calibration.to_dict()))
     write_predictions(out / "out_of_fold.csv", cells, np.arange(len(cells)), probabilities, fold=found.folds)
-    result = plain(result)
-    write_json(out / "cross_validation.json", result)
+    record = plain(record)
+    write_json(out / "cross_validation.json", record)
     found.state.remove()
     for metric in judged:
-        report(f"{metric:<18} {judged[metric]}; cell area alone {by_area[metric].value:.3f}")
-    return result
+        log(f"{metric:<18} {judged[metric]}; cell area alone {by_area[metric].value:.3f}")
+    report = _report(model, cells, found, baseline, difference.to_dict()["intervals"], options)
+    return CrossValidation(report, record)
+
+
+def _report(
+    model: str,
+    cells: Cells,
+    found: OutOfFold,
+    baseline: FloatArray,
+    difference: dict[str, Any],
+    options: TrainingOptions,
+) -> dict[str, Any]:
+    """The data of the report, laid out as that of a benchmark whose models are cross-validated."""
+    told = {
+        model: ("cross-validated", "Every cell was judged by a network that had seen no cell of its person."),
+        AREA: ("baseline", "Fitted on other people."),
+    }
+    about = {"architecture": found.record["recipe"]["architecture"], "folds": found.parts}
+    blocks = {}
+    for name, probabilities in ((model, found.probabilities), (AREA, baseline)):
+        block = judge(
+            cells.labels, probabilities, cells.subjects, cells.class_names, folds=found.folds, seed=options.seed
+        )
+        block.pop("most_wrong")
+        blocks[name] = {
+            **block,
+            "kind": told[name][0],
+            "about": about if name == model else {},
+            "overlap": {"checked": True, "told": told[name][1]},
+        }
+    about_cells = cells.summary()
+    return {
+        "schema": SCHEMA,
+        "leukaemia_zoo": __version__,
+        "data": {
+            **{key: about_cells[key] for key in ("source", "cells", "subjects", "classes")},
+            "class_names": list(cells.class_names),
+            "notes": found.record["notes"],
+            "unit": blocks[model]["unit"],
+        },
+        "settings": {
+            **{key: blocks[model][key] for key in ("resamples", "seed", "level")},
+            "cross_validate": len(found.parts),
+            "choices": "in each fold on the subjects that it does not test",
+        },
+        "environment": environment(),
+        "models": blocks,
+        "differences": [{"a": model, "b": AREA, "metrics": difference}],
+    }
 
 
 def _keep_network(
@@ -304,12 +340,12 @@ def _keep_network(
 ) -> None:
     """Leave the network of a fold as a saved model that knows who taught it."""
     model = with_config(fitted.model, recipe, cells)
-    training = {"manifest_sha256": manifest_hash, "init": initial.record(), "recipe": recipe.to_dict()}
+    training = {"manifest_sha256": manifest_hash, "init": initial.to_dict(), "recipe": recipe.to_dict()}
     save_model(model, folder, half=True, training=training)
     shutil.copyfile(folder.with_suffix(".json"), folder / MANIFEST_FILE)
 
 
-def _refuse_tested_images(cells: Cells, sources: Sources, report: Report) -> None:
+def _refuse_tested_images(cells: Cells, sources: Sources, log: Log) -> None:
     """A network that imitated a teacher on an image has seen it, even without its label."""
     if sources.unlabelled is not None:
         found = cells_among(seen_images(unlabelled_images(sources.unlabelled)), cells)
@@ -324,7 +360,7 @@ def _refuse_tested_images(cells: Cells, sources: Sources, report: Report) -> Non
     seen = seen_by_trunk(sources.trunk)
     if seen is None:
         if "taken_from" not in ((read_config(sources.trunk) or {}).get("distillation") or {}):
-            report(f"note: {UNKNOWN_IMAGES}")
+            log(f"note: {UNKNOWN_IMAGES}")
         return
     found = cells_among(seen, cells)
     if len(found.rows):

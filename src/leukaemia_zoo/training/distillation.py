@@ -9,7 +9,6 @@ patients play no part, and normal blood cells of any collection serve.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,16 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from leukaemia_zoo._names import renamed
 from leukaemia_zoo.cells.images import find_images, read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.hardware import compiles_steps, precision
 from leukaemia_zoo.common.reading import read_arrays
 from leukaemia_zoo.common.run_folder import RunFolder
+from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.training.recipes import DistillationRecipe, Recipe
-from leukaemia_zoo.training.runs import RunState, TimeLeft, reseed
+from leukaemia_zoo.training.runs import RunState, TimeLeft, optimiser, reseed
 from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
@@ -113,6 +114,7 @@ def _assign_arrays(teacher: keras.Model, path: Path) -> None:
             variable.assign(found[name].astype(np.float32))
 
 
+@renamed(report="log")
 def distil(
     student: keras.Model,
     images: np.ndarray,
@@ -121,7 +123,7 @@ def distil(
     *,
     seed: int = 0,
     state: RunFolder | None = None,
-    report: Callable[[str], None] = print,
+    log: Log | None = print,
     keep_first_filters: bool = False,
 ) -> list[dict[str, float]]:
     """Train the trunk of a network to give the feature maps of an ImageNet network; labels are not used.
@@ -133,7 +135,7 @@ def distil(
         teacher_weights: See `load_teacher`.
         seed: Seed of the views and of the order.
         state: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
-        report: Called with a line an epoch.
+        log: Called with a line an epoch.
         keep_first_filters: Leave the student's first convolution as it is; otherwise it begins with the teacher's
             filters, where it has their shape.
 
@@ -173,16 +175,7 @@ def distil(
     model = keras.Model(inputs, losses)
     steps = recipe.steps_per_epoch
     model.compile(
-        keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(
-                recipe.learning_rate / 20,
-                recipe.epochs * steps,
-                warmup_target=recipe.learning_rate,
-                warmup_steps=min(100, steps),
-                alpha=0.01,
-            ),
-            weight_decay=recipe.weight_decay,
-        ),
+        optimiser(recipe.learning_rate, recipe.epochs, steps, recipe.weight_decay, first=20, last=0.01),
         loss=dict.fromkeys(losses, _own_loss),
         jit_compile=compiles_steps(),
     )
@@ -196,17 +189,13 @@ def distil(
         values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
         if state is not None:
             _keep(model, state, history)
-        report(f"distillation {epoch + 1}/{recipe.epochs}: not explained {values}{left.told(epoch + 1, recipe.epochs)}")
+        of_all = f"{epoch + 1}/{recipe.epochs}"
+        (log or silent)(f"distillation {of_all}: not explained {values}{left.told(epoch + 1, recipe.epochs)}")
     return history
 
 
 def teacher_for(student: keras.Model, recipe: DistillationRecipe, weights: str | Path) -> keras.Model:
-    """The teacher of a network, if the two and the recipe fit each other.
-
-    Raises:
-        DataError: If the student lacks a layer of the recipe's pairs, or they cannot be imitated in another stain.
-        WeightsError: If the teacher's weights cannot be had.
-    """
+    """The teacher of a network, if the two and the recipe fit each other."""
     missing = sorted({own for own, _ in recipe.pairs} - {layer.name for layer in student.layers})
     if missing:
         raise DataError(
@@ -300,10 +289,7 @@ def _difference(features: Any, target: Any, mask: Any) -> Any:
 
 
 def _begin_as(teacher: keras.Model, student: keras.Model, keep: bool) -> None:
-    """Give the layers of the student the teacher's weights, and let its batch normalisation stay as it is.
-
-    `keep` leaves the weights that a previous training gave.
-    """
+    """Give the layers of the student the teacher's weights, and let its batch normalisation stay as it is."""
     own = {layer.name: layer for layer in student.layers}
     for layer in teacher.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -350,12 +336,7 @@ class _Unlabelled(keras.utils.PyDataset):
 
 
 def unlabelled_images(folder: str | Path) -> list[Path]:
-    """The image files in the folder that the distillation is to see.
-
-    Raises:
-        DataError: If there are none.
-        ImageError: If there is no such folder.
-    """
+    """The image files in the folder that the distillation is to see."""
     paths, _ = find_images([folder])
     if not paths:
         raise DataError(

@@ -95,14 +95,7 @@ class CellArrays:
 
 
 def read_arrays(cells: Cells, recipe: Recipe, seed: int, preprocessing: Preprocessing | None = None) -> CellArrays:
-    """Read every cell once: the view that prediction sees, further turned views, and the cell's area.
-
-    Args:
-        cells: The table.
-        recipe: Says how many views, and their size.
-        seed: Of the turned views.
-        preprocessing: From a frame to the network's input; None for that of C-NMC's frames.
-    """
+    """Read every cell once: the view that prediction sees, further turned views, and the cell's area."""
     preprocessing = preprocessing or preprocessing_for(recipe)
     pixels = np.empty((recipe.turned_views, len(cells), recipe.input_size, recipe.input_size, 3), np.uint8)
     area = np.empty(len(cells))

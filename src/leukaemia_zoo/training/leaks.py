@@ -110,15 +110,7 @@ def people_of(cells: Cells) -> list[Person | None]:
 
 
 def training_of(spec: WeightSpec | None, folder: str | Path | None = None) -> TrainedOn | None:
-    """All that is known to have taught a weight: its own training and those of the weights that it began with.
-
-    Args:
-        spec: What is known of the weight.
-        folder: Where it lies, if in a folder of its own.
-
-    Returns:
-        None if nothing is known.
-    """
+    """All that is known to have taught a weight: its own training and those of the weights that it began with."""
     about = {} if spec is None else spec.training
     row = None if spec is None else weights().get(spec.config.weight or "")
     if not about and row is not None and spec is not row:
@@ -235,11 +227,7 @@ def _not_comparable(rest: Sequence[Person | None], trained: TrainedOn) -> Iterat
 
 
 def refuse(overlap: Overlap) -> None:
-    """Raise unless a network may be judged on all cells.
-
-    Raises:
-        LeakError: With the counts, and what to do.
-    """
+    """Raise unless a network may be judged on all cells."""
     if len(overlap.rows):
         raise LeakError(
             f"{overlap.told}: leave them out with exclude_overlap (--exclude-overlap), take other cells, or judge its "

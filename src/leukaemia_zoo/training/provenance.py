@@ -14,8 +14,9 @@ import numpy as np
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
-from leukaemia_zoo.training.classifier import Report, new_network
+from leukaemia_zoo.training.classifier import new_network
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE
 from leukaemia_zoo.training.leaks import Overlap, TrainedOn, find_overlap, seen_by_trunk, training_of
 from leukaemia_zoo.training.recipes import Recipe
@@ -62,7 +63,7 @@ class InitialWeights:
     trained_on: TrainedOn | None = None
     begun_with: Any = None
 
-    def record(self) -> str | dict[str, Any]:
+    def to_dict(self) -> str | dict[str, Any]:
         """``"random"``, or source and sha256 and what `overlap.training_of` needs to find what taught them."""
         if self.source is None:
             return "random"
@@ -174,7 +175,7 @@ def _data_of(file: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def write_initial_weights(
-    initial: InitialWeights, recipe: Recipe, seed: int, file: Path, run: str, report: Report
+    initial: InitialWeights, recipe: Recipe, seed: int, file: Path, run: str, log: Log
 ) -> InitialWeights:
     """Leave the recipe's network, begun with these weights, where a distilled trunk may stand; fetch them if need be.
 
@@ -184,7 +185,7 @@ def write_initial_weights(
         seed: Of the layers that the source lacks.
         file: The safetensors file to write; what the same run left there is kept.
         run: Fingerprint of the run.
-        report: Told in one line which weights these are.
+        log: Told in one line which weights these are.
 
     Returns:
         The same with this file and its sha256; random weights as they are.
@@ -193,7 +194,7 @@ def write_initial_weights(
         WeightsError: If ImageNet's cannot be fetched; `TensorMismatchError` if the tensors are not the network's.
     """
     if initial.source is None:
-        report(f"weights: random from seed {seed}")
+        log(f"weights: random from seed {seed}")
         return initial
     about = (read_config(file) or {}).get("init", {}) if file.is_file() else {}
     if about.get("run") != run:
@@ -209,7 +210,7 @@ def write_initial_weights(
         about |= {"source": initial.source, "data": [dict(row) for row in initial.data], "run": run}
         save_tensors(model, file, config={"init": about})
     initial = dataclasses.replace(initial, file=file, sha256=about["sha256"])
-    report(f"weights: {initial}")
+    log(f"weights: {initial}")
     return initial
 
 
@@ -241,12 +242,7 @@ def _take_imagenet(model: keras.Model, recipe: Recipe) -> str:
 
 
 def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
-    """Which of the cells taught these weights, by person and by image; None where nothing is known of them.
-
-    Args:
-        initial: The weights.
-        cells: The table.
-    """
+    """Which of the cells taught these weights, by person and by image; None where nothing is known of them."""
     trained = initial.trained_on
     if trained is None:
         return None
@@ -276,17 +272,7 @@ class LogitsTeacher:
 
 
 def found_teachers(recipe: Recipe, folder: str | Path | None, folds: int = 0) -> tuple[LogitsTeacher, ...]:
-    """The teachers of a training, or of each fold of a cross-validation.
-
-    Args:
-        recipe: Says whether there is to be one.
-        folder: Of a saved model, or of a cross-validation that kept its networks.
-        folds: Of the cross-validation; 0 for a training.
-
-    Raises:
-        DataError: If there is none where the recipe wants one, or one where it wants none.
-        WeightsError: If a network cannot be had.
-    """
+    """The teachers of a training, or of each fold of a cross-validation."""
     if folder is None:
         if recipe.soft_share:
             raise DataError(
@@ -308,14 +294,9 @@ def found_teachers(recipe: Recipe, folder: str | Path | None, folds: int = 0) ->
 
 
 def load_logits_teacher(
-    teachers: tuple[LogitsTeacher, ...], number: int, cells: Cells, tested: np.ndarray, report: Any
+    teachers: tuple[LogitsTeacher, ...], number: int, cells: Cells, tested: np.ndarray, log: Log
 ) -> keras.Model | None:
-    """The teacher of a fold; None without teachers.
-
-    Raises:
-        LeakError: If it was trained on a cell or a person that is tested.
-        DataError: If it has other classes.
-    """
+    """The teacher of a fold; None without teachers."""
     if not teachers:
         return None
     teacher = teachers[number]
@@ -336,5 +317,5 @@ def load_logits_teacher(
             f"The network in {teacher.folder} knows the classes {', '.join(model.zoo.class_names)}, but the cells have "
             f"{', '.join(cells.class_names)}: take one of the same classes in the same order."
         )
-    report(f"probabilities of {teacher.folder.name} are a part of the targets")
+    log(f"probabilities of {teacher.folder.name} are a part of the targets")
     return model

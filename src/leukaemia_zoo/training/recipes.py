@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from leukaemia_zoo.common.reading import read_json
-from leukaemia_zoo.common.text import close_matches, reason, shown
+from leukaemia_zoo.common.text import Log, close_matches, reason, shown, silent
 from leukaemia_zoo.errors import DataError, UnknownNameError
 from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
@@ -130,6 +130,56 @@ class Recipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """What a training begins with and how it runs, beside its cells; `train` and `cross_validate` take each by name.
+
+    Attributes:
+        recipe: How to train: a `Recipe`, or settings that replace those of the package's recipe, as a dict or a JSON
+            file; None for the package's recipe.
+        teacher: Weights of MobileNet to distil: ``"imagenet"`` (Keras downloads them), an ``.npz`` file, or None to
+            leave out the distillation.
+        unlabelled: Folder of cell images for the distillation; None takes the training cells, without their labels.
+            None of the cells that a cross-validation tests may be among them, under whatever name, nor another cell of
+            their subjects.
+        trunk: ``distilled.safetensors`` that a training or cross-validation with the same distillation left, to save
+            its time; None distils. What it was distilled on the record takes from its header. A cross-validation
+            refuses one that was distilled on the people whom it tests; a trunk of an older release does not say what it
+            has seen, which a note of the result says.
+        init: Weights before the first stage: ``"imagenet"`` for those that Keras publishes for five of the
+            architectures, a safetensors file or saved-model folder of this package or a name of the zoo for all tensors
+            but the last layer's, None for random ones. A cross-validation refuses weights that know those whom it
+            tests.
+        logits_teacher: For a recipe with a ``soft_share``: folder of a saved model of the same classes, whose
+            probabilities of the same view are a part of the targets; in a cross-validation the folder of one in the
+            same folds that kept its networks, so that each teaches the network of its own fold.
+        seed: Of the split, the weights, the order and the views.
+        devices: Number of devices that share the batches of distillation and fine-tuning, or ``"all"``.
+        restart: Begin anew instead of resuming.
+        log: Called with each line of progress; None for none.
+    """
+
+    recipe: Recipe | str | Path | Mapping[str, Any] | None = None
+    teacher: str | Path | None = "imagenet"
+    unlabelled: str | Path | None = None
+    trunk: str | Path | None = None
+    init: str | Path | None = None
+    logits_teacher: str | Path | None = None
+    seed: int = 0
+    devices: int | str = 1
+    restart: bool = False
+    log: Log | None = print
+
+    def recipe_of(self, architecture: str) -> Recipe:
+        """The recipe that is meant, see `recipe_for`."""
+        return self.recipe if isinstance(self.recipe, Recipe) else recipe_for(architecture, self.recipe)
+
+    @property
+    def tell(self) -> Log:
+        """The log, whether there is one or not."""
+        return self.log or silent
+
+
 def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of a network, with settings replaced.
 
@@ -202,11 +252,7 @@ def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> R
 
 
 def read_changes(changes: str | Path | Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Settings from a dict, a JSON file or nothing.
-
-    Raises:
-        DataError: If the file is no JSON object.
-    """
+    """Settings from a dict, a JSON file or nothing."""
     if changes is None or isinstance(changes, Mapping):
         return changes or {}
     try:

@@ -21,7 +21,7 @@ from leukaemia_zoo.common.files import replacing, sha256_of
 from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE, is_of_this_package
 from leukaemia_zoo.training.provenance import InitialWeights, LogitsTeacher
-from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.zoo import sources as places
 from leukaemia_zoo.zoo.tensors import read_config
 
@@ -47,6 +47,11 @@ class Sources:
     initial: InitialWeights = dataclasses.field(default_factory=InitialWeights)
     logits_teachers: tuple[LogitsTeacher, ...] = ()
 
+    @classmethod
+    def of(cls, options: TrainingOptions, initial: InitialWeights, teachers: tuple[LogitsTeacher, ...]) -> Sources:
+        """What the options name, with what was found of it."""
+        return cls(options.teacher, options.unlabelled, options.trunk, initial, teachers)
+
 
 def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices: int = 1) -> str:
     """Hash of all that must be the same for an interrupted run to go on."""
@@ -67,7 +72,7 @@ def provenance(
     data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
     header = (read_config(features) or {}) if features is not None else {}
     about, given = header.get("distillation", {}), sources.trunk is not None
-    initial, taught = sources.initial.record(), [dict(row) for row in sources.initial.data]
+    initial, taught = sources.initial.to_dict(), [dict(row) for row in sources.initial.data]
     if given and about.get("init"):
         # Nothing is known of the beginning of a trunk but what its own header says.
         initial = {key: value for key, value in about["init"].items() if key not in ("data", "run")}

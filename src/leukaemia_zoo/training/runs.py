@@ -1,24 +1,27 @@
-"""A run that can be interrupted: its state on disk, its random generators, and the time that is left.
+"""A run that can be interrupted: its state on disk, its random generators, its optimiser, and the time that is left.
 
 Every epoch begins with the generators at a known place, so that a resumed training goes on as it would have.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
 
+from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.run_folder import RunFolder
+from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.training.drawing import CellArrays, Views, preprocessing_for
+from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.zoo.tensors import load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    import keras
-
 
 _PROGRESS, _RESULT = "progress.json", "result.npz"
 
@@ -48,12 +51,12 @@ class RunState(RunFolder):
             self._write_progress()
         return float(self.progress["seconds"])
 
-    def timed(self, report: Callable[[str], None]) -> Callable[[str], None]:
+    def timed(self, log: Log) -> Log:
         """The same, and with each line the wall time is kept."""
 
         def tell(line: str) -> None:
             self.seconds()
-            report(line)
+            log(line)
 
         return tell
 
@@ -62,11 +65,9 @@ class RunState(RunFolder):
         self.save_json(_PROGRESS, {**self.progress, "best": best if np.isfinite(best) else None})
 
     def save(self, trainer: keras.Model) -> None:
-        """Keep weights and optimizer of a whole epoch.
-
-        Each epoch has a file of its own, which the progress names once it is whole: weights of one epoch and the
-        progress of another would go on to a third result.
-        """
+        """Keep weights and optimizer of a whole epoch."""
+        # Each epoch has a file of its own, which the progress names once it is whole: weights of one epoch and the
+        # progress of another would go on to a third result.
         before = [self.progress.get("last"), self.progress.get("best_before")]
         self.progress["last"] = f"epoch_{self.progress['epoch']}.weights.h5"
         self.save_weights(self.progress["last"], trainer)
@@ -80,6 +81,12 @@ class RunState(RunFolder):
         """Go back to the last whole epoch."""
         trainer.optimizer.build(trainer.trainable_variables)
         trainer.load_weights(self.folder / self.progress["last"])
+
+    def save_first(self, model: keras.Model, chosen: dict[str, Any], curves: list[dict[str, Any]]) -> None:
+        """Keep the classifier that the layers must beat, where no epoch is kept yet."""
+        if self.progress["chosen"] is None:
+            self.progress.update(best=chosen["log_loss"], chosen=chosen, curves=curves)
+            self.save_best(model)
 
     def save_best(self, model: keras.Model) -> None:
         """Keep the best network so far; `save` makes it known."""
@@ -101,6 +108,73 @@ class RunState(RunFolder):
         return self.load_arrays(_RESULT)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training:
+    """What the stages of one training share.
+
+    Attributes:
+        recipe: How.
+        cells: The table.
+        arrays: Its cells as arrays.
+        state: Where an interrupted run goes on.
+        seed: Of weights, order and views.
+        log: Called with each line of progress.
+        devices: Number of devices that share the batches; see `on_devices`.
+        preprocessing: From a frame to the network's input; None for the recipe's.
+    """
+
+    recipe: Recipe
+    cells: Cells
+    arrays: CellArrays
+    state: RunState
+    seed: int
+    log: Log
+    devices: int = 1
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def views(self) -> Views:
+        """Where the views of the cells come from."""
+        preprocessing = self.preprocessing or preprocessing_for(self.recipe)
+        return Views(self.arrays.pixels, self.arrays.frames, self.recipe, preprocessing)
+
+
+class DiscriminativeAdamW(keras.optimizers.AdamW):
+    """AdamW in which each variable has a share of the common rate."""
+
+    def __init__(self, shares: Sequence[float], *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.shares = tuple(shares)  # in the order of the variables that it is built for
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One step of a variable."""
+        share = self.shares[self._get_variable_index(variable)]
+        super().update_step(gradient, variable, learning_rate * share)
+
+
+def optimiser(
+    rate: float,
+    epochs: int,
+    steps: int,
+    weight_decay: float,
+    *,
+    first: float,
+    last: float,
+    clipnorm: float | None = None,
+    shares: Sequence[float] | None = None,
+) -> keras.optimizers.Optimizer:
+    """AdamW whose rate rises in at most 100 steps from a `first`-th of the highest and falls as a cosine to `last`."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        rate / first, epochs * steps, warmup_target=rate, warmup_steps=min(100, steps), alpha=last
+    )
+    settings = {"weight_decay": weight_decay, "clipnorm": clipnorm}
+    return (
+        keras.optimizers.AdamW(schedule, **settings)
+        if shares is None
+        else DiscriminativeAdamW(shares, schedule, **settings)
+    )
+
+
 def reseed(model: Any, seed: int, epoch: int) -> None:
     """Set every random generator inside a Keras model (augmentation, dropout) by seed and epoch."""
     for number, layer in enumerate(_flat(model)):
@@ -111,11 +185,7 @@ def reseed(model: Any, seed: int, epoch: int) -> None:
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed that every generator takes, NumPy's and Keras' alike.
-
-    Raises:
-        DataError: If it is no whole number from 0 to 4294967295.
-    """
+    """A seed that every generator takes, NumPy's and Keras' alike."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise DataError(f"seed is {seed!r}: give a whole number from 0 to {2**32 - 1}.")
     return int(seed)

@@ -85,7 +85,7 @@ def build_model(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.build_model("cnn_attention", num_classes=1).count_params()
+        >>> lz.zoo.build_model("cnn_attention", num_classes=1).count_params()
         192930
     """
     if name not in ARCHITECTURES:
@@ -149,7 +149,7 @@ def register_architecture(
         ...     x = keras.layers.Rescaling(1 / 255, name="scale")(images)
         ...     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="conv")(x)
         ...     return keras.layers.GlobalAveragePooling2D(name="pool")(x)
-        >>> lz.register_architecture("my_tiny", build, input_size=32)
+        >>> lz.zoo.register_architecture("my_tiny", build, input_size=32)
         >>> lz.load_model("my_tiny", weights=None, num_classes=3).output_shape
         (None, 3)
     """

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from leukaemia_zoo._names import renamed
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.files import sha256_of, write_json
 from leukaemia_zoo.common.hardware import precision
@@ -41,8 +42,9 @@ DTYPES = ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16", "float16", "
 """What a network can be computed in."""
 
 
+@renamed(name="model")
 def load_model(
-    name: str | os.PathLike[str] = "cnn_attention",
+    model: str | os.PathLike[str] = "cnn_attention",
     weights: Literal["default"] | str | os.PathLike[str] | None = "default",
     num_classes: int | None = None,
     *,
@@ -53,7 +55,7 @@ def load_model(
     """Load a network of the zoo, or one that `save_model` or training left in a folder.
 
     Args:
-        name: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), a folder with a saved model, or a model in
+        model: An architecture (``"cnn"``), a weight (``"cnn.cnmc"``), a folder with a saved model, or a model in
             our format on the Hugging Face Hub, ``"hf://org/name@revision"`` (commit, tag or branch).
         weights: ``"default"`` for the pretrained weight that the name means, from the package, the local cache of the
             Hub or the Hub; None for the architecture as published, with random weights; or a folder, ``.safetensors``
@@ -89,16 +91,15 @@ def load_model(
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnknownNameError(f"A network cannot be computed in {shown(dtype)}: choose one of {', '.join(DTYPES)}.")
-    name = model_name(name)
     with precision(dtype):
-        model, config = _loaded(name, weights, num_classes, class_names)
+        network, config = _loaded(model_name(model), weights, num_classes, class_names)
     if class_names is not None and tuple(class_names) != config.class_names:
         raise ArchitectureError(
             f"The classes are {list(config.class_names)}, not {list(class_names)}: class_names can name only the "
             "classes of a replaced or random head."
         )
-    model.zoo = config
-    return with_output(model, output)
+    network.zoo = config
+    return with_output(network, output)
 
 
 def _loaded(name: str, weights: Any, num_classes: int | None, class_names: Any) -> tuple[keras.Model, ModelConfig]:
@@ -126,18 +127,19 @@ def _loaded(name: str, weights: Any, num_classes: int | None, class_names: Any) 
                 warnings.warn(
                     f"The last layer of '{spec.name}' ({len(spec.config.class_names)} classes) was replaced by a new "
                     f"one with random weights for {num_classes}: train it before use.",
-                    stacklevel=3,
+                    stacklevel=4,  # whoever called `load_model`, through its decorator
                 )
     return model, config
 
 
-def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool = False, **about: Any) -> WeightSpec:
+@renamed(folder="out")
+def save_model(model: keras.Model, out: str | os.PathLike[str], *, half: bool = False, **about: Any) -> WeightSpec:
     """Save a network of the zoo into a folder that `load_model` and ``leukaemia-zoo predict --model`` take.
 
     Args:
         model: A network from `load_model`, trained further or not, with output ``"probabilities"``; or the name of one,
             a folder or ``hf://org/name@revision``.
-        folder: Where to write ``config.json`` and ``model.safetensors``; made where it is missing.
+        out: Folder for ``config.json`` and ``model.safetensors``; made where it is missing.
         half: Store kernels as float16.
         **about: Further fields of `WeightSpec`: name, licence, citation, data, training, metrics, intended_use.
 
@@ -175,7 +177,7 @@ def save_model(model: keras.Model, folder: str | os.PathLike[str], *, half: bool
         **about,
     )
     _check_loadable(model, spec)
-    folder = Path(folder)
+    folder = Path(out)
     file = folder / WEIGHTS_FILE
     with _told_as_unwritable(folder):
         save_tensors(model, file, config=config.to_dict(), half=half)

@@ -91,9 +91,10 @@ def view_logits(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarra
     return logits.astype(np.float64).mean(axis=0)
 
 
-def in_batches(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Uint8 pixels go in batch by batch, so that they are never all in float32."""
+def in_batches(network: keras.Model, pixels: np.ndarray) -> Any:
+    """One array an output; uint8 pixels go in batch by batch, so that they are never all in float32."""
     starts = range(0, len(pixels), _BATCH)
-    return np.concatenate(
-        [np.asarray(network.predict_on_batch(pixels[start : start + _BATCH].astype(np.float32))) for start in starts]
-    )
+    found = [network.predict_on_batch(pixels[start : start + _BATCH].astype(np.float32)) for start in starts]
+    if isinstance(found[0], list):
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    return np.concatenate(found)

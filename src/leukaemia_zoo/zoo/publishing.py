@@ -13,14 +13,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo._names import renamed
 from leukaemia_zoo.common.files import check_integrity, replacing, write_json
 from leukaemia_zoo.common.reading import read_json
-from leukaemia_zoo.common.text import close_matches
+from leukaemia_zoo.common.text import Log, close_matches, silent
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
 from leukaemia_zoo.zoo import hub
 from leukaemia_zoo.zoo import registry as zoo_registry
@@ -66,13 +67,14 @@ class _Upload:
     card: bytes
 
 
-def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = False, **about: Any) -> WeightSpec:
+@renamed(folder="out")
+def save_pretrained(model: Any, out: str | os.PathLike[str], *, half: bool = False, **about: Any) -> WeightSpec:
     """Save a network with its model card: the three files of a repository on the Hub.
 
     Args:
         model: A network from `load_model`, trained further or not, with output ``"probabilities"``; or the name of one,
             a folder or ``hf://`` address.
-        folder: Where to write ``config.json``, ``model.safetensors`` and ``README.md``; made where it is missing.
+        out: Folder for ``config.json``, ``model.safetensors`` and ``README.md``; made where it is missing.
         half: Store kernels as float16.
         **about: What to tell about it, as in `WeightSpec`: name, licence, citation, data, training, metrics,
             intended_use.
@@ -89,11 +91,11 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], *, half: bool = 
     Example:
         >>> import tempfile, leukaemia_zoo as lz
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     spec = lz.save_pretrained(lz.load_model("cnn"), folder, licence="Apache-2.0")
+        ...     spec = lz.zoo.save_pretrained(lz.load_model("cnn"), folder, licence="Apache-2.0")
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['README.md', 'config.json', 'model.safetensors']
     """
-    folder = Path(folder)
+    folder = Path(out)
     refuse_to_replace_card(folder)
     # First elsewhere, then beside, then renamed: a mistake or a full disk must not leave some of the three files.
     with _saved(model, half, about) as (spec, made):
@@ -144,7 +146,7 @@ def push_to_hub(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.push_to_hub("runs/cnn", "lab/my-cells", private=True).revision  # doctest: +SKIP
+        >>> lz.zoo.push_to_hub("runs/cnn", "lab/my-cells", private=True).revision  # doctest: +SKIP
         '1f0c...'
     """
     repo = checked_repo(repo)
@@ -167,6 +169,7 @@ def push_to_hub(
     return _send(_prepared(spec, file, repo), message, private, token)
 
 
+@renamed(report="log")
 def publish(
     namespace: str,
     *,
@@ -176,7 +179,7 @@ def publish(
     private: bool | None = None,
     token: str | None = None,
     dry_run: bool = False,
-    report: Callable[[str], object] = print,
+    log: Log | None = print,
 ) -> list[Published]:
     """Put the weights of the zoo on the Hub, one repository each, and pin them in the registry.
 
@@ -192,7 +195,7 @@ def publish(
         private: Whether new repositories are private; None for the account's own setting.
         token: With the right to write; None for HF_TOKEN or the stored login.
         dry_run: Check and tell, but touch neither the network nor a file.
-        report: Gets each line about what happens.
+        log: Called with each line about what happens; None for none.
 
     Returns:
         One entry a weight, in the order of the registry; none after a dry run.
@@ -205,16 +208,17 @@ def publish(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.publish("lab", names=["cnn.cnmc"], dry_run=True, report=lambda line: None)
+        >>> lz.zoo.publish("lab", names=["cnn.cnmc"], dry_run=True, log=None)
         []
     """
+    tell = log or silent
     table = _packaged_table() if registry is None else Path(registry).resolve()
     uploads = _uploads(table, _folder_of_large(weights), namespace, names)
     if dry_run:
         for upload in uploads:
             for line in _planned(upload, table):
-                report(line)
-        report("Nothing was sent or written.")
+                tell(line)
+        tell("Nothing was sent or written.")
         return []
     if not (os.access(table, os.W_OK) and os.access(table.parent, os.W_OK)):
         raise WeightsError(f"{table} cannot be written to, so that nothing was published: name another with registry.")
@@ -222,7 +226,7 @@ def publish(
     for upload in uploads:
         published = _send(upload, None, private, token)
         what = "pinned in" if _pin(table, published) else "as pinned in"
-        report(f"{published.name}: {published.size:,} bytes, sha256 verified, {published.url}, {what} {table.name}")
+        tell(f"{published.name}: {published.size:,} bytes, sha256 verified, {published.url}, {what} {table.name}")
         done.append(published)
     return done
 
@@ -234,11 +238,7 @@ def publish(
 @contextlib.contextmanager
 def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[WeightSpec, Path]]:
     """A network in a temporary folder, and its row as a reader of that folder finds it."""
-    from leukaemia_zoo.zoo.loading import (  # here, because publishing a file needs no Keras
-        as_model,
-        config_of,
-        save_model,
-    )
+    from leukaemia_zoo.zoo.loading import as_model, config_of, save_model  # publishing a file needs no Keras
 
     about = checked_about(about)
     model = as_model(model)

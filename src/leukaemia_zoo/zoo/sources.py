@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo._names import renamed
 from leukaemia_zoo.common.files import check_integrity, replacing, sha256_of, write_json
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import reason, shown
@@ -145,22 +146,23 @@ def check_download(name: str) -> None:
         model_info(name)
 
 
-def download(name: str, folder: str | os.PathLike[str] | None = None) -> Found:
+@renamed(name="model", folder="out")
+def download(model: str, out: str | os.PathLike[str] | None = None) -> Found:
     """Get a weight ahead of time, so that it is there when there is no network.
 
     Args:
-        name: Architecture or weight of the zoo, or ``hf://org/name@revision``.
-        folder: Where to write ``<weight>/config.json`` and ``<weight>/model.safetensors`` for another machine, on which
-            `load_model` takes ``folder`` itself; a repository becomes ``<org>--<name>``, whatever it calls its weight,
+        model: Architecture or weight of the zoo, or ``hf://org/name@revision``.
+        out: Where to write ``<weight>/config.json`` and ``<weight>/model.safetensors`` for another machine, on which
+            `load_model` takes that folder itself; a repository becomes ``<org>--<name>``, whatever it calls its weight,
             with ``@<revision>`` if one was named. None to fill the local cache.
 
     Returns:
-        What was found or fetched; with ``folder`` the copy.
+        What was found or fetched; with ``out`` the copy.
 
     Raises:
         UnknownNameError: If there is no such name.
-        DataError: If ``name`` is a folder.
-        HubStorageError: If ``folder`` cannot be written to; nothing half-written is left there.
+        DataError: If ``model`` is a folder.
+        HubStorageError: If ``out`` cannot be written to; nothing half-written is left there.
         WeightsError: As `find`.
 
     Example:
@@ -168,12 +170,12 @@ def download(name: str, folder: str | os.PathLike[str] | None = None) -> Found:
         >>> lz.download("cnn_attention").place  # travels inside the package
         'package'
     """
-    check_download(name)
-    found = find(name)
-    if folder is None:
+    check_download(model)
+    found = find(model)
+    if out is None:
         return found
-    own = name.startswith(hub.PREFIX)  # what somebody calls a weight must not replace another one
-    target = Path(folder) / (_folder_name(name) if own else found.spec.name)
+    own = model.startswith(hub.PREFIX)  # what somebody calls a weight must not replace another one
+    target = Path(out) / (_folder_name(model) if own else found.spec.name)
     row = dataclasses.replace(found.spec, file=WEIGHTS_FILE)
     made: list[Path] = []
     try:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.engine.graphs import find_graph
-from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES, PROBABILITIES, SCORES
+from leukaemia_zoo.engine.names import ATTENTION, EMBEDDINGS, IMAGES, PROBABILITIES, SCORES
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.zoo.sources import Found
 from leukaemia_zoo.zoo.tensors import read_tensors
@@ -21,7 +21,7 @@ _OF_VIEWS = "embeddings_of_views"
 
 
 def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
-    """The graph from images to probabilities, embeddings and OOD scores.
+    """The graph from images to probabilities, embeddings, OOD scores and, where there is attention, its map.
 
     Args:
         network: The network.
@@ -40,6 +40,7 @@ def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
         node.output[:] = [_OF_VIEWS if name == last else name for name in node.output]
         node.input[:] = [_OF_VIEWS if name == last else name for name in node.input]
 
+    gate = _gate(model.graph)
     before, constants = _turned(views)
     features = network.classifier.kernel.shape[0]
     after, more = _judged(network, views, features)
@@ -50,9 +51,43 @@ def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
     outputs = [(PROBABILITIES, [cells, len(network.zoo.class_names)]), (EMBEDDINGS, [cells, features])]
     if network.has_statistics:
         outputs.append((SCORES, [cells]))
+    if gate is not None:
+        looked, more = _of_first_view(gate)
+        model.graph.node.extend(looked)
+        model.graph.initializer.extend(more)
+        outputs.append((ATTENTION, [cells, None, None]))
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs)
     return model
+
+
+def _gate(graph: Any) -> str | None:
+    """The gate of the last `AttentionBlock`: what a map of one channel, made from features by a kernel of our own that
+    has two axes, becomes before the features are multiplied by it."""
+    weights = {weight.name: weight.dims for weight in graph.initializer}
+    made_by = {output: node for node in graph.node for output in node.output}
+    kernels = {
+        node.output[0] for node in graph.node if node.op_type == "Reshape" and weights.get(node.input[0], ())[1:] == [1]
+    }
+    for product in reversed([node for node in graph.node if node.op_type == "Mul"]):
+        features, gate = product.input
+        node = made_by.get(gate)
+        while node is not None and node.op_type != "Conv":
+            node = made_by.get(node.input[0])
+        if node is not None and node.input[0] == features and node.input[1] in kernels:
+            return str(gate)
+    return None
+
+
+def _of_first_view(gate: str) -> tuple[list[Any], list[Any]]:
+    """Nodes from the gates of all views, (views x cells, 1, height, width), to those of the cells as they are given."""
+    nodes = [
+        helper.make_node("Shape", [IMAGES], ["cells_given"], end=1),
+        helper.make_node("Slice", [gate, "first_cell", "cells_given", "first_axis"], ["first_gate"]),
+        helper.make_node("Squeeze", ["first_gate", "channel_axis"], [ATTENTION]),
+    ]
+    values = {"first_cell": 0, "first_axis": 0, "channel_axis": 1}
+    return nodes, [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in values.items()]
 
 
 def metadata(network: Network, found: Found, contract: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,10 +25,19 @@ from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError
 from leukaemia_zoo.zoo.sources import Found, find
 
-Format = Literal["onnx", "openvino"]
+Format = Literal["onnx", "openvino", "bioimageio"]
 
 MOST_DIFFERENCE = 1e-3
 """An exported file may differ from the network by this much in probability, or it is not left."""
+
+_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "bioimageio": ".zip"}
+
+_NEEDED = {
+    "onnx": (("onnx",), "'leukaemia-zoo[export]'"),
+    "openvino": (("onnx", "openvino"), "'leukaemia-zoo[export]' openvino"),
+    "bioimageio": (("onnx", "bioimageio.spec"), "'leukaemia-zoo[bioimageio]'"),
+}
+"""Of each format, the packages that it takes, and how they are installed."""
 
 _FEWEST = 20
 """Cells for int8, half to calibrate it on and half to compare it on."""
@@ -68,14 +79,16 @@ def export(
     """Write a network as one file for other programs, and prove that it says the same.
 
     The file takes ``images``, float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight
-    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features) and, where the network
-    holds statistics of its training cells, ``ood_score`` (cells,). Views and temperature are inside. Its metadata hold
-    classes, preprocessing, limits, licence and that it is for research only.
+    gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features), where the network
+    holds statistics of its training cells ``ood_score`` (cells,), and where it has an `AttentionBlock` ``attention``
+    (cells, height, width), as `attention_maps` gives it. Views and temperature are inside. Its metadata hold classes,
+    preprocessing, limits, licence and that it is for research only.
 
     Args:
         model: A weight as `load_model` takes it, or a loaded or trained Keras network of the zoo.
-        out: The file to write: ``.onnx``, or ``.xml`` for OpenVINO.
-        to: ``"onnx"`` or ``"openvino"``.
+        out: The file to write: ``.onnx``, ``.xml`` for OpenVINO, ``.zip`` for bioimage.io.
+        to: ``"onnx"``, ``"openvino"``, or ``"bioimageio"``: a package with the ONNX file, its description, model card
+            and tensors to test it with.
         int8: Compute convolutions with whole numbers of 8 bits: smaller, faster on processors that have instructions
             for it, and a little different. The difference is told in what is returned, and refuses nothing.
         calibration: For int8: files, folders or frames of cells like those that will be judged, 20 or more, better 200.
@@ -101,7 +114,7 @@ def export(
     """
     if to not in get_args(Format):
         raise UnknownNameError(f"Nothing can be exported to '{to}'; {close_matches(str(to), get_args(Format))}")
-    suffix = {"onnx": ".onnx", "openvino": ".xml"}[to]
+    suffix = _SUFFIXES[to]
     file = Path(out)
     if file.suffix != suffix or file.is_dir():
         raise DataError(f"{file} does not name a file with the suffix {suffix}, which other programs know {to} by.")
@@ -109,7 +122,7 @@ def export(
         raise DataError(
             "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
         )
-    _require("onnx", *(["openvino"] if to == "openvino" else []))
+    _require(to)
     with tempfile.TemporaryDirectory() as folder:
         found = _found(model, Path(folder))
         network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
@@ -117,14 +130,14 @@ def export(
         whole = Path(folder) / "whole.onnx"
         _write_whole(network, found, whole, views)
         if int8:
-            from leukaemia_zoo.engine.quantising import quantise
+            from leukaemia_zoo.exporting.quantising import quantise
 
             real = _prepared(network, calibration)
             # Judged on cells that it was not calibrated on.
             cells = real[1::2]
             quantise(whole, real[::2])
-        written = [whole] if to == "onnx" else _to_openvino(whole, Path(folder) / "whole.xml")
-        run = _run_onnx if to == "onnx" else _run_openvino
+        make, run = _MAKERS[to]
+        written = make(whole, cells, found)
         expected = network.probabilities(cells, views=views)
         probabilities = run(written[0], cells)
         difference = float(np.abs(probabilities - expected).max())
@@ -141,15 +154,20 @@ def export(
     return Exported(file, difference, len(cells), changed, size)
 
 
-def _require(*packages: str) -> None:
+def _require(to: Format) -> None:
+    packages, installed_by = _NEEDED[to]
+    missing = [package for package in packages if not _is_there(package)]
+    if missing:
+        raise ExportMissingError(f"{' and '.join(missing)} is not installed: `pip install {installed_by}`.")
+
+
+def _is_there(package: str) -> bool:
     import importlib.util
 
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ExportMissingError(
-            f"{' and '.join(missing)} is not installed: `pip install 'leukaemia-zoo[export]'"
-            + (" openvino`." if "openvino" in missing else "`.")
-        )
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is a part of
+        return False
 
 
 def _found(model: Any, folder: Path) -> Found:
@@ -179,7 +197,7 @@ def _write_whole(network: Network, found: Found, file: Path, views: int | None) 
     import onnx
     import onnxruntime
 
-    from leukaemia_zoo.engine.whole_graph import metadata, whole_graph
+    from leukaemia_zoo.exporting.whole_graph import metadata, whole_graph
 
     graph = whole_graph(network, found, network.zoo.views if views is None else views)
     options = onnxruntime.SessionOptions()
@@ -197,15 +215,36 @@ def _write_whole(network: Network, found: Found, file: Path, views: int | None) 
     onnx.save(folded, file)
 
 
-def _to_openvino(file: Path, out: Path) -> list[Path]:
+def _to_onnx(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
+    return [file]
+
+
+def _to_openvino(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
     import onnx
     import openvino
 
-    model = openvino.convert_model(file)
+    model, out = openvino.convert_model(file), file.with_suffix(".xml")
     for entry in onnx.load(file).metadata_props:
         model.set_rt_info(entry.value, ["leukaemia_zoo", entry.key])
     openvino.save_model(model, out, compress_to_fp16=False)
     return [out, out.with_suffix(".bin")]
+
+
+def _to_bioimageio(file: Path, cells: np.ndarray, found: Found) -> list[Path]:
+    from leukaemia_zoo.exporting.bioimageio import GRAPH_FILE, write_package
+
+    parts = file.parent / "package"
+    parts.mkdir()
+    write_package(file.rename(parts / GRAPH_FILE), cells[:3], found.spec, parts / "package.zip")
+    return [parts / "package.zip"]
+
+
+def _run_bioimageio(file: Path, cells: np.ndarray) -> np.ndarray:
+    from leukaemia_zoo.exporting.bioimageio import GRAPH_FILE
+
+    with zipfile.ZipFile(file) as package:
+        graph = Path(package.extract(GRAPH_FILE, file.parent / "unpacked"))
+    return _run_onnx(graph, cells)
 
 
 def _run_onnx(file: Path, cells: np.ndarray) -> np.ndarray:
@@ -221,6 +260,14 @@ def _run_openvino(file: Path, cells: np.ndarray) -> np.ndarray:
     # In full precision: what a processor makes of it in half is its user's choice.
     compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.concatenate([compiled({IMAGES: cell[None].astype(np.float32)})[PROBABILITIES] for cell in cells])
+
+
+_MAKERS: dict[str, tuple[Callable[..., list[Path]], Callable[..., np.ndarray]]] = {
+    "onnx": (_to_onnx, _run_onnx),
+    "openvino": (_to_openvino, _run_openvino),
+    "bioimageio": (_to_bioimageio, _run_bioimageio),
+}
+"""Of each format, what makes its files of the ONNX file, and what runs the first of them."""
 
 
 def _move(part: Path, target: Path) -> None:
