@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.cells.table import class_key
 from leukaemia_zoo.common.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
 from leukaemia_zoo.evaluation.intervals import Resampling
@@ -144,7 +145,8 @@ def judge_limits(
         (0.05, 0.0, 30)
     """
     known, p = checked_predictions(labels, probabilities)
-    places = [limits.class_names.index(name) for name in class_names]
+    keys = [class_key(name) for name in limits.class_names]
+    places = [keys.index(class_key(name)) for name in class_names]
     codes = verdict_codes(p, limits.at()[places])
     resampling = Resampling(known, subjects, resamples, seed, level)
     result: dict[str, dict[str, Any]] = {}
