@@ -16,9 +16,12 @@ from leukaemia_zoo.benchmarking import runner
 from leukaemia_zoo.benchmarking.contestants import Candidate, as_candidates
 from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE, read_judged_cells
 from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.common.run_folder import BENCHMARK, RunFolder
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 from leukaemia_zoo.evaluation.metrics import metrics
+from leukaemia_zoo.report.contents import Contents
+from leukaemia_zoo.report.page import as_html
 from leukaemia_zoo.report.report import FILES
 from leukaemia_zoo.zoo import registry
 
@@ -151,6 +154,29 @@ def test_names_of_classes_in_arrays_have_the_order_of_folders_and_csv(drawn, fol
     assert sum(values) == pytest.approx(1)
     numbered = benchmark(by_brightness, (frames, labels, subjects), class_names=("hem", "all"), **QUICK).to_dict()
     assert numbered["models"]["by_brightness"]["metrics"] == files["models"]["by_brightness"]["metrics"]
+
+
+def test_the_limits_of_a_model_are_judged_on_these_people(drawn, tiny_folder):
+    model = load_model(tiny_folder)
+    limits = VerdictLimits(("hem", "all"), (0.05, 0.1), ((0.4, 0.6), (0.3, 0.5)), (9, 9), (0.1, 0.05), 0.2)
+    model.zoo = dataclasses.replace(model.zoo, verdict_limits=limits)
+    found = benchmark(
+        {"with": model, "brightness": by_brightness}, drawn, class_names=["HEM", "ALL"], **QUICK
+    ).to_dict()
+    judged = found["models"]["with"]["limits"]
+    assert {name: (row["promised"], row["people"]) for name, row in judged.items()} == {
+        "HEM": (0.1, 6),
+        "ALL": (0.05, 6),
+    }
+    for row in judged.values():
+        assert sum(row[kind]["value"] for kind in ("right", "missed", "referred")) == pytest.approx(1)
+    assert "limits" not in found["models"]["brightness"]
+    for low, told in ((0.0, False), (0.2, True)):
+        judged["ALL"]["missed"] = {"value": 0.5, "low": low, "high": 0.8}
+        judged["HEM"]["missed"] = {"value": 0.0, "low": 0.0, "high": 0.1}
+        page = as_html(Contents(found), "")
+        assert "Verdicts where the model may say uncertain" in page
+        assert ("misses 0.500 (0.200 to 0.800)" in page) == told
 
 
 def test_three_classes(drawn):

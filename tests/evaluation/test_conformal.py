@@ -5,7 +5,7 @@ import pytest
 
 from leukaemia_zoo.common.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.evaluation.conformal import MISS_RATES, coverage, fit_limits
+from leukaemia_zoo.evaluation.conformal import MISS_RATES, coverage, fit_limits, judge_limits
 
 NAMES = ("hem", "all")
 
@@ -119,3 +119,39 @@ def test_limits_by_which_every_cell_is_uncertain_can_be_written_and_read():
     limits = fit_limits(labels, np.eye(2)[labels], [f"{label}{row // 5}" for row, label in enumerate(labels)], NAMES)
     assert limits.referred == 1.0
     assert VerdictLimits.from_dict(limits.to_dict(), NAMES) == limits
+
+
+def test_the_judgement_of_limits_counts_people_and_has_intervals():
+    rng = np.random.default_rng(6)
+    limits = fit_limits(*_cells(rng, (60, 60)), NAMES)
+    labels, p, owners = _cells(rng, (25, 25))
+    found = judge_limits(labels, p, owners, limits, NAMES, resamples=200)
+    simple = coverage(labels, verdict_codes(p, limits.at()), owners, NAMES)
+    for name, rate in zip(NAMES, limits.default, strict=True):
+        assert found[name]["promised"] == rate
+        assert found[name]["people"] == 25
+        for kind in ("missed", "referred", "right"):
+            share = found[name][kind]
+            assert share["value"] == pytest.approx(simple[name][kind])
+            assert share["low"] <= share["value"] <= share["high"]
+            assert share["high"] > share["low"] or share["value"] in (0.0, 1.0)
+
+
+def test_classes_in_another_order_keep_their_limits():
+    rng = np.random.default_rng(7)
+    limits = fit_limits(*_cells(rng, (60, 60)), NAMES)
+    labels, p, owners = _cells(rng, (10, 10))
+    there = judge_limits(labels, p, owners, limits, NAMES, resamples=50)
+    swapped = judge_limits(1 - labels, p[:, ::-1], owners, limits, NAMES[::-1], resamples=50)
+    assert {name: found["missed"]["value"] for name, found in there.items()} == {
+        name: found["missed"]["value"] for name, found in swapped.items()
+    }
+
+
+def test_people_on_whom_limits_do_not_hold_are_seen():
+    rng = np.random.default_rng(8)
+    limits = fit_limits(*_cells(rng, (60, 60)), NAMES)
+    labels, p, owners = _cells(rng, (25, 25))
+    shifted = 1 / (1 + np.exp(4.0 - np.log(p[:, 1] / p[:, 0])))  # every cell of these people looks healthier
+    found = judge_limits(labels, np.stack([1 - shifted, shifted], 1), owners, limits, NAMES, resamples=200)
+    assert found["all"]["missed"]["low"] > found["all"]["promised"]

@@ -14,6 +14,7 @@ from leukaemia_zoo.benchmarking.judged_cells import JudgedCells, read_judged_cel
 from leukaemia_zoo.benchmarking.options import BenchmarkOptions
 from leukaemia_zoo.cells.splits import kfold_by_subject
 from leukaemia_zoo.cells.table import class_key
+from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.common.run_folder import RunFolder
 from leukaemia_zoo.errors import DataError, LeakError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, check_probabilities
@@ -35,6 +36,7 @@ class Judged:
         excluded: What was left out, or None.
         seconds: Each model took for its predictions.
         notes: What a reader should know besides.
+        limits: Of the models that know when to ask a human.
     """
 
     cells: JudgedCells
@@ -47,6 +49,7 @@ class Judged:
     overlap: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    limits: dict[str, VerdictLimits] = dataclasses.field(default_factory=dict)
 
 
 def as_they_are(candidates: list[Candidate], cells: JudgedCells, state: RunFolder, options: BenchmarkOptions) -> Judged:
@@ -74,6 +77,8 @@ def as_they_are(candidates: list[Candidate], cells: JudgedCells, state: RunFolde
         judged.seconds[candidate.name] = time.perf_counter() - started
         judged.kinds[candidate.name] = candidate.kind
         judged.about[candidate.name] = candidate.about()
+        if candidate.config is not None and candidate.config.verdict_limits is not None:
+            judged.limits[candidate.name] = candidate.config.verdict_limits
         overlap = overlaps[candidate.name]
         told = overlap.told
         if len(overlap.rows):

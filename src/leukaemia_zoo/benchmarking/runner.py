@@ -27,6 +27,7 @@ from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeukaemiaZooError
 from leukaemia_zoo.evaluation import judgement
 from leukaemia_zoo.evaluation.baselines import BASELINES, cross_fitted, fitted_on
+from leukaemia_zoo.evaluation.conformal import judge_limits
 from leukaemia_zoo.evaluation.inputs import subject_codes
 from leukaemia_zoo.evaluation.intervals import paired_difference
 from leukaemia_zoo.report.report import FILES, Report
@@ -129,6 +130,17 @@ def benchmark(
             )
             for name, probabilities in judged.probabilities.items()
         }
+        for name, limits in judged.limits.items():
+            blocks[name]["limits"] = judge_limits(
+                cells.labels,
+                judged.probabilities[name],
+                cells.subjects,
+                limits,
+                cells.class_names,
+                options.resamples,
+                options.seed,
+                options.level,
+            )
         differences = _differences(judged, options)
         bootstrap_seconds = time.perf_counter() - before_intervals
         costs, not_measured = _costs(candidates, cells, log) if options.cost else ({}, [])

@@ -11,12 +11,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.cells.table import class_key
 from leukaemia_zoo.common.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
+from leukaemia_zoo.evaluation.intervals import Resampling
 
 MISS_RATES = (0.02, 0.05, 0.1, 0.2)
 """The rates that limits are kept for."""
@@ -103,5 +106,75 @@ def coverage(
             "missed": float(weights @ ((own != label) & (own != UNCERTAIN_CODE))) if rows.any() else math.nan,
             "referred": float(weights @ (own == UNCERTAIN_CODE)) if rows.any() else math.nan,
             "people": len(np.unique(owners[rows])),
+        }
+    return result
+
+
+def judge_limits(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    subjects: Subjects,
+    limits: VerdictLimits,
+    class_names: Sequence[str],
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, dict[str, Any]]:
+    """How limits hold on people whom neither the network nor the limits have seen, every person counting alike.
+
+    Args:
+        labels: Int (N,), indices into `class_names`.
+        probabilities: Float (N, classes), calibrated.
+        subjects: Of each cell; None where unknown, which counts the cell as a person of its own.
+        limits: Of the network, for the same classes in whatever order.
+        class_names: In the order of the columns.
+        resamples: See `Resampling`.
+        seed: See `Resampling`.
+        level: See `Resampling`.
+
+    Returns:
+        For each class `promised`, its default miss rate; `missed`, `referred` and `right` as `value`, `low` and `high`
+        with an interval over people; and `people`. A class without cells is left out.
+
+    Example:
+        >>> labels, p = [0] * 30 + [1] * 30, np.linspace(0, 1, 60)
+        >>> tables = np.stack([1 - p, p], axis=1)
+        >>> limits = fit_limits(labels, tables, None, ("hem", "all"))
+        >>> found = judge_limits(labels, tables, None, limits, ("hem", "all"), resamples=50)
+        >>> found["all"]["promised"], found["all"]["missed"]["value"], found["all"]["people"]
+        (0.05, 0.0, 30)
+    """
+    known, p = checked_predictions(labels, probabilities)
+    keys = [class_key(name) for name in limits.class_names]
+    places = [keys.index(class_key(name)) for name in class_names]
+    codes = verdict_codes(p, limits.at()[places])
+    resampling = Resampling(known, subjects, resamples, seed, level)
+    result: dict[str, dict[str, Any]] = {}
+    for label, name in enumerate(class_names):
+        own = known == label
+        if not own.any():
+            continue
+        verdicts = {
+            "missed": own & (codes != label) & (codes != UNCERTAIN_CODE),
+            "referred": own & (codes == UNCERTAIN_CODE),
+            "right": own & (codes == label),
+        }
+        whole = coverage(known, codes, subjects, class_names)[name]
+
+        def shares(counts: FloatArray, units: IntArray, own: Any = own, verdicts: Any = verdicts) -> dict[str, Any]:
+            cells = np.bincount(units[own], minlength=counts.shape[1])
+            people = counts[:, cells > 0]
+            with np.errstate(invalid="ignore"):
+                return {
+                    kind: (people @ (np.bincount(units[rows], minlength=len(cells))[cells > 0] / cells[cells > 0]))
+                    / people.sum(axis=1)
+                    for kind, rows in verdicts.items()
+                }
+
+        drawn = resampling.draw(shares)
+        result[name] = {
+            "promised": limits.default[places[label]],
+            **{kind: resampling.interval(whole[kind], drawn[kind], label).to_dict() for kind in verdicts},
+            "people": whole["people"],
         }
     return result

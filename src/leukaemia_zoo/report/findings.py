@@ -13,6 +13,7 @@ from leukaemia_zoo.report.contents import (
     beyond,
     count,
     fixed,
+    interval,
     intervals,
     items,
     listed,
@@ -39,7 +40,20 @@ class Finding:
 
 def findings(contents: Contents) -> list[Finding]:
     """What a reader should know before any table, in the order of the questions that reviewers ask."""
-    parts = (_data, _excluded, _unit, _guessing, _first, _baselines, _worst, _overlap, _calibration, _widths, _notes)
+    parts = (
+        _data,
+        _excluded,
+        _unit,
+        _guessing,
+        _first,
+        _baselines,
+        _worst,
+        _overlap,
+        _calibration,
+        _limits,
+        _widths,
+        _notes,
+    )
     return [Finding(topic, sentence) for part in parts for topic, sentence in part(contents)]
 
 
@@ -215,6 +229,18 @@ def _calibration(contents: Contents) -> Found:
     for verdict, names in sure.items():
         if names:
             yield "Calibration", f"Probabilities are {verdict} of {listed(names)}."
+
+
+def _limits(contents: Contents) -> Found:
+    for name in contents.networks:
+        for label, found in mapping(contents.models[name].get("limits")).items():
+            missed, promised = interval(mapping(found).get("missed")), number(mapping(found).get("promised"))
+            if missed is not None and missed.low > promised:
+                yield (
+                    "Uncertain",
+                    f"The limits of {text(name)} do not hold here: it misses {metric_cell(missed)} of the "
+                    f"'{text(label)}' cells of a person, where it promises at most {promised:g}.",
+                )
 
 
 def _widths(contents: Contents) -> Found:

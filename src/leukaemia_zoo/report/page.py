@@ -101,7 +101,7 @@ class _Page:
         yield "differences", "Differences between models", self.parts("plot differences-", "differences")
         yield "curves", "Curves", self.figures("roc", "pr")
         yield "thresholds", "Thresholds", self.parts("operating", "predictive")
-        yield "calibration", "Calibration", self.parts("plot reliability", "calibration")
+        yield "calibration", "Calibration", self.parts("plot reliability", "calibration", "limits")
         yield (
             "subjects",
             "Subject by subject",

@@ -54,6 +54,7 @@ def tables(contents: Contents) -> dict[str, Table]:
         _operating_points(contents),
         _predictive_values(contents),
         _calibration(contents),
+        _limits(contents),
         _per_class(contents),
         _predictive_by_class(contents),
         _confusion(contents),
@@ -230,6 +231,21 @@ def _confusion(contents: Contents) -> Table:
             )
     columns = ("Model", "True class", *(f"called {text(name)}" for name in contents.classes))
     return Table("confusion", "Cells by true and called class", columns, tuple(rows), heads=2)
+
+
+def _limits(contents: Contents) -> Table:
+    rows: Rows = []
+    for model, row in contents.models.items():
+        for name, found in mapping(row.get("limits")).items():
+            shares = (metric_cell(interval(mapping(found).get(kind))) for kind in ("missed", "referred", "right"))
+            promised, people = any_cell(mapping(found).get("promised")), count_cell(mapping(found).get("people"))
+            rows.append((_model(contents, model), text(name), promised, *shares, people))
+    columns = ("Model", "Class", "Miss rate promised", "Missed", "Left to a human", "Right", "People")
+    note = (
+        'A cell is missed where the verdict is another class; "uncertain" is no miss. Every person counts alike, and '
+        "the limits were found on other people."
+    )
+    return Table("limits", "Verdicts where the model may say uncertain", columns, tuple(rows), note, heads=2)
 
 
 def _subject_verdicts(contents: Contents) -> Table:
