@@ -289,6 +289,7 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "fields": fields,
     "finetuning": lambda kind: _figures.finetuning_table(kind),
     "transfer": lambda _: _figures.transfer_table(),
+    "speed": lambda kind: _figures.speed_table(kind),
     "trainings": lambda _: _figures.training_table(),
     "benchmark_table": benchmark_table,
     "recipe": recipe,

@@ -299,6 +299,38 @@ def test_the_learning_curves_are_told_with_their_cost(render_figures, tmp_path):
     assert "`cnn.cnmc`: saw D" in notes
 
 
+def test_speed_is_told_from_what_was_measured(render_figures, tmp_path):
+    file = tmp_path / "speed.csv"
+    assert render_figures.speed_table("weights", file) == render_figures.NOT_MEASURED
+    rows = ["part,weight,what,value,unit,cores", "start,cnn,leukaemia-zoo predict,0.76,s,2"]
+    rows += ["folder,cnn,share of the bare engine,0.934,of 1,2", "folder,cnn,faster than Keras,1.9,times,2"]
+    for name in ("Keras, TensorFlow", "engine"):
+        for what, value in (
+            ("one cell", 12.3),
+            ("many cells", 81.2),
+            ("to the first verdict", 3.1),
+            ("peak memory", 1234),
+        ):
+            rows.append(f'weights,cnn,"{name}, {what}",{value},x,2')
+    rows.append('weights,cnn,"engine, difference from Keras",3.2e-06,probability,2')
+    costs = {"1 views": 0.0138, "2 views": 0.0053, "4 views": 0.0015, "8 views": 0, "int8": 0.0011}
+    rows += [f'accuracy,folds,"{what}, AUROC lost",{lost},AUROC,2' for what, lost in costs.items()]
+    rows += [f'accuracy,folds,"{what}, other label",0.012,of 1,2' for what in costs]
+    file.write_text("\n".join([*rows, "accuracy,folds,cells,3000,cells,2"]) + "\n", encoding="utf-8")
+    summary = render_figures.speed_table("summary", file).splitlines()
+    assert summary[2:5] == [
+        "| leukaemia-zoo predict | `cnn` | 0.76 s |",
+        "| share of the bare engine | `cnn` | 93 % |",
+        "| faster than Keras | `cnn` | 1.9 times |",
+    ]
+    table = render_figures.speed_table("weights", file).splitlines()
+    assert table[2] == "| `cnn` | Keras, TensorFlow | 12.3 | 81.2 | 3.1 | 1,234 |  |"
+    assert table[3] == "| `cnn` | engine | 12.3 | 81.2 | 3.1 | 1,234 | 3e-06 |"
+    assert render_figures.speed_table("accuracy", file).splitlines()[2] == (
+        "| folds | 3,000 | 0.0138 (1.2 %) | 0.0053 (1.2 %) | 0.0015 (1.2 %) | 0.0011 (1.2 %) |"
+    )
+
+
 def test_the_example_draws_its_picture(tmp_path, capsys):
     if not _weights_are_here():
         pytest.skip("the pretrained weights are not in this package")

@@ -1,12 +1,16 @@
-"""How fast predictions are, each beside what it is compared with, in one run on one machine.
+"""How fast predictions and trainings are, each beside what it is compared with, in one run on one machine.
 
-    python tools/benchmark_speed.py                      # every part; prints tables, writes results/speed.csv
-    python tools/benchmark_speed.py --parts start folder --weights mobilenet.cnmc --cells 500
+    python tools/benchmark_speed.py                      # all but accuracy; prints tables, writes results/speed.csv
+    python tools/benchmark_speed.py --only start folder --weights mobilenet.cnmc --cells 500
+    python tools/benchmark_speed.py --only accuracy --data C-NMC_Leukemia --networks runs/mobilenet_cv
+    python tools/render_figures.py                       # the tables of README.md from results/speed.csv
 
 Parts: ``start`` (from the shell to a verdict), ``folder`` (files/s beside Keras over a folder, and the share of the
-bare engine), ``memory`` (while files go through), ``weights`` (latency, cells/s and parity of each weight). Each
-measurement is a process of its own, and what is compared is measured in turn, so that another load on the machine
-meets both.
+bare engine), ``memory`` (of the command while a folder goes through), ``weights`` (latency, cells/s, memory and parity
+of each weight), ``training`` (images/s beside plain `fit`, and what a step waits), ``accuracy`` (AUROC that fewer views
+and int8 cost; it needs C-NMC and takes long, so it is left out unless it is asked for). Each measurement is a process
+of its own, and what is compared is measured in turn, so that another load on the machine meets both. Rows of parts that
+were not run stay in the file.
 """
 
 from __future__ import annotations
@@ -20,15 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from speed_measurements import drawn_cells
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "results" / "speed.csv"
+COLUMNS = ("part", "weight", "what", "value", "unit", "cores")
+
+COMMAND = "import sys; from leukaemia_zoo.cli.app import main; sys.exit(main())"
 
 # What somebody would write who has nothing but an engine and an exported file.
 BARE = """
@@ -46,31 +53,43 @@ print(session.run(["probabilities"], {"images": pixels[None].astype(np.float32)}
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["start", "folder", "memory", "weights"])
-    parser.add_argument("--weights", nargs="+", help="for the part of that name; default: all")
-    parser.add_argument("--weight", default="mobilenet.cnmc", help="for the other parts")
-    parser.add_argument("--cells", type=int, default=2000, help="files in the folder")
-    parser.add_argument("--memory-cells", type=int, default=20000, help="files that go through for the memory")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "accuracy"])
+    parser.add_argument("--weights", nargs="+", help="for weights and accuracy; default: all, and the small ones")
+    parser.add_argument("--weight", default="mobilenet.cnmc", help="for start and folder")
+    parser.add_argument("--cells", type=int, default=2000, help="files in the folder; cells of a network for accuracy")
+    parser.add_argument("--memory-cells", type=int, default=100_000, help="files that go through for the memory")
+    parser.add_argument("--repeats", type=int, default=1, help="of start and folder")
+    parser.add_argument("--data", help="C-NMC, for accuracy")
+    parser.add_argument("--networks", type=Path, help="cross-validation that kept its networks, for accuracy")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        name, *arguments = options.measure
-        print(json.dumps(MEASUREMENTS[name](*arguments)))
-        return
-    rows: list[dict[str, Any]] = []
+    if "accuracy" in options.only and not options.data:
+        parser.error("accuracy needs --data")
     with tempfile.TemporaryDirectory() as folder:
-        for part in options.parts:
+        for part in options.only:
+            begin = time.perf_counter()
             print(f"\n{part}", flush=True)
-            rows += PARTS[part](options, Path(folder))
+            _write(options.out, part, PARTS[part](options, Path(folder)))
+            print(f"  ({time.perf_counter() - begin:.0f} s)", flush=True)
+
+
+def _write(out: Path, part: str, rows: list[dict[str, Any]]) -> None:
+    """Replace the rows of a part for these weights; the other ones stay."""
+    from leukaemia_zoo.common.files import writing
     from leukaemia_zoo.engine.network import cores
 
-    options.out.parent.mkdir(exist_ok=True)
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["part", "weight", "what", "value", "unit", "cores"])
+    kept: list[dict[str, Any]] = []
+    if out.is_file():
+        with out.open(newline="", encoding="utf-8") as file:
+            kept = list(csv.DictReader(file))
+    new = {row["weight"] for row in rows}
+    kept = [row for row in kept if row["part"] != part or (part in _BY_WEIGHT and row["weight"] not in new)]
+    rows = [*kept, *({**row, "cores": cores()} for row in rows)]
+    order = list(PARTS)
+    with writing(out) as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, "cores": cores()} for row in rows)
+        writer.writerows(sorted(rows, key=lambda row: (order.index(row["part"]), row["weight"])))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -81,17 +100,16 @@ def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Seconds from the shell to a verdict, beside a bare script and beside Keras."""
     from leukaemia_zoo.exporting.writing import export
 
-    weight, cell = options.weight, _cells(folder / "one", 1)[0]
+    weight, cell = options.weight, drawn_cells(folder / "one", 1)[0]
     exported = export(weight, folder / "whole.onnx").file
-    command = "import sys; from leukaemia_zoo.cli.app import main; sys.exit(main())"
     keras = "import sys, leukaemia_zoo as lz; print(lz.predict(lz.load_model(sys.argv[1]), sys.argv[2])[0].label)"
     commands = {
-        "leukaemia-zoo predict": [sys.executable, "-c", command, "predict", str(cell), "--model", weight],
+        "leukaemia-zoo predict": [sys.executable, "-c", COMMAND, "predict", str(cell), "--model", weight],
         "bare engine, NumPy, Pillow": [sys.executable, "-c", BARE, str(exported), str(cell)],
         "Keras": [sys.executable, "-c", keras, weight, str(cell)],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(options.repeats + 1):
+    for _ in range(options.repeats + 2):
         for name, arguments in commands.items():
             begin = time.perf_counter()
             subprocess.run(arguments, check=True, capture_output=True)
@@ -106,238 +124,180 @@ def start(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Files a second of a folder, beside Keras over the same folder and the engine alone on decoded arrays."""
-    _cells(folder / "many" / "cells", options.cells)
-    weight, rates, work = options.weight, {}, {}
-    for _ in range(options.repeats):
-        for what in ("folder_engine", "folder_keras", "arrays_engine"):
-            measured = _measure(what, weight, str(folder / "many"))
-            rates[what] = max(rates.get(what, 0.0), measured["rate"])
-            work[what] = min(work.get(what, np.inf), 1000 * measured["work"])
-    ours, keras, bare = (rates[what] for what in ("folder_engine", "folder_keras", "arrays_engine"))
+    from leukaemia_zoo.zoo.registry import weights
+
+    drawn_cells(folder / "many" / "cells", options.cells)
+    weight = options.weight
+    views = weights()[weight].config.views
+    wanted = [("folder_engine", views), ("folder_keras", views), ("arrays_engine", views)]
+    fewer = [number for number in (4, 1) if number < views]
+    rates: dict[tuple[str, int], float] = {}
+    work: dict[tuple[str, int], float] = {}
+    for turn in range(options.repeats):
+        for key in [*wanted, *(("folder_engine", number) for number in fewer if turn == 0)]:
+            measured = _measure(key[0], weight, str(folder / "many"), str(key[1]))
+            rates[key] = max(rates.get(key, 0.0), measured["rate"])
+            work[key] = min(work.get(key, np.inf), 1000 * measured["work"])
+    ours, keras, bare = (rates[key] for key in wanted)
+    rows = [
+        _row("folder", weight, f"files, engine, {views} views", ours, "files/s"),
+        _row("folder", weight, f"files, Keras over image_dataset_from_directory, {views} views", keras, "files/s"),
+        _row("folder", weight, f"decoded arrays, engine, {views} views", bare, "cells/s"),
+        _row("folder", weight, "faster than Keras", ours / keras, "times"),
+        _row("folder", weight, "share of the bare engine", ours / bare, "of 1"),
+        # Whatever else runs on the machine.
+        _row("folder", weight, "processor time a file, engine", work[wanted[0]], "ms"),
+        _row("folder", weight, "processor time a file, Keras", work[wanted[1]], "ms"),
+    ]
+    for number in fewer:
+        rate = rates["folder_engine", number]
+        rows.append(_row("folder", weight, f"files, engine, --views {number}", rate, "files/s"))
+        rows.append(_row("folder", weight, f"--views {number}, faster than Keras with {views}", rate / keras, "times"))
+    return _printed(rows)
+
+
+def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Peak memory of the command over a twentieth of the files, and over all: copies of small ones."""
+    weight, most = "cnn_attention", options.memory_cells
+    kept = [file.read_bytes() for file in drawn_cells(folder / "few", 50, 48)]
+    rows = []
+    for count in (most // 20, most):
+        place = folder / f"copies{count}"
+        for start in range(0, count, 1000):
+            (place / str(start)).mkdir(parents=True)
+            for number in range(start, min(start + 1000, count)):
+                (place / str(start) / f"{number}.png").write_bytes(kept[number % len(kept)])
+        command = [sys.executable, "-c", COMMAND, "predict", str(place), "--model", weight, "--views", "1"]
+        megabytes = _peak([*command, "--csv", str(folder / "out.csv"), "--quiet"])
+        with (folder / "out.csv").open(encoding="utf-8") as table:
+            assert sum(1 for _ in table) == count + 1, "not every file has its row"
+        rows.append(_row("memory", weight, f"command, {count:,} files, peak", megabytes, "MB"))
+    return _printed(rows)
+
+
+def _peak(command: list[str]) -> float:
+    """The largest resident memory of a process, in megabytes."""
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(running.pid, 0)
+    running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0, "the command failed"
+    return usage.ru_maxrss / 1e3
+
+
+def each_weight(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Latency of one cell, cells a second, memory, and the largest difference in probability from Keras."""
+    from leukaemia_zoo.zoo.registry import weights
+
+    rows: list[dict[str, Any]] = []
+    for weight in options.weights or sorted(weights()):
+        found = {
+            "Keras, TensorFlow": _measure("one_keras", weight, KERAS_BACKEND="tensorflow"),
+            "Keras, JAX": _measure("one_keras", weight, KERAS_BACKEND="jax"),
+            "engine": _measure("one_engine", weight),
+            "engine, int8": _measure("one_file", str(_int8_file(weight, folder))),
+        }
+        expected = np.array(found["Keras, TensorFlow"]["golden"])
+        new = [_row("weights", weight, "file", weights()[weight].size / 1e6, "MB")]
+        for name, one in found.items():
+            difference = float(np.abs(np.array(one["golden"]) - expected).max())
+            new.append(_row("weights", weight, f"{name}, one cell", 1000 * one["latency"], "ms"))
+            new.append(_row("weights", weight, f"{name}, many cells", one["rate"], "cells/s"))
+            new.append(_row("weights", weight, f"{name}, to the first verdict", one["ready"], "s"))
+            new.append(_row("weights", weight, f"{name}, peak memory", one["memory"], "MB"))
+            if name == "engine":
+                new.append(_row("weights", weight, "engine, difference from Keras", difference, "probability"))
+        rows += _printed(new)
+    return rows
+
+
+def _int8_file(weight: str, folder: Path) -> Path:
+    """An export in int8 for its speed alone: calibrated on drawn cells, so nothing is said of its verdicts."""
+    from leukaemia_zoo.exporting.writing import export
+
+    out = folder / f"{weight}.int8.onnx"
+    export(weight, out, int8=True, calibration=drawn_cells(folder / "calibration", 20))
+    return out
+
+
+def training(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Images/s of a fine-tuning, beside `fit` of the same compiled network on arrays in memory."""
+    name = "mobilenet.pbc_cnmc"
+    found = _measure("training", name, "10")
     return _printed(
         [
-            _row("folder", weight, "files, engine", ours, "files/s"),
-            _row("folder", weight, "files, model.predict over image_dataset_from_directory", keras, "files/s"),
-            _row("folder", weight, "decoded arrays, engine", bare, "cells/s"),
-            _row("folder", weight, "faster than Keras", ours / keras, "times"),
-            # Whatever else runs on the machine.
-            _row("folder", weight, "processor time a file, engine", work["folder_engine"], "ms"),
-            _row("folder", weight, "processor time a file, Keras", work["folder_keras"], "ms"),
-            _row("folder", weight, "share of the bare engine", ours / bare, "of 1"),
+            _row("training", name, "fine-tuning, views drawn anew", found["ours"], "images/s"),
+            _row("training", name, "plain fit on arrays, same network", found["plain"], "images/s"),
+            _row("training", name, "views drawn, without a network", found["drawing"], "images/s"),
+            _row("training", name, "share of the rate of plain fit", found["ours"] / found["plain"], "of 1"),
+            _row("training", name, "share of the time that steps wait for images", found["waits"], "of 1"),
         ]
     )
 
 
-def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Resident megabytes when a twentieth of the files went through, and when all did."""
-    _cells(folder / "some" / "cells", 200)
-    found = _measure("memory", options.weight, str(folder / "some"), str(options.memory_cells))
-    return _printed(
-        [_row("memory", options.weight, f"after {cells:,} files", value, "MB") for cells, value in found["memory"]]
-    )
+def accuracy(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """AUROC lost with fewer views and with int8: of unseen people by networks of folds, of seen ones by weights."""
+    from leukaemia_zoo.zoo.registry import packaged_file, weights
 
-
-def each_weight(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Latency of one cell, cells a second, and the largest difference in probability from Keras."""
-    from leukaemia_zoo.zoo.registry import weights
-
-    rows = []
-    for weight in options.weights or sorted(weights()):
-        by_keras, by_engine = (_measure(what, weight) for what in ("latency_keras", "latency_engine"))
-        difference = float(np.abs(np.array(by_keras["golden"]) - np.array(by_engine["golden"])).max())
-        for name, found in (("Keras", by_keras), ("engine", by_engine)):
-            rows.append(_row("weights", weight, f"{name}, one cell", 1000 * found["latency"], "ms"))
-            rows.append(_row("weights", weight, f"{name}, many cells", found["rate"], "cells/s"))
-            rows.append(_row("weights", weight, f"{name}, to the first verdict", found["ready"], "s"))
-        rows.append(_row("weights", weight, "difference from Keras", difference, "probability"))
-        _printed(rows[-7:])
+    classes = ("hem", "all")
+    small = [
+        n for n, row in sorted(weights().items()) if row.config.class_names == classes and packaged_file(row).is_file()
+    ]
+    judged: list[tuple[str, list[str]]] = [(weight, [weight]) for weight in options.weights or small]
+    if options.networks:
+        folds = sorted(path for path in options.networks.glob("fold_*") if path.is_dir())
+        judged.insert(0, (f"{options.networks.name}, unseen people", [str(fold) for fold in folds]))
+    rows: list[dict[str, Any]] = []
+    for name, models in judged:
+        found = _measure("accuracy", options.data, str(folder), str(options.cells), *models)
+        new = [
+            _row("accuracy", name, "cells", found["cells"], "cells"),
+            _row("accuracy", name, "AUROC", found["auroc"], "AUROC"),
+            _row("accuracy", name, "int8, mean change of a probability", found["int8 change"], "probability"),
+        ]
+        for what in ("1 views", "2 views", "4 views", "8 views", "int8"):
+            new.append(_row("accuracy", name, f"{what}, AUROC lost", round(found[what]["lost"], 5), "AUROC"))
+            new.append(_row("accuracy", name, f"{what}, other label", found[what]["changed"], "of 1"))
+        rows += _printed(new)
     return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Measurements, each in a process of its own
 
 
-def folder_engine(weight: str, folder: str) -> dict[str, Any]:
-    """Files/s through `iter_predictions`."""
-    from leukaemia_zoo.cells import find_images
-    from leukaemia_zoo.engine.network import Network
-    from leukaemia_zoo.prediction import iter_predictions
-
-    network, files = Network.load(weight), find_images([folder])[0]
-    list(iter_predictions(network, files[:20]))
-    begin, work = time.perf_counter(), time.process_time()
-    count = sum(1 for _ in iter_predictions(network, files))
-    return _rate(count, begin, work)
-
-
-def arrays_engine(weight: str, folder: str) -> dict[str, Any]:
-    """Cells/s of the engine on preprocessed arrays, on all cores."""
-    from leukaemia_zoo.cells import find_images, read_image
-    from leukaemia_zoo.engine.network import Network, cores
-
-    network = Network.load(weight)
-    batch = network.zoo.preprocessing.batch([read_image(file) for file in find_images([folder])[0][:200]])
-    with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(network.embeddings, np.split(batch[:20], 20)))
-        pieces = np.split(batch, len(batch))
-        begin, work = time.perf_counter(), time.process_time()
-        list(pool.map(network.embeddings, pieces))
-    return _rate(len(batch), begin, work)
-
-
-def folder_keras(weight: str, folder: str) -> dict[str, Any]:
-    """Files/s of `model.predict` over `image_dataset_from_directory`, TensorFlow, the same network and views."""
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import keras
-    import tensorflow as tf
-
-    from leukaemia_zoo import load_model
-
-    model = load_model(weight)
-    views = model.zoo.views
-
-    def turned(images: Any) -> Any:
-        quarter = [tf.image.rot90(images, turns) for turns in range(min(views, 4))]
-        mirrored = [tf.image.flip_left_right(view) for view in quarter] if views == 8 else []
-        return tf.concat([*quarter, *mirrored], axis=0)
-
-    def cells(count: int | None = None) -> Any:
-        found = keras.utils.image_dataset_from_directory(
-            folder,
-            labels=None,
-            batch_size=16,
-            image_size=model.zoo.preprocessing.input_size,
-            shuffle=False,
-            verbose=False,
-        )
-        found = found if count is None else found.take(count)
-        return found.map(turned, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-    model.predict(cells(2), verbose=0)
-    begin, work = time.perf_counter(), time.process_time()
-    count = len(model.predict(cells(), verbose=0)) // views
-    return _rate(count, begin, work)
-
-
-def resident(weight: str, folder: str, count: str) -> dict[str, Any]:
-    """Megabytes of memory while `count` files go through, the files of the folder again and again."""
-    import itertools
-
-    from leukaemia_zoo.cells import find_images
-    from leukaemia_zoo.engine.network import Network
-    from leukaemia_zoo.prediction import iter_predictions
-
-    total, files = int(count), find_images([folder])[0]
-    found = []
-    items = itertools.islice(itertools.cycle(files), total)
-    for number, _ in enumerate(iter_predictions(Network.load(weight), items), start=1):
-        if number in (total // 20, total // 2, total):
-            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-            found.append((number, pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
-    return {"memory": found}
-
-
-def latency_engine(weight: str) -> dict[str, Any]:
-    """One weight on the engine."""
-    begin = time.perf_counter()
-    from leukaemia_zoo.engine.golden import golden_cells
-    from leukaemia_zoo.engine.network import Network, cores
-
-    network = Network.load(weight)
-    cells = golden_cells(*network.zoo.preprocessing.input_size)
-    with ThreadPoolExecutor(cores()) as pool:
-
-        def judge(batch: np.ndarray) -> Any:
-            return network.classifier.probabilities(network.embeddings(batch, pool=pool))
-
-        judge(cells[:1])
-        ready = time.perf_counter() - begin
-        latency = _fastest(lambda: judge(cells[:1]))
-        pieces = np.split(np.tile(cells, (8, 1, 1, 1)), 24)
-        seconds = _fastest(lambda: list(pool.map(network.embeddings, pieces)), 3)
-        return {"golden": judge(cells).tolist(), "latency": latency, "rate": 24 / seconds, "ready": ready}
-
-
-def latency_keras(weight: str) -> dict[str, Any]:
-    """One weight on Keras."""
-    begin = time.perf_counter()
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from leukaemia_zoo import load_model
-    from leukaemia_zoo.engine.golden import golden_cells
-    from leukaemia_zoo.zoo.outputs import class_probabilities
-
-    model = load_model(weight)
-    cells = golden_cells(*model.zoo.preprocessing.input_size)
-    class_probabilities(model, model.zoo, cells[:1])
-    ready = time.perf_counter() - begin
-    latency = _fastest(lambda: class_probabilities(model, model.zoo, cells[:1]))
-    batch = np.tile(cells, (8, 1, 1, 1))
-    class_probabilities(model, model.zoo, batch)  # traced for this size
-    seconds = _fastest(lambda: class_probabilities(model, model.zoo, batch), 3)
-    golden = class_probabilities(model, model.zoo, cells).tolist()
-    return {"golden": golden, "latency": latency, "rate": len(batch) / seconds, "ready": ready}
-
-
-def _rate(count: int, begin: float, work: float) -> dict[str, Any]:
-    """Images a second of the clock, and seconds of a processor an image, since two readings."""
-    return {"rate": count / (time.perf_counter() - begin), "work": (time.process_time() - work) / count}
-
-
-def _fastest(work: Any, times: int = 7) -> float:
-    seconds = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _measure(what: str, *arguments: str) -> dict[str, Any]:
+def _measure(what: str, *arguments: str, **environment: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", what, *arguments], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(Path(__file__).with_name("speed_measurements.py")), what, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
     )
+    if done.returncode:
+        sys.exit(f"{done.stderr}\nspeed_measurements.py {what} {' '.join(arguments)} failed, see above.")
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _cells(folder: Path, count: int) -> list[Path]:
-    """Drawn cells of 256 pixels as PNG files, the size of those of C-NMC."""
-    from leukaemia_zoo.engine.golden import golden_cells
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rng, cell = np.random.default_rng(0), golden_cells(256, 256)[0].astype(np.int16)
-    files = []
-    for number in range(count):
-        noise = rng.integers(-12, 13, cell.shape)
-        files.append(folder / f"{number}.png")
-        Image.fromarray(np.where(cell > 0, np.clip(cell + noise, 10, 255), 0).astype(np.uint8)).save(
-            files[-1], compress_level=1
-        )
-    return files
 
 
 def _row(part: str, weight: str, what: str, value: float, unit: str) -> dict[str, Any]:
     return {"part": part, "weight": weight, "what": what, "value": float(f"{value:.4g}"), "unit": unit}
 
 
-def _printed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _printed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = list(rows)
     for row in rows:
-        print(f"  {row['weight']:20} {row['what']:55} {row['value']:>10g} {row['unit']}", flush=True)
+        print(f"  {row['weight']:20} {row['what']:65} {row['value']:>10g} {row['unit']}", flush=True)
     return rows
 
 
-PARTS = {"start": start, "folder": folder, "memory": memory, "weights": each_weight}
-MEASUREMENTS = {
-    "folder_engine": folder_engine,
-    "folder_keras": folder_keras,
-    "arrays_engine": arrays_engine,
-    "memory": resident,
-    "latency_engine": latency_engine,
-    "latency_keras": latency_keras,
+PARTS = {
+    "start": start,
+    "folder": folder,
+    "memory": memory,
+    "weights": each_weight,
+    "training": training,
+    "accuracy": accuracy,
 }
+_BY_WEIGHT = ("weights", "accuracy")
+"""Parts of which a run for some weights leaves the rows of the others."""
 
 if __name__ == "__main__":
     main()

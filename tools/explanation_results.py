@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from leukaemia_zoo import Cells, explain, load_model, read_data
-from leukaemia_zoo.cells.images import BLACK
+from leukaemia_zoo.cells.arrays import BLACK
 from leukaemia_zoo.common.files import plain, write_json
 from leukaemia_zoo.errors import ArchitectureError, LeukaemiaZooError
 from leukaemia_zoo.explanation.maps import Explanation

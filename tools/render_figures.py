@@ -11,6 +11,7 @@ The figures are those of `src/leukaemia_zoo/weights.json` and `results/benchmark
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from leukaemia_zoo.zoo.registry import WeightSpec, weights
 README = Path(__file__).parents[1] / "README.md"
 RESULTS = Path(__file__).parents[1] / "results" / "benchmark.json"
 OOD_FILE = "ood.json"
+SPEED = Path(__file__).parents[1] / "results" / "speed.csv"
 
 ORIGINAL = (
     # Name of ours, name there, accuracy, loss, what the figure stands on.
@@ -51,6 +53,8 @@ ALL_METRICS = MAIN_METRICS | {name: title for name, title in TITLES.items() if n
 """What the documentation shows where it was measured."""
 
 NOTHING_YET = "*No pretrained weight is in this version yet, so there are no figures to show.*"
+
+NOT_MEASURED = "*Not measured yet: run `python tools/benchmark_speed.py`.*"
 
 Values = Mapping[str, Mapping[str, Any]]
 
@@ -459,6 +463,70 @@ def _finetuning_notes(found: Mapping[str, Any]) -> str:
     return "\n\n".join(told)
 
 
+def speed_table(kind: str, file: Path | None = None) -> str:
+    """Return what `benchmark_speed.py` measured: the table `summary`, `weights` or `accuracy`."""
+    file = file or SPEED
+    if not file.is_file():
+        return NOT_MEASURED
+    with file.open(newline="", encoding="utf-8") as lines:
+        found = list(csv.DictReader(lines))
+    if kind == "summary":
+        rows = [row for row in found if row["part"] in ("start", "folder", "memory", "training")]
+        table = [["What", "Weight", "Measured"]]
+        table += [[row["what"], f"`{row['weight']}`", _quantity(row)] for row in rows]
+    elif kind == "weights":
+        table = _speed_of_weights([row for row in found if row["part"] == "weights"])
+    else:
+        table = _cost_of_views([row for row in found if row["part"] == "accuracy"])
+    if len(table) < 2:
+        return NOT_MEASURED
+    cores = ", ".join(sorted({row["cores"] for row in found}))
+    lines = [f"| {' | '.join(row)} |" for row in [table[0], ["---"] * len(table[0]), *table[1:]]]
+    return "\n".join([*lines, *([] if kind == "accuracy" else ["", f"On {cores} cores."])])
+
+
+def _quantity(row: Mapping[str, str]) -> str:
+    value = f"{float(row['value']):,.3g}" if float(row["value"]) < 1000 else f"{float(row['value']):,.0f}"
+    return {"of 1": f"{100 * float(row['value']):.0f} %", "times": f"{value} times"}.get(
+        row["unit"], f"{value} {row['unit']}"
+    )
+
+
+def _speed_of_weights(rows: Iterable[Mapping[str, str]]) -> list[list[str]]:
+    """A row a weight and engine: latency, rate, memory, and how far it is from Keras on TensorFlow."""
+    table = [
+        ["Weight", "By", "One cell, ms", "Cells/s", "First verdict after, s", "Memory, MB", "Differs from Keras by"]
+    ]
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        values.setdefault(row["weight"], {})[row["what"]] = float(row["value"])
+    for weight, own in values.items():
+        for name in ("Keras, TensorFlow", "Keras, JAX", "engine", "engine, int8"):
+            if f"{name}, one cell" not in own:
+                continue
+            numbers = [
+                own[f"{name}, {what}"] for what in ("one cell", "many cells", "to the first verdict", "peak memory")
+            ]
+            differs = f"{own['engine, difference from Keras']:.1g}" if name == "engine" else ""
+            table.append(
+                [f"`{weight}`", name, *(f"{number:,.3g}" for number in numbers[:3]), f"{numbers[3]:,.0f}", differs]
+            )
+    return table
+
+
+def _cost_of_views(rows: Iterable[Mapping[str, str]]) -> list[list[str]]:
+    """A row a weight: AUROC lost with fewer views and in int8, and how many cells get another label."""
+    columns = {"1 views": "1 view", "2 views": "2 views", "4 views": "4 views", "int8": "int8, its own views"}
+    table = [["Judged by", "Cells", *(f"{title}: AUROC lost (other label)" for title in columns.values())]]
+    values: dict[str, dict[str, float]] = {}
+    for row in rows:
+        values.setdefault(row["weight"], {})[row["what"]] = float(row["value"])
+    for name, own in values.items():
+        costs = (f"{own[f'{key}, AUROC lost']:.4f} ({100 * own[f'{key}, other label']:.1f} %)" for key in columns)
+        table.append([name, f"{own['cells']:,.0f}", *costs])
+    return table
+
+
 def _share(found: Mapping[str, float] | float | None) -> str:
     """Return a share in per cent, with its interval where it has one."""
     if found is None:
@@ -511,6 +579,7 @@ def rendered(text: str) -> str:
     """Return the text of README.md with all its blocks."""
     specs = weights().values()
     blocks = {"figures": figures(specs), "aims": aims(specs), "original": original_table(), "commands": commands()}
+    blocks["speed"] = speed_table("weights")
     for name, block in blocks.items():
         text = with_block(text, name, block)
     return text

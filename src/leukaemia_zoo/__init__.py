@@ -12,6 +12,7 @@ from leukaemia_zoo.common.registration import register_layers
 
 if TYPE_CHECKING:
     from leukaemia_zoo.adaptation.fine_tuning import fine_tune
+    from leukaemia_zoo.batch.predictor import BatchPredictor
     from leukaemia_zoo.benchmarking.runner import benchmark
     from leukaemia_zoo.cells.preprocessing import Preprocessing
     from leukaemia_zoo.cells.readers import read_data

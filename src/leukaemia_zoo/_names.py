@@ -21,6 +21,7 @@ NAMES = {
         "prediction.features": "embed",
         "explanation.maps": "explain",
         "examination.folder": "examine_fields",
+        "batch.predictor": "BatchPredictor",
         "cells.readers": "read_data",
         "benchmarking.runner": "benchmark",
         "training.trainer": "train",
@@ -33,11 +34,13 @@ NAMES = {
         "report.report": "Report",
     },
     "cells": {
-        "images": "as_image as_images find_images read_image",
+        "arrays": "as_image as_images",
+        "images": "find_images read_image",
         "preprocessing": "Preprocessing symmetric_views turned_views",
         "readers": "read_cnmc read_csv read_data read_folders",
         "table": "Cells duplicate_cells pixel_sha256",
-        "splits": "Split check_split kfold_by_subject load_manifest manifest_sha256 save_manifest split_by_subject",
+        "splits": "Split check_split kfold_by_subject split_by_subject",
+        "manifests": "load_manifest manifest_sha256 save_manifest",
         "verification": "VerifyReport verify",
         "cnmc": "canonical_subject official_duplicates official_files parse_cnmc_name subject_from_name",
     },
@@ -77,6 +80,13 @@ NAMES = {
     "examination": {
         "field": "ExaminedCell ExaminedField examine_field",
         "folder": "ExaminedFields examine_fields",
+    },
+    "batch": {
+        "predictor": "BatchPredictor",
+        "run": "Outcome predict_parquet",
+    },
+    "desk": {
+        "page": "build_page serve",
     },
     "evaluation": {
         "metrics": "called_classes per_subject",

@@ -56,6 +56,18 @@ class ExportMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``export`` that is not installed; the message says how to install it."""
 
 
+class BatchMissingError(LeukaemiaZooError, ImportError):
+    """A package of the extra ``parquet`` or ``ray`` that is not installed; the message says how to install it."""
+
+
+class DeskMissingError(LeukaemiaZooError, ImportError):
+    """Gradio, of the extra ``app``, is not installed; the message says how to install it."""
+
+
+class ClusterError(LeukaemiaZooError, RuntimeError):
+    """A Ray cluster that cannot be reached, or whose workers end before they have judged their cells."""
+
+
 class DataError(LeukaemiaZooError, ValueError):
     """A data set, CSV, label or subject that cannot be used as given."""
 

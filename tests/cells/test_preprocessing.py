@@ -53,6 +53,20 @@ class TestPreprocessing:
         Preprocessing((100, 100))(frame)
         np.testing.assert_array_equal(frame, before)
 
+    @pytest.mark.parametrize("reference_frame", [None, 256, 200])
+    @pytest.mark.parametrize("interpolation", ["bicubic", "lanczos", "box"])
+    @pytest.mark.parametrize("size", [(450, 450), (256, 256), (363, 363), (61, 61), (300, 451), (360, 363)])
+    def test_what_is_left_out_changes_no_pixel(self, size, interpolation, reference_frame):
+        frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        frame[: size[0] // 5] = 0  # black is put back where a frame is reduced
+        crop = Preprocessing((100, 100), 0.6, reference_frame, interpolation)
+        whole = Image.fromarray(crop.reduced(frame))
+        side = 0.6 * min(whole.size)
+        left, top = (whole.width - side) / 2, (whole.height - side) / 2
+        box = (left, top, left + side, top + side)
+        expected = whole.resize((100, 100), preprocessing._INTERPOLATIONS[interpolation], box=box)
+        np.testing.assert_array_equal(crop(frame), np.asarray(expected))
+
     @pytest.mark.parametrize("reference_frame", [None, 256])
     @pytest.mark.parametrize(("side", "input_size"), [(450, 100), (256, 100), (450, 224), (900, 128), (120, 100)])
     def test_crop_keeps_the_size_of_the_cell(self, side, input_size, reference_frame):

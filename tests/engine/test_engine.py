@@ -24,16 +24,12 @@ from leukaemia_zoo.engine.graphs import TOLERANCE, golden_probabilities, graph_n
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import (
     ArchitectureError,
-    DataError,
     EngineError,
     ImageError,
     IntegrityError,
     TensorMismatchError,
-    UnknownNameError,
     WeightsError,
 )
-from leukaemia_zoo.exporting import writing as exporting
-from leukaemia_zoo.exporting.writing import export
 from leukaemia_zoo.prediction import ood_scores
 from leukaemia_zoo.prediction.features import embed
 from leukaemia_zoo.zoo import registry
@@ -349,127 +345,6 @@ def test_views_can_be_fewer(draw_cell):
     eight = np.mean([network.embeddings(view, views=1) for view in symmetric_views(batch, 8)], axis=0)
     np.testing.assert_allclose(network.embeddings(batch), eight, atol=1e-4)
     assert np.abs(network.embeddings(batch, views=1) - eight).max() > 1e-3
-
-
-# --- export ---
-
-
-def test_an_export_says_the_same_to_any_program(tmp_path, draw_cell):
-    import onnxruntime
-
-    exported = export("mobilenet", tmp_path / "cells.onnx")
-    assert exported.difference < TOLERANCE
-    assert exported.size == exported.file.stat().st_size
-    session = onnxruntime.InferenceSession(str(exported.file), providers=["CPUExecutionProvider"])
-    (images,) = session.get_inputs()
-    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(float)", [128, 128, 3])
-    frames = [draw_cell(seed, level=60 + 20 * seed) for seed in range(3)]
-    metadata = session.get_modelmeta().custom_metadata_map
-    network = Network.load("mobilenet")
-    batch = network.zoo.preprocessing.batch(frames).astype(np.float32)
-    probabilities, scores = session.run(["probabilities", "ood_score"], {"images": batch})
-    expected = predict("mobilenet", frames)
-    np.testing.assert_allclose(probabilities, expected.probabilities, atol=TOLERANCE)
-    np.testing.assert_allclose(scores, [item.ood_score for item in expected], rtol=1e-3)
-    assert json.loads(metadata["classes"]) == ["hem", "all"]
-    assert json.loads(metadata["preprocessing"]) == network.zoo.preprocessing.to_dict()
-    assert json.loads(metadata["ood_limit"]) == network.zoo.ood_limit
-    limits = network.zoo.verdict_limits
-    assert json.loads(metadata["verdict_limits"]) == (None if limits is None else limits.to_dict())
-    assert metadata["note"].startswith("For research only")
-
-
-def test_batch_norm_is_folded_into_the_convolutions(tmp_path):
-    import onnx
-
-    graph = onnx.load(export("mobilenet", tmp_path / "cells.onnx").file).graph
-    kinds = [node.op_type for node in graph.node]
-    # One is left, which standardises the statistics.
-    assert kinds.count("BatchNormalization") <= 1
-    assert {node.domain for node in graph.node} == {""}
-
-
-@pytest.mark.parametrize("views", [1, 4, 8])
-def test_views_are_inside_an_export(tmp_path, views, draw_cell):
-    import onnxruntime
-
-    exported = export("cnn", tmp_path / "cells.onnx", views=views)
-    network = Network.load("cnn")
-    batch = network.zoo.preprocessing(draw_cell(3, radius=0.3))[None]
-    batch[:, :40, :70] = 200  # not symmetric
-    session = onnxruntime.InferenceSession(str(exported.file), providers=["CPUExecutionProvider"])
-    found = session.run(["embeddings"], {"images": batch.astype(np.float32)})[0]
-    np.testing.assert_allclose(found, network.embeddings(batch, views=views), atol=1e-3)
-
-
-def test_a_trained_network_is_exported_as_it_is(tmp_path, draw_cell):
-    import onnxruntime
-
-    from leukaemia_zoo import load_model
-
-    model = load_model("cnn", num_classes=1)
-    kernel, bias = model.get_layer("logits").get_weights()
-    model.get_layer("logits").set_weights([kernel * 0.5, bias + 0.3])
-    exported = export(model, tmp_path / "mine.onnx")
-    session = onnxruntime.InferenceSession(str(exported.file), providers=["CPUExecutionProvider"])
-    batch = model.zoo.preprocessing(draw_cell())[None].astype(np.float32)
-    found = session.run(["probabilities"], {"images": batch})[0]
-    np.testing.assert_allclose(found, predict(model, draw_cell()).probabilities, atol=TOLERANCE)
-
-
-def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
-    def of_another(file, cells):
-        return np.tile([0.9, 0.1], (len(cells), 1))
-
-    monkeypatch.setitem(exporting._MAKERS, "onnx", (exporting._to_onnx, of_another))
-    with pytest.raises(EngineError, match=r"was not written.* differs by \d"):
-        export("cnn", tmp_path / "cells.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-def test_int8_tells_its_difference(tmp_path, draw_cell):
-    frames = [draw_cell(seed, level=60 + 4 * seed, radius=0.2 + seed / 400) for seed in range(24)]
-    exported = export("cnn", tmp_path / "small.onnx", int8=True, calibration=frames, views=1)
-    whole = export("cnn", tmp_path / "whole.onnx", views=1)
-    assert exported.cells == 12
-    assert 0 < exported.difference < 0.5
-    assert exported.size < whole.size / 2
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"out": "cells.txt"}, DataError, r"suffix \.onnx"),
-        ({"to": "onx"}, UnknownNameError, "did you mean onnx"),
-        ({"int8": True}, DataError, "a folder of cells for its calibration"),
-        ({"int8": True, "calibration": EXAMPLES}, DataError, "There are 6 images .* give 20"),
-        ({"model": "mobilnet"}, UnknownNameError, "did you mean mobilenet"),
-    ],
-)
-def test_mistakes_in_an_export_are_told(tmp_path, options, error, message):
-    options = {"model": "cnn", "out": "cells.onnx", **options}
-    with pytest.raises(error, match=message):
-        export(options.pop("model"), tmp_path / options.pop("out"), **options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_command_exports(tmp_path, capsys):
-    from leukaemia_zoo.cli.app import main
-
-    assert main(["export", "cnn", "--out", str(tmp_path / "cells.onnx"), "--views", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "on 3 golden cells it differs from the network by at most" in said
-    assert "For research only" in said
-    assert main(["export", "cnn", "--out", str(tmp_path / "cells.txt")]) == 2
-    assert "suffix .onnx" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.iterdir()] == ["cells.onnx"]
-
-
-def test_an_export_to_openvino_says_the_same(tmp_path):
-    pytest.importorskip("openvino")
-    exported = export("cnn", tmp_path / "cells.xml", to="openvino")
-    assert exported.difference < TOLERANCE
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["cells.bin", "cells.xml"]
 
 
 def test_the_cell_in_a_folder_is_the_cell_in_an_array():

@@ -8,8 +8,8 @@ from leukaemia_zoo.exporting.writing import export
 def test_the_attention_of_an_export_is_that_of_keras(tmp_path, draw_cell):
     import onnxruntime
 
+    from leukaemia_zoo import load_model
     from leukaemia_zoo.prediction import attention_maps
-    from leukaemia_zoo.zoo import load_model
 
     model = load_model("cnn_attention")
     batch = model.zoo.preprocessing.batch([draw_cell(seed, radius=0.2 + seed / 30) for seed in range(3)])

@@ -16,6 +16,7 @@ from PIL import Image
 from leukaemia_zoo import Preprocessing, embed, load_model, predict
 from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
+from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
 from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions
 from leukaemia_zoo.prediction.results import SubjectTally
@@ -398,6 +399,32 @@ def test_views_average_the_logits(tiny_model, tiny_folder, frames, views):
     found = predict(model, frames)
     np.testing.assert_allclose(found.probabilities[:, 1], 1 / (1 + np.exp(-np.mean(odds, axis=0))), atol=1e-6)
     assert np.abs(found.probabilities - predict(tiny_model, frames).probabilities).max() > 1e-3
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+def test_views_can_be_chosen_for_a_name_and_for_a_keras_model(views, draw_cell):
+    network = Network.load("cnn_attention")
+    frame = draw_cell(3, radius=0.3)
+    frame[:150, :200] = 200  # not symmetric
+    expected = network.probabilities(network.zoo.preprocessing(frame)[None], views=views)
+    found = predict("cnn_attention", frame, views=views)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    by_keras = predict(load_model("cnn_attention"), frame, views=views)
+    np.testing.assert_allclose(by_keras.probabilities, expected, atol=1e-4)
+    assert (found.probabilities != predict("cnn_attention", frame).probabilities).any() == (views != 8)
+
+
+@pytest.mark.parametrize("views", [0, 3, 16, True, "4"])
+def test_no_such_number_of_views(views, draw_cell):
+    with pytest.raises(DataError, match="1, 2, 4 or 8 views, not"):
+        predict("cnn_attention", draw_cell(), views=views)
+
+
+def test_what_is_no_square_has_one_view(tiny_folder, draw_cell):
+    model = load_model(tiny_folder)
+    model.zoo = dataclasses.replace(model.zoo, views=1, preprocessing=Preprocessing((32, 40)))
+    with pytest.raises(DataError, match="32x40 pixels is not square"):
+        predict(model, draw_cell(), views=2)
 
 
 @pytest.mark.parametrize(("views", "same"), [(1, False), (4, True), (8, True)])

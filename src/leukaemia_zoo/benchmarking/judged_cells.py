@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from leukaemia_zoo.cells.images import RGBArray, check_visible, frame_of, read_image
-from leukaemia_zoo.cells.readers import as_cells, class_names_of
-from leukaemia_zoo.cells.splits import Split, save_manifest
+from leukaemia_zoo.cells.arrays import RGBArray, check_visible
+from leukaemia_zoo.cells.class_order import class_names_of
+from leukaemia_zoo.cells.images import frame_of, read_image
+from leukaemia_zoo.cells.manifests import save_manifest
+from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells, class_key, fingerprint
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.baselines import AREA, features_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.images import MIN_SIDE, RGBArray, as_image, as_images, check_visible, frame_of, lies_on_black
+from leukaemia_zoo.cells.arrays import MIN_SIDE, RGBArray, as_image, as_images, check_visible, lies_on_black
+from leukaemia_zoo.cells.images import frame_of
 from leukaemia_zoo.errors import DataError
 
 MAX_SIDE = 2048
@@ -27,6 +29,9 @@ _INTERPOLATIONS: dict[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_REACH = {"box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}
+"""How far each filter reaches, in pixels of the larger of the two images."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +106,25 @@ class Preprocessing:
         Raises:
             ImageError: The array is not such an image.
         """
-        frame = Image.fromarray(self.reduced(image))
+        pixels = as_image(image)
+        size = self._reduced_size(pixels)
         height, width = self.input_size
-        scale = self.crop_fraction * min(frame.size) / max(height, width)
+        scale = self.crop_fraction * min(size) / max(height, width)
         crop_w, crop_h = scale * width, scale * height
-        left, top = (frame.width - crop_w) / 2, (frame.height - crop_h) / 2
+        left, top = (size[0] - crop_w) / 2, (size[1] - crop_h) / 2
         # Rounding may put an edge a hair outside the frame, which Pillow refuses.
-        box = (max(left, 0.0), max(top, 0.0), min(left + crop_w, frame.width), min(top + crop_h, frame.height))
-        return np.array(frame.resize((width, height), _INTERPOLATIONS[self.interpolation], box=box))
+        box = (max(left, 0.0), max(top, 0.0), min(left + crop_w, size[0]), min(top + crop_h, size[1]))
+        columns, rows = (0, size[0]), (0, size[1])
+        # Pillow takes rows or columns first, by the shapes: only of a square is the part sure to be taken as the whole.
+        # And a box ends abruptly, so that it may take a pixel more or less where the last digit of its place differs.
+        if height == width and size[0] == size[1] and self.interpolation != "box":
+            # What the crop is not computed from is neither converted nor reduced.
+            reach = _REACH[self.interpolation] * max(scale, 1.0)
+            columns, rows = (_part(box[axis], box[axis + 2], reach, size[axis]) for axis in (0, 1))
+        frame = _reduce(pixels, size, columns, rows)
+        return np.array(
+            frame.resize((width, height), _INTERPOLATIONS[self.interpolation], box=_moved(box, columns[0], rows[0]))
+        )
 
     def reduced(self, image: npt.ArrayLike) -> RGBArray:
         """Reduce one image to the reference frame, where it is larger, without cropping: the first half of a call.
@@ -122,10 +138,19 @@ class Preprocessing:
         Raises:
             ImageError: The array is not such an image.
         """
-        frame = np.ascontiguousarray(as_image(image))
-        if self.reference_frame is None or min(frame.shape[:2]) <= self.reference_frame:
-            return frame
-        return np.asarray(_reduce(Image.fromarray(frame), self.reference_frame))
+        pixels = as_image(image)
+        size = self._reduced_size(pixels)
+        if size == (pixels.shape[1], pixels.shape[0]):
+            return np.ascontiguousarray(pixels)
+        return np.asarray(_reduce(pixels, size, (0, size[0]), (0, size[1])))
+
+    def _reduced_size(self, pixels: RGBArray) -> tuple[int, int]:
+        """Width and height of a frame when it is no larger than the reference frame."""
+        height, width = pixels.shape[:2]
+        if self.reference_frame is None or min(height, width) <= self.reference_frame:
+            return width, height
+        scale = self.reference_frame / min(height, width)
+        return round(width * scale), round(height * scale)
 
     def batch(self, images: Sequence[npt.ArrayLike] | npt.NDArray[Any]) -> RGBArray:
         """Crop and resize several images, whose sizes may differ.
@@ -194,14 +219,62 @@ def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def _reduce(frame: Image.Image, side: int) -> Image.Image:
-    """Reduce to `side` pixels on the shorter side and put the black background back."""
-    scale = side / min(frame.size)
-    size = (round(frame.width * scale), round(frame.height * scale))
-    pixels = np.array(frame.resize(size, Image.Resampling.LANCZOS))
-    cell = frame.convert("L").point([0] + [255] * 255)
-    pixels[np.asarray(cell.resize(size, Image.Resampling.BOX)) < 128] = 0
-    return Image.fromarray(pixels)
+def _reduce(pixels: RGBArray, size: tuple[int, int], columns: tuple[int, int], rows: tuple[int, int]) -> Image.Image:
+    """Part of a frame that was reduced to `size`, with the black background put back: the same pixels as of the whole.
+
+    Pillow computes a part from the pixels of the whole, if it is told where the part lies. It is told in numbers of
+    24 bits, which hold any place exactly where the new side is a power of two, as that of the reference frame is.
+    Of other sides all is reduced, and then cut.
+    """
+    height, width = pixels.shape[:2]
+    if size == (width, height):
+        return Image.fromarray(np.ascontiguousarray(pixels[slice(*rows), slice(*columns)]))
+    across, down = ((0, new) if new & (new - 1) else part for part, new in zip((columns, rows), size, strict=True))
+    scale_x, scale_y = width / size[0], height / size[1]
+    box = (across[0] * scale_x, down[0] * scale_y, across[1] * scale_x, down[1] * scale_y)
+    x = _part(box[0], box[2], _REACH["lanczos"] * scale_x, width)
+    y = _part(box[1], box[3], _REACH["lanczos"] * scale_y, height)
+    frame = Image.fromarray(np.ascontiguousarray(pixels[slice(*y), slice(*x)]))
+    box, new_size = _moved(box, x[0], y[0]), (across[1] - across[0], down[1] - down[0])
+    part = frame.resize(new_size, Image.Resampling.LANCZOS, box=box)
+    cell = frame.convert("L").point([0] + [255] * 255).resize(new_size, Image.Resampling.BOX, box=box)
+    part.paste((0, 0, 0), mask=cell.point([255] * 128 + [0] * 128))
+    left, top = columns[0] - across[0], rows[0] - down[0]
+    return part.crop((left, top, left + columns[1] - columns[0], top + rows[1] - rows[0]))
+
+
+def _part(first: float, last: float, reach: float, side: int) -> tuple[int, int]:
+    """First pixel and the one after the last that a filter which reaches so far needs for a span of a side."""
+    return max(math.floor(first - reach) - 1, 0), min(math.ceil(last + reach) + 1, side)
+
+
+def _moved(box: tuple[float, float, float, float], x: int, y: int) -> tuple[float, float, float, float]:
+    """A box as seen from another pixel, exactly: rounded before to the 24 bits that Pillow rounds to."""
+    left, top, right, bottom = (float(np.float32(edge)) for edge in box)
+    return left - x, top - y, right - x, bottom - y
+
+
+VIEWS = (1, 2, 4, 8)
+"""How many turned and mirrored views a prediction can average over; see `symmetric_views`."""
+
+
+def check_views(views: object, input_size: tuple[int, int]) -> None:
+    """Refuse a number of views that a prediction cannot average over.
+
+    Args:
+        views: What somebody asked for.
+        input_size: Height and width that the network takes: only a square can be turned.
+
+    Raises:
+        DataError: If it is none of `VIEWS`, or the input is no square.
+    """
+    if isinstance(views, bool) or views not in VIEWS:
+        known = ", ".join(map(str, VIEWS[:-1]))
+        raise DataError(f"A prediction averages over {known} or {VIEWS[-1]} views, not {views!r}.")
+    if views != 1 and input_size[0] != input_size[1]:
+        raise DataError(
+            f"An input of {input_size[0]}x{input_size[1]} pixels is not square and cannot be turned: take 1 view."
+        )
 
 
 SIZE_JITTER = 0.08
@@ -293,7 +366,7 @@ def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
 
     Args:
         batch: Array (N, height, width, 3); square for more than one view.
-        count: 1, 4 (the quarter turns) or 8 (also mirrored).
+        count: One of `VIEWS`: 1, 2 (also a quarter turn), 4 (all quarter turns) or 8 (these also mirrored).
 
     Returns:
         Array (count, N, height, width, 3).

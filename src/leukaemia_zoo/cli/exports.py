@@ -9,21 +9,25 @@ import click
 
 from leukaemia_zoo.cli import options, paths
 
+_FORMATS = ("onnx", "openvino", "bioimageio", "litert", "saved_model")
+_OUT = ".onnx, .xml for OpenVINO, .zip for bioimage.io, .tflite for LiteRT, or a new folder for a SavedModel"
+
 
 @click.command()
 @click.argument("model", type=options.KNOWN_MODEL, help=options.MODEL)
-@click.option("--to", type=click.Choice(("onnx", "openvino", "bioimageio")), default="onnx", help="kind of the file")
 @click.option(
-    "--out", type=paths.path, required=True, metavar="FILE", help=".onnx, .xml for OpenVINO, .zip for bioimage.io"
+    "--to",
+    type=click.Choice(_FORMATS),
+    default="onnx",
+    help="kind of the file",
 )
+@click.option("--out", type=paths.path, required=True, metavar="FILE", help=_OUT)
 @click.option("--int8", is_flag=True, help="convolutions in whole numbers: smaller, a little different")
 @options.file("--calibration", "for --int8: 20 images of cells or more, better 200", "DIR")
-@click.option(
-    "--views", type=click.Choice((1, 4, 8)), help="views inside (default: those that the weight was calibrated for)"
-)
+@options.views("views inside")
 def export(
     model: str,
-    to: Literal["onnx", "openvino", "bioimageio"],
+    to: Literal["onnx", "openvino", "bioimageio", "litert", "saved_model"],
     out: Path,
     int8: bool,
     calibration: Path | None,

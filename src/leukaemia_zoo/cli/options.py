@@ -77,6 +77,13 @@ def seed(what: str) -> Decorator[Any]:
     return click.option("--seed", type=int, default=0, metavar="N", help=f"seed of {what}")
 
 
+def views(what: str) -> Decorator[Any]:
+    """``--views``: turned and mirrored views that a verdict averages over."""
+    from leukaemia_zoo.cells.preprocessing import VIEWS
+
+    return click.option("--views", type=click.Choice(VIEWS), help=f"{what} (default: as the weight was judged)")
+
+
 def restart(what: str = RESTART) -> Decorator[Any]:
     """``--restart``: an older run counts for nothing."""
     return click.option("--restart", is_flag=True, help=what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import keras
 import numpy as np
 
 from leukaemia_zoo.engine.golden import golden_cells
@@ -15,6 +16,18 @@ from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.outputs import class_probabilities
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import head_tensors, load_tensors
+
+
+def keras_network(config: ModelConfig, weights: str | os.PathLike[str]) -> keras.Model:
+    """The network of a configuration with the weights of its safetensors file, as Keras computes it."""
+    model = build_model(
+        config.architecture,
+        num_classes=head_tensors(os.fspath(weights))[1].size,
+        input_size=config.preprocessing.input_size,
+        head=config.head,
+    )
+    load_tensors(model, os.fspath(weights))
+    return model
 
 
 def make_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
@@ -31,13 +44,7 @@ def make_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
         EngineError: If the network has a layer of a kind that no graph is written of, or its probabilities differ from
             those of Keras.
     """
-    model = build_model(
-        config.architecture,
-        num_classes=head_tensors(os.fspath(weights))[1].size,
-        input_size=config.preprocessing.input_size,
-        head=config.head,
-    )
-    load_tensors(model, os.fspath(weights))
+    model = keras_network(config, weights)
     try:
         graph = trace(model).SerializeToString(deterministic=True)
     except ArchitectureError as error:

@@ -43,8 +43,10 @@ class Network:
         (2, 2)
     """
 
-    def __init__(self, config: ModelConfig, weights: str | os.PathLike[str], graph: bytes) -> None:
-        """Bind the weights of a safetensors file to a graph.
+    def __init__(
+        self, config: ModelConfig, weights: str | os.PathLike[str], graph: bytes, *, complete: bool = False
+    ) -> None:
+        """Bind the weights of a safetensors file to a graph, or only its classifier to one that is complete.
 
         Raises:
             TensorMismatchError: If the file does not hold the weights of the graph.
@@ -62,23 +64,29 @@ class Network:
         if units != classes and (units, classes) != (1, 2):
             raise TensorMismatchError(f"The head in {weights} has {units} units, which do not fit {classes} classes.")
         self.zoo = config
-        self._session = _session(graph, tensors, weights)
+        self._session = _session(graph, {} if complete else tensors, weights)
         self._piece = 8 if sum(value.size for value in tensors.values()) > _LARGE else 2
 
     @classmethod
-    def load(cls, name: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> Network:
+    def load(
+        cls,
+        name: str | os.PathLike[str],
+        weights: str | os.PathLike[str] | None = None,
+        graph: bytes | None = None,
+    ) -> Network:
         """Find a weight as `load_model` does, and its graph.
 
         Args:
             name: Architecture or weight of the zoo, folder of a saved model, or ``hf://org/name@revision``.
             weights: Folder, ``.safetensors`` file or ``hf://`` repository to take the weight from.
+            graph: Its graph, where somebody has found or made it already; see `find_graph`.
 
         Raises:
             LeukaemiaZooError: As `load_model`; and EngineError if there is no graph of the network, or no engine.
         """
         found = find(os.fspath(name), weights)
         config = found.spec.config
-        return cls(config, found.file, find_graph(config, found.file))
+        return cls(config, found.file, find_graph(config, found.file) if graph is None else graph)
 
     @property
     def name(self) -> str:
@@ -102,7 +110,7 @@ class Network:
 
         Args:
             batch: Array (N, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight gives it.
-            views: 1, 4 or 8; None for the number that the weight was calibrated for.
+            views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
             pool: Threads that share the work on this batch; None for the calling thread alone.
 
         Returns:

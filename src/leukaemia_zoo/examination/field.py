@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.images import as_image
+from leukaemia_zoo.cells.arrays import as_image
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.examination.outlines import outline
 from leukaemia_zoo.prediction.results import Prediction
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
-from leukaemia_zoo.smears.segmentation import FloatArray
+from leukaemia_zoo.smears.nuclei import FloatArray
 
 if TYPE_CHECKING:
     import keras

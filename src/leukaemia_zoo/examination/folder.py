@@ -32,7 +32,8 @@ from leukaemia_zoo.examination.geojson import CellsWriter, cell_rows, field_row
 from leukaemia_zoo.examination.picture import LONGEST_SIDE, FieldPicture
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
-from leukaemia_zoo.smears.segmentation import checked_scale, cytology
+from leukaemia_zoo.smears.nuclei import cytology
+from leukaemia_zoo.smears.segmentation import checked_scale
 from leukaemia_zoo.smears.slides import SLIDE_SUFFIXES, Slide, is_slide, slide_reader
 from leukaemia_zoo.smears.stains import checked_method
 

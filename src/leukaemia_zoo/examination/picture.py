@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from leukaemia_zoo.cells.images import RGBArray
+from leukaemia_zoo.cells.arrays import RGBArray
 from leukaemia_zoo.common.files import replacing
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.examination.field import ExaminedCell

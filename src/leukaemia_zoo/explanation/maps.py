@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from leukaemia_zoo.cells.images import BLACK, RGBArray, image_items
+from leukaemia_zoo.cells.arrays import BLACK, RGBArray
+from leukaemia_zoo.cells.images import image_items
 from leukaemia_zoo.cells.preprocessing import network_pixels, symmetric_views, upright_views
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
+
+_FIRST = 3
+"""Convolutions from the pixels on, depthwise ones aside, that stay in floating point."""
 
 
 class _Cells(CalibrationDataReader):
@@ -27,8 +31,10 @@ class _Cells(CalibrationDataReader):
 def quantise(file: Path, cells: np.ndarray) -> None:
     """Replace a graph by one whose convolutions take and hold whole numbers: a scale each channel, static ranges.
 
-    Three parts stay in floating point. The statistics behind the convolutions are sums of hundreds of values. The first
-    convolution and the depthwise ones are a small part of the work, and in 8 bits they cost `mobilenet` 0.09 of AUROC.
+    Three parts stay in floating point. The statistics behind the convolutions are sums of hundreds of values. The
+    depthwise convolutions are a small part of the work, and in 8 bits they cost `mobilenet` 0.01 of AUROC and more. So
+    do the first convolutions, where texture still lies in small differences: with the first of `mobilenet` alone in
+    floating point int8 lost 0.012 of AUROC on unseen people, with the first three 0.001.
     What rounding adds to each feature on average is measured on the cells and taken off again.
 
     Args:
@@ -37,21 +43,25 @@ def quantise(file: Path, cells: np.ndarray) -> None:
     """
     model = onnx.load(file)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    kept = [convolutions[0].name]
-    kept += [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    kept = [node.name for node in convolutions if any(a.name == "group" and a.i > 1 for a in node.attribute)]
+    kept += [node.name for node in convolutions if node.name not in kept][:_FIRST]
     quantised = file.with_name("int8.onnx")
-    quantize_static(
-        file,
-        quantised,
-        _Cells(cells),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv"],
-        nodes_to_exclude=kept,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
+    logging.getLogger().addFilter(_is_no_advice)
+    try:
+        quantize_static(
+            file,
+            quantised,
+            _Cells(cells),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=kept,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
+    finally:
+        logging.getLogger().removeFilter(_is_no_advice)
     shift = (_embeddings(file, cells) - _embeddings(quantised, cells)).mean(axis=0)
     rounded = onnx.load(quantised)
     _add_to_embeddings(rounded.graph, shift)
@@ -59,6 +69,11 @@ def quantise(file: Path, cells: np.ndarray) -> None:
     rounded.metadata_props.extend(model.metadata_props)
     onnx.checker.check_model(rounded)
     onnx.save(rounded, file)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    """ONNX Runtime advises to fold constants first, which was done."""
+    return "pre-processing" not in record.getMessage()
 
 
 def _embeddings(file: Path, cells: np.ndarray) -> np.ndarray:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from leukaemia_zoo._version import __version__
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import ATTENTION, EMBEDDINGS, IMAGES, PROBABILITIES, SCORES
 from leukaemia_zoo.engine.network import Network
@@ -26,7 +24,7 @@ def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
     Args:
         network: The network.
         found: Its weight.
-        views: 1, 4 or 8 turned and mirrored views, as `symmetric_views` makes them.
+        views: 1, 2, 4 or 8 turned and mirrored views, as `symmetric_views` makes them.
     """
     model = onnx.load_from_string(find_graph(network.zoo, found.file))
     tensors = read_tensors(found.file)
@@ -90,30 +88,6 @@ def _of_first_view(gate: str) -> tuple[list[Any], list[Any]]:
     return nodes, [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in values.items()]
 
 
-def metadata(network: Network, found: Found, contract: str) -> dict[str, str]:
-    """What has to be known around the graph, as text."""
-    from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
-
-    config, spec = network.zoo, found.spec
-    limits = None if config.verdict_limits is None else config.verdict_limits.to_dict()
-    return {
-        "classes": json.dumps(list(config.class_names)),
-        "preprocessing": json.dumps(config.preprocessing.to_dict()),
-        "contract": contract,
-        "views": str(config.views),
-        "temperature": str(config.temperature),
-        "ood_limit": json.dumps(config.ood_limit),
-        "verdict_limits": json.dumps(limits),
-        "weight": spec.name,
-        "weight_sha256": spec.sha256,
-        "licence": spec.licence,
-        "citation": spec.citation,
-        "intended_use": spec.intended_use,
-        "note": NOT_A_DIAGNOSIS,
-        "made_by": f"leukaemia-zoo {__version__}",
-    }
-
-
 def _turned(views: int) -> tuple[list[Any], list[Any]]:
     """Nodes from images to their views, one batch behind the other, as `symmetric_views` has them."""
     if views == 1:
@@ -128,7 +102,9 @@ def _turned(views: int) -> tuple[list[Any], list[Any]]:
         return node("Slice", source, f"{source}_flip{axis}", "flip_first", "flip_last", f"flip_axis{axis}", "flip_step")
 
     lying = node("Transpose", IMAGES, f"{IMAGES}_lying", perm=[0, 2, 1, 3])
-    names += [flipped(lying, 1), flipped(flipped(IMAGES, 1), 2), flipped(lying, 2)]
+    names.append(flipped(lying, 1))
+    if views > 2:
+        names += [flipped(flipped(IMAGES, 1), 2), flipped(lying, 2)]
     if views == 8:
         # Flipping back what was flipped to turn it would be work for nothing.
         names += [flipped(IMAGES, 2), flipped(names[1], 2), f"{IMAGES}_flip1", lying]

@@ -17,35 +17,46 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from leukaemia_zoo.cells.preprocessing import check_views
 from leukaemia_zoo.common.text import close_matches, reason
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import IMAGES, PROBABILITIES
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError
+from leukaemia_zoo.exporting.metadata import metadata
 from leukaemia_zoo.zoo.sources import Found, find
 
-Format = Literal["onnx", "openvino", "bioimageio"]
+Format = Literal["onnx", "openvino", "bioimageio", "litert", "saved_model"]
 
-MOST_DIFFERENCE = 1e-3
-"""An exported file may differ from the network by this much in probability, or it is not left."""
-
-_SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "bioimageio": ".zip"}
+_SUFFIX: dict[str, str | None] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "bioimageio": ".zip",
+    "litert": ".tflite",
+    "saved_model": None,
+}
+"""By which other programs know a file; a SavedModel is a folder."""
 
 _NEEDED = {
     "onnx": (("onnx",), "'leukaemia-zoo[export]'"),
     "openvino": (("onnx", "openvino"), "'leukaemia-zoo[export]' openvino"),
     "bioimageio": (("onnx", "bioimageio.spec"), "'leukaemia-zoo[bioimageio]'"),
 }
-"""Of each format, the packages that it takes, and how they are installed."""
+"""Of each format, the packages that it takes, and how they are installed; TensorFlow is asked by itself."""
+
+MOST_DIFFERENCE = 1e-3
+"""An exported file may differ from the network by this much in probability, or it is not left."""
+
+_NO_CALIBRATION = (
+    "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
+)
+
+_MOST = 400
+"""Cells that int8 is calibrated and compared on: of more some, evenly spread, are taken."""
 
 _FEWEST = 20
 """Cells for int8, half to calibrate it on and half to compare it on."""
-
-_CONTRACT = (
-    "images: float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing gives them; "
-    "probabilities: float32 (cells, classes) in the order of the classes, averaged over the views, calibrated"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +64,8 @@ class Exported:
     """A file that was written, and how it compares.
 
     Attributes:
-        file: The file; an OpenVINO network has a second one beside it, with the suffix ``.bin``.
+        file: The file, or the folder of a SavedModel; an OpenVINO network has a second file beside it, with the suffix
+            ``.bin``.
         difference: The largest difference in probability from the network itself, over ``cells`` cells.
         cells: How many cells it was compared on.
         changed: Cells whose most probable class is another one.
@@ -80,20 +92,24 @@ def export(
 
     The file takes ``images``, float32 (cells, height, width, 3), RGB, 0 to 255, as the preprocessing of the weight
     gives them, and gives ``probabilities`` (cells, classes), ``embeddings`` (cells, features), where the network
-    holds statistics of its training cells ``ood_score`` (cells,), and where it has an `AttentionBlock` ``attention``
-    (cells, height, width), as `attention_maps` gives it. Views and temperature are inside. Its metadata hold classes,
-    preprocessing, limits, licence and that it is for research only.
+    holds statistics of its training cells ``ood_score`` (cells,), and in ONNX, where it has an `AttentionBlock`,
+    ``attention`` (cells, height, width), as `attention_maps` gives it. Views and temperature are inside. Its metadata
+    hold classes, preprocessing, limits, licence and that it is for research only: in ONNX and OpenVINO in the file's
+    own, in a SavedModel in ``assets.extra/leukaemia_zoo.json``, and in a LiteRT file in a ZIP archive at its end, which
+    `zipfile` opens.
 
     Args:
         model: A weight as `load_model` takes it, or a loaded or trained Keras network of the zoo.
-        out: The file to write: ``.onnx``, ``.xml`` for OpenVINO, ``.zip`` for bioimage.io.
-        to: ``"onnx"``, ``"openvino"``, or ``"bioimageio"``: a package with the ONNX file, its description, model card
-            and tensors to test it with.
+        out: The file to write, ``.onnx``, ``.xml`` for OpenVINO, ``.zip`` for bioimage.io or ``.tflite`` for LiteRT; or
+            for a SavedModel a folder that is not there yet, or empty.
+        to: ``"onnx"``, ``"openvino"``, ``"bioimageio"``, a package with the ONNX file, its description, model card and
+            tensors to test it with; or ``"litert"`` or ``"saved_model"``, which TensorFlow makes.
         int8: Compute convolutions with whole numbers of 8 bits: smaller, faster on processors that have instructions
-            for it, and a little different. The difference is told in what is returned, and refuses nothing.
+            for it, and a little different; not what TensorFlow makes. The difference is told in what is returned,
+            and refuses nothing.
         calibration: For int8: files, folders or frames of cells like those that will be judged, 20 or more, better 200.
             The ranges of the numbers inside are measured on every other one, and the difference on the rest.
-        views: 1, 4 or 8; None for the number that the weight was calibrated for.
+        views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
 
     Returns:
         The file and its difference from the network.
@@ -101,7 +117,8 @@ def export(
     Raises:
         ExportMissingError: If a package for it is not installed.
         UnknownNameError: If there is no such format.
-        DataError: If int8 is wanted without calibration cells, or the name of the file has another suffix.
+        DataError: If int8 is wanted without calibration cells or in another format, there is no such number of views,
+            the name of the file has another suffix, or a folder is there already.
         EngineError: If the file differs by more than 0.001 in probability; it is not left then.
         LeukaemiaZooError: As `load_model`, if there is no such weight.
 
@@ -114,30 +131,40 @@ def export(
     """
     if to not in get_args(Format):
         raise UnknownNameError(f"Nothing can be exported to '{to}'; {close_matches(str(to), get_args(Format))}")
-    suffix = _SUFFIXES[to]
-    file = Path(out)
-    if file.suffix != suffix or file.is_dir():
-        raise DataError(f"{file} does not name a file with the suffix {suffix}, which other programs know {to} by.")
+    file, by_tensorflow = Path(out), to not in _MAKERS
+    _check_out(file, to)
+    if int8 and by_tensorflow:
+        raise DataError(f"int8 is for {', '.join(_MAKERS)}: leave it out, or do not export to {to}.")
     if int8 and calibration is None:
-        raise DataError(
-            "int8 needs a folder of cells for its calibration: 20 or more, better 200, like those that will be judged."
-        )
-    _require(to)
-    with tempfile.TemporaryDirectory() as folder:
-        found = _found(model, Path(folder))
-        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
-        cells = golden_cells(*network.zoo.preprocessing.input_size)
-        whole = Path(folder) / "whole.onnx"
-        _write_whole(network, found, whole, views)
-        if int8:
-            from leukaemia_zoo.exporting.quantising import quantise
+        raise DataError(_NO_CALIBRATION)
+    if by_tensorflow:
+        from leukaemia_zoo.exporting import tensorflow_graph
 
-            real = _prepared(network, calibration)
-            # Judged on cells that it was not calibrated on.
-            cells = real[1::2]
-            quantise(whole, real[::2])
-        make, run = _MAKERS[to]
-        written = make(whole, cells, found)
+        tensorflow_graph.check_backend()
+    else:
+        _require(to)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        found = _found(model, folder)
+        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
+        views = network.zoo.views if views is None else views
+        check_views(views, network.zoo.preprocessing.input_size)
+        cells = golden_cells(*network.zoo.preprocessing.input_size)
+        if by_tensorflow:
+            written = [_write_by_tensorflow(network, found, folder, views, to)]
+            run = tensorflow_graph.run_litert if to == "litert" else tensorflow_graph.run_saved_model
+        else:
+            whole = folder / "whole.onnx"
+            _write_whole(network, found, whole, views)
+            if int8:
+                from leukaemia_zoo.exporting.quantising import quantise
+
+                real = _prepared(network, calibration)
+                # Judged on cells that it was not calibrated on.
+                cells = real[1::2]
+                quantise(whole, real[::2])
+            make, run = _MAKERS[to]
+            written = make(whole, cells, found)
         expected = network.probabilities(cells, views=views)
         probabilities = run(written[0], cells)
         difference = float(np.abs(probabilities - expected).max())
@@ -146,15 +173,60 @@ def export(
                 f"{file} was not written: what {to} makes of '{network.name}' differs by {difference:.1e} in "
                 f"probability, more than {MOST_DIFFERENCE}; take another format, and tell us."
             )
-        file.parent.mkdir(parents=True, exist_ok=True)
+        size = sum(part.stat().st_size for top in written for part in (top, *top.rglob("*")) if part.is_file())
         for part in written:
-            _move(part, file.with_suffix(part.suffix))
+            _move(part, file if part.is_dir() else file.with_suffix(part.suffix))
     changed = int((probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum())
-    size = sum(file.with_suffix(part.suffix).stat().st_size for part in written)
     return Exported(file, difference, len(cells), changed, size)
 
 
-def _require(to: Format) -> None:
+def int8_network(model: Any, calibration: Any) -> Network:
+    """A network on the engine whose convolutions compute with whole numbers of 8 bits.
+
+    Args:
+        model: As `export` takes it.
+        calibration: Files, folders or frames of cells like those that will be judged, 20 or more, better 200.
+
+    Raises:
+        LeukaemiaZooError: As `export`.
+    """
+    if calibration is None:
+        raise DataError(_NO_CALIBRATION)
+    _require("onnx")
+    from leukaemia_zoo.exporting.quantising import quantise
+
+    with tempfile.TemporaryDirectory() as place:
+        found = _found(model, Path(place))
+        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
+        whole = Path(place) / "whole.onnx"
+        _write_whole(network, found, whole, views=1)
+        quantise(whole, _prepared(network, calibration))
+        return Network(found.spec.config, found.file, whole.read_bytes(), complete=True)
+
+
+def _check_out(file: Path, to: str) -> None:
+    """Refuse a name that other programs would not know, and a place that holds something else."""
+    suffix = _SUFFIX[to]
+    if suffix is None:
+        if file.exists() and not (file.is_dir() and not any(file.iterdir())):
+            raise DataError(f"{file} is there already, and a SavedModel is a folder of its own: name another one.")
+    elif file.suffix != suffix or file.is_dir():
+        raise DataError(f"{file} does not name a file with the suffix {suffix}, which other programs know {to} by.")
+
+
+def _write_by_tensorflow(network: Network, found: Found, folder: Path, views: int, to: str) -> Path:
+    from leukaemia_zoo.exporting.tensorflow_graph import write_litert, write_saved_model
+
+    about = metadata(network, found, views)
+    saved = folder / "saved_model"
+    write_saved_model(network, found.file, saved, views, about)
+    if to == "saved_model":
+        return saved
+    write_litert(saved, folder / "whole.tflite", about)
+    return folder / "whole.tflite"
+
+
+def _require(to: str) -> None:
     packages, installed_by = _NEEDED[to]
     missing = [package for package in packages if not _is_there(package)]
     if missing:
@@ -182,9 +254,11 @@ def _found(model: Any, folder: Path) -> Found:
 
 
 def _prepared(network: Network, images: Any) -> np.ndarray:
-    from leukaemia_zoo.cells.images import as_image, image_items, read_image
+    from leukaemia_zoo.cells.arrays import as_image
+    from leukaemia_zoo.cells.images import image_items, read_image
 
     items, are_files = image_items(images)
+    items = items[:: max(1, len(items) // _MOST)]
     frames = (read_image(item) if are_files else as_image(item, name="calibration") for item in items)
     pixels = [network.zoo.preprocessing(frame) for frame in frames]
     if len(pixels) < _FEWEST:
@@ -192,14 +266,14 @@ def _prepared(network: Network, images: Any) -> np.ndarray:
     return np.stack(pixels)
 
 
-def _write_whole(network: Network, found: Found, file: Path, views: int | None) -> None:
+def _write_whole(network: Network, found: Found, file: Path, views: int) -> None:
     """The whole graph: views, network, their mean, classifier; constants folded, and with them each BatchNorm."""
     import onnx
     import onnxruntime
 
-    from leukaemia_zoo.exporting.whole_graph import metadata, whole_graph
+    from leukaemia_zoo.exporting.whole_graph import whole_graph
 
-    graph = whole_graph(network, found, network.zoo.views if views is None else views)
+    graph = whole_graph(network, found, views)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # Basic: what it writes is ONNX and nothing of the engine's own.
@@ -210,7 +284,7 @@ def _write_whole(network: Network, found: Found, file: Path, views: int | None) 
     del folded.opset_import[:]
     folded.opset_import.extend(graph.opset_import)
     folded.ir_version, folded.producer_name = graph.ir_version, graph.producer_name
-    onnx.helper.set_model_props(folded, metadata(network, found, _CONTRACT))
+    onnx.helper.set_model_props(folded, metadata(network, found, views))
     onnx.checker.check_model(folded, full_check=True)
     onnx.save(folded, file)
 
@@ -274,7 +348,13 @@ def _move(part: Path, target: Path) -> None:
     from leukaemia_zoo.common.files import replacing
 
     try:
-        with replacing(target) as beside:
-            shutil.copyfile(part, beside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if part.is_dir():
+            # Beside first: a folder that is copied half must not bear the name.
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+                shutil.copytree(part, Path(beside) / "whole").replace(target)
+            return
+        with replacing(target) as beside_file:
+            shutil.copyfile(part, beside_file)
     except OSError as error:
         raise DataError(f"{target} cannot be written ({reason(error.strerror or error)}): name another file.") from None

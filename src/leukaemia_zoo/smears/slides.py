@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL.TiffImagePlugin import TiffImageFile
 
-from leukaemia_zoo.cells.images import MAX_PIXELS, RGBArray, lies_on_black
+from leukaemia_zoo.cells.arrays import MAX_PIXELS, RGBArray, lies_on_black
 from leukaemia_zoo.errors import ImageError, SlidesMissingError
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
 from leukaemia_zoo.smears.segmentation import checked_scale

@@ -125,7 +125,7 @@ def tune_layers(
     shown, truth = run.arrays.pixels[0, validation_rows], labels[validation_rows]
     weights = drawing_weights(run.cells, train_rows, recipe)
     with precision(recipe.precision), on_devices(run.devices):
-        learner, trainer = _trainer(run, model, len(train_rows), keep_statistics, unfreeze, rate_decay)
+        learner, trainer = compiled_trainer(run, model, len(train_rows), keep_statistics, unfreeze, rate_decay)
         if progress["epoch"]:
             state.restore(trainer)
     left, seconds = TimeLeft(progress["epoch"]), 0.0
@@ -170,7 +170,7 @@ def tune_layers(
     return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits, limit)
 
 
-def _trainer(
+def compiled_trainer(
     run: Training, model: keras.Model, cells: int, keep_statistics: bool, unfreeze: int | None, rate_decay: float
 ) -> tuple[keras.Model, keras.Model]:
     """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
