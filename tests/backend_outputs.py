@@ -143,13 +143,12 @@ def config_for(name, size, class_names, head="pooled"):
     return ModelConfig(name, class_names, head, Preprocessing((size, size), crop_fraction=1.0, reference_frame=None))
 
 
-def maps_of(name, model, frames, methods):
-    """Maps of evidence of one view, float32; by occlusion for the first class, which covered places take away from."""
+def maps_of(name, model, frames, methods, target=None):
+    """Maps of evidence of one view, float32."""
     from leukaemia_zoo import explain
 
     found = {}
     for method in methods:
-        target = model.zoo.class_names[0] if method == "occlusion" else None
         maps = [one.map for one in explain(model, frames, method=method, target=target, views=1)]
         found[f"maps:{name}:{method}"] = np.stack(maps)
     return found
@@ -165,8 +164,12 @@ def explained():
 
     found = {}
     for name in [spec.name for spec in weights().values() if packaged_file(spec).is_file()]:
-        methods = ["grad_cam", "hires_cam", *(["attention", "occlusion"] if name == "cnn_attention.cnmc" else [])]
-        found |= maps_of(name, load_model(name), cells(2, 150), methods)
+        model = load_model(name)
+        found |= maps_of(name, model, cells(2, 150), ("grad_cam", "hires_cam"))
+        if name == "cnn_attention.cnmc":
+            found |= maps_of(name, model, cells(2, 150), ("attention",))
+            # What is covered speaks for `all` here: of `hem` there would be an empty map, which is equal to any other.
+            found |= maps_of(name, model, cells(2, 150), ("occlusion",), "all")
 
     def build(images):
         trunk = keras.Sequential(

@@ -140,7 +140,7 @@ class Slide:
         side = min(1024, self.width, self.height)
         rng = np.random.default_rng(0)
         places = (
-            (int(rng.integers(self.width - side + 1)), int(rng.integers(self.height - side + 1))) for _ in range(200)
+            (int(rng.integers(self.width - side + 1)), int(rng.integers(self.height - side + 1))) for _ in range(60)
         )
         full = ((x, y) for x, y in places if not self.looks_empty(x, y, side, side))
         tiles = [self.read(x, y, side, side) for x, y in itertools.islice(full, _TILES_FOR_SCALE)]
