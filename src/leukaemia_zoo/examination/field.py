@@ -17,7 +17,7 @@ from leukaemia_zoo.examination.outlines import outline
 from leukaemia_zoo.prediction.results import Prediction
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
-from leukaemia_zoo.smears.segmentation import FloatArray
+from leukaemia_zoo.smears.nuclei import FloatArray
 
 if TYPE_CHECKING:
     import keras

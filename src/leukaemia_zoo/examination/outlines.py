@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from leukaemia_zoo.smears.fields import ExtractedCell
-from leukaemia_zoo.smears.nuclei import cytology
-from leukaemia_zoo.smears.segmentation import FloatArray
+from leukaemia_zoo.smears.nuclei import FloatArray, cytology
 
 TOLERANCE = 0.01
 """How far the polygon may lie from the outline, as a part of the width of the cell."""
