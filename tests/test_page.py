@@ -241,9 +241,9 @@ def test_the_page_says_of_the_example_cells_what_python_says(visit, weight, tmp_
     assert difference["probability"] < 1e-3
     assert difference["ood_score"] < 1e-3
     assert difference["same"] == 6
-    assert list(rows_of(cells)[0]) == list(expected[0].to_record())
+    assert list(rows_of(cells)[0]) == list(expected[0].to_dict())
     for row, summary in zip(rows_of(subjects), expected.by_subject(), strict=True):
-        record = summary.to_record()
+        record = summary.to_dict()
         assert list(row) == list(record)
         for key, value in record.items():
             if isinstance(value, float):

@@ -86,8 +86,8 @@ def test_a_network_of_ones_own_becomes_a_package_too(tmp_path):
     from leukaemia_zoo.cells import Preprocessing
     from leukaemia_zoo.zoo import ModelConfig, build_model, save_model
 
-    model = build_model("cnn", num_classes=3, input_size=48, head="pooled")
-    model.zoo = ModelConfig("cnn", ("Lymphocyte (B)", "Zelle, groß", "c"), "pooled", Preprocessing((48, 48)))
+    model = build_model("cnn", num_classes=3, input_size=48, head="flatten")
+    model.zoo = ModelConfig("cnn", ("Lymphocyte (B)", "Zelle, groß", "c"), "flatten", Preprocessing((48, 48)))
     save_model(model, tmp_path / "own")
     config = json.loads((tmp_path / "own" / "config.json").read_text(encoding="utf-8"))
     config["licence"] = "our-own"  # which the format does not know
