@@ -135,6 +135,55 @@ def segmentation(kind: str) -> str:
     return _figures.segmentation_table(kind)
 
 
+def explanations(kind: str) -> str:
+    """The table of maps on real cells, or what it was measured on."""
+    file = ROOT / "results" / "explanations.json"
+    if not file.is_file():
+        return _figures.NOTHING_YET
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if kind == "notes":
+        return (
+            f"{found['cells']} cells of {found['subjects']} people, half of each class; the two columns on the right: "
+            f"Spearman's rank correlation with occlusion over the pixels of {found['asked']} of these cells. "
+            f"Intervals: {found['intervals']}."
+        )
+    methods = {"grad_cam": "Grad-CAM", "hires_cam": "HiResCAM", "attention": "attention"}
+    heads = ["Weight", "Cell covers", *methods.values(), "Grad-CAM like occlusion", "HiResCAM like occlusion"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, row in found["weights"].items():
+        own = row["methods"]
+        cells = [_figures.interval(own[method]["share_inside"]) if method in own else "" for method in methods]
+        agree = [_figures.interval(own[method]["agrees_with_occlusion"]) for method in ("grad_cam", "hires_cam")]
+        lines.append(f"| {' | '.join([f'`{name}`', _figures.interval(row['cell_share']), *cells, *agree])} |")
+    return "\n".join(lines)
+
+
+def fields(kind: str) -> str:
+    """The table of the command `cells` on whole fields, or what it was measured on."""
+    file = ROOT / "results" / "fields.json"
+    if not file.is_file():
+        return _figures.NOTHING_YET
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if kind == "notes":
+        told = ", ".join(f"{count} {answer}" for answer, count in found["answers"].items() if count)
+        return (
+            f"A cell is found if its box and that of a person overlap by half. The scale was {found['scale']} "
+            f"`{found['model']}` answered: {told}; the stain of this laboratory is not that of the training. "
+            f"Intervals: {found['intervals']}."
+        )
+    names = {
+        "all": "all",
+        "reported": "those on which no parameter was chosen",
+        "not_looked_at": "of these, those never looked at before",
+    }
+    lines = ["| Fields | Number | Boxes of people | Cells | Recall | Precision |", "|---" * 6 + "|"]
+    for key, title in names.items():
+        own = found[key]
+        shares = [_figures.interval(own[name]) for name in ("recall", "precision")]
+        lines.append(f"| {title} | {own['fields']} | {own['boxes']} | {own['cells']} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
 def precision(_: str) -> str:
     """How lower precision changes verdicts."""
     return _figures.precision_table()
@@ -236,6 +285,8 @@ RENDERERS: dict[str, Callable[[str], str]] = {
     "ood": ood,
     "segmentation": segmentation,
     "precision": precision,
+    "explanations": explanations,
+    "fields": fields,
     "finetuning": lambda kind: _figures.finetuning_table(kind),
     "transfer": lambda _: _figures.transfer_table(),
     "speed": lambda kind: _figures.speed_table(kind),

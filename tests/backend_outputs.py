@@ -1,6 +1,6 @@
 """Outputs of the networks and layers on one backend, for `test_backends` to compare: run in a process of its own.
 
-    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|save|load...
+    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|explained|save|load...
 
 The weights come from a NumPy generator per stable tensor name, so that every backend gets the same ones.
 """
@@ -113,6 +113,8 @@ def large():
         model = set_fixed_weights(build_model(name, num_classes=3, input_size=size))
         found[f"names:{name}"] = np.array(list(named_variables(model)))
         found |= outputs_of(model, cells(2, size))
+        model.zoo = config_for(name, size, ("a", "b", "c"))
+        found |= maps_of(name, model, cells(2, size), ("grad_cam", "hires_cam"))
         del model
         backend.clear_session()
     return found
@@ -131,6 +133,59 @@ def shipped():
             found[f"{name}:{key}"] = value
         found[f"ood:{name}"] = ood_scores(model, cells(4, 64))
     return found
+
+
+def config_for(name, size, class_names, head="pooled"):
+    """What a network without a weight needs to be explained: the whole frame as it is."""
+    from leukaemia_zoo import Preprocessing
+    from leukaemia_zoo.zoo import ModelConfig
+
+    return ModelConfig(name, class_names, head, Preprocessing((size, size), crop_fraction=1.0, reference_frame=None))
+
+
+def maps_of(name, model, frames, methods):
+    """Maps of evidence of one view, float32; by occlusion for the first class, which covered places take away from."""
+    from leukaemia_zoo import explain
+
+    found = {}
+    for method in methods:
+        target = model.zoo.class_names[0] if method == "occlusion" else None
+        maps = [one.map for one in explain(model, frames, method=method, target=target, views=1)]
+        found[f"maps:{name}:{method}"] = np.stack(maps)
+    return found
+
+
+def explained():
+    """Maps of every weight that travels in the package, by every method; and of a network with networks in it."""
+    import keras
+
+    from leukaemia_zoo import load_model
+    from leukaemia_zoo.zoo import register_architecture
+    from leukaemia_zoo.zoo.registry import packaged_file, weights
+
+    found = {}
+    for name in [spec.name for spec in weights().values() if packaged_file(spec).is_file()]:
+        methods = ["grad_cam", "hires_cam", *(["attention", "occlusion"] if name == "cnn_attention.cnmc" else [])]
+        found |= maps_of(name, load_model(name), cells(2, 150), methods)
+
+    def build(images):
+        trunk = keras.Sequential(
+            [
+                keras.Input((32, 32, 3)),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Conv2D(8, 3, activation="relu", name="first"),
+                keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="second"),
+                keras.layers.GlobalAveragePooling2D(),
+            ],
+            name="trunk",
+        )
+        return trunk(images)
+
+    register_architecture("nested", build, input_size=32)
+    model = load_model("nested", weights=None, num_classes=3)
+    for number, weight in enumerate(model.weights):
+        weight.assign(np.random.default_rng(number).normal(0, 0.3, weight.shape))
+    return found | maps_of("nested", model, cells(2, 48), ("grad_cam", "hires_cam", "occlusion"))
 
 
 def save(folder):
@@ -159,7 +214,7 @@ def main():
         elif part == "load":
             found |= load(Path(work) / "here")
         else:
-            found |= {"small": small, "large": large, "shipped": shipped}[part]()
+            found |= {"small": small, "large": large, "shipped": shipped, "explained": explained}[part]()
     np.savez(out, **found)
 
 

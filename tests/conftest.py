@@ -14,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small problems, and as man
 import numpy as np
 import pytest
 from PIL import Image
+from time_limit import pytest_addoption, pytest_runtest_call, pytest_runtest_makereport  # noqa: F401 - hooks
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"

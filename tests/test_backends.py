@@ -24,6 +24,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 PAIRS = [("tensorflow", "jax"), ("tensorflow", "torch"), ("jax", "torch")]
 NETWORK = 1e-4
 LAYER = 1e-5
+MAP = 1e-3
 
 
 def installed(backend):
@@ -71,7 +72,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def small_runs(tmp_path_factory):
-    runs = Runs(tmp_path_factory.mktemp("small"), "small", "shipped", "load", "save")
+    runs = Runs(tmp_path_factory.mktemp("small"), "small", "shipped", "explained", "load", "save")
     save_model(fixed_model(), runs.folder / "work" / "here")
     return runs
 
@@ -196,6 +197,26 @@ def test_ood_scores_are_equal(small_runs, one, other):
     for key in keys:
         assert np.ptp(small_runs[one][key]) > 0.01, "would not show a difference"
         np.testing.assert_allclose(small_runs[one][key], small_runs[other][key], rtol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_maps_of_evidence_are_equal(small_runs, one, other):
+    first, second = small_runs[one], small_runs[other]
+    keys = [key for key in first if key.startswith("maps:")]
+    assert {key.split(":")[1] for key in keys} == {*PACKAGED, "nested"}
+    assert {key.split(":")[2] for key in keys} == {"grad_cam", "hires_cam", "attention", "occlusion"}
+    assert all(np.ptp(first[key], axis=(1, 2)).min() > 0.1 for key in keys), "would not show a difference"
+    compare(first, second, keys, MAP)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_maps_of_the_published_networks_are_equal(large_runs, one, other):
+    first, second = large_runs[one], large_runs[other]
+    keys = [key for key in first if key.startswith("maps:")]
+    assert len(keys) == 2 * len(LARGE)
+    assert all(np.ptp(first[key]) > 0.5 for key in keys), "would not show a difference"
+    compare(first, second, keys, MAP)
 
 
 def test_probabilities_are_the_softmax_of_the_logits_in_the_helper():

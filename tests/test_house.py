@@ -23,17 +23,22 @@ MAY_IMPORT = {
     "engine": {"zoo", "cells", "common"},
     "exporting": {"engine", "zoo", "cells", "common"},
     "prediction": {"exporting", "engine", "zoo", "cells", "common"},
+    "explanation": {"prediction", "exporting", "engine", "zoo", "cells", "common"},
+    "examination": {"prediction", "exporting", "engine", "zoo", "smears", "cells", "common"},
+    "batch": {"prediction", "exporting", "engine", "zoo", "cells", "common"},
+    "desk": {"prediction", "exporting", "engine", "zoo", "cells", "common"},
     "training": {"prediction", "exporting", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "benchmarking": {
-        *("training", "prediction", "exporting", "engine", "zoo"),
+        *("explanation", "training", "prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "cells", "common"),
     },
     "adaptation": {
-        *("benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
+        *("benchmarking", "explanation", "training", "prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
     "cli": {
-        *("adaptation", "benchmarking", "training", "prediction", "exporting", "engine", "zoo"),
+        *("adaptation", "batch", "benchmarking", "desk", "examination", "explanation", "training"),
+        *("prediction", "exporting", "engine", "zoo"),
         *("report", "evaluation", "smears", "cells", "common"),
     },
 }
@@ -41,7 +46,7 @@ MAY_IMPORT = {
 
 WITHOUT_KERAS = (
     *("cells", "smears", "evaluation", "report", "common.files", "common.text"),
-    *("engine.network", "engine.stream"),
+    *("batch", "desk", "engine.network", "engine.stream"),
     *("zoo.registry", "zoo.hub", "zoo.sources", "zoo.cards"),
 )
 """Files and wings whose import loads no Keras, neither by themselves nor through what they import."""
@@ -54,19 +59,7 @@ PUT_OFF = {
 MOST_FILES = 11
 MOST_LINES = 400
 LONG = {
-    "cells/images.py": 685,
-    "cells/readers.py": 482,
-    "cells/splits.py": 492,
-    "engine/tracing.py": 401,
-    "evaluation/intervals.py": 418,
-    "evaluation/judgement.py": 452,
-    "report/plots.py": 463,
-    "report/tables.py": 545,
-    "smears/segmentation.py": 439,
-    "zoo/cards.py": 465,
     "zoo/hub.py": 581,
-    "zoo/publishing.py": 429,
-    "zoo/registry.py": 483,
 }
 """Files above the limit, with the lines they have today. The list may only shrink."""
 

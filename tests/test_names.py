@@ -2,10 +2,11 @@
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,6 @@ def test_options_are_an_object_or_keywords_or_both():
         _count("abc", sed=1)
     with pytest.raises(TypeError, match="takes a _Options as options"):
         _count("abc", options={"seed": 1})
-    import inspect
 
     assert list(inspect.signature(_count).parameters) == ["data", "twice", "seed", "names", "options"]
 
@@ -117,3 +117,49 @@ def test_an_old_method_answers_and_says_what_it_is_now():
 
     with pytest.warns(DeprecationWarning, match=r"Row\.to_record\(\) is Row\.to_dict\(\) now"):
         assert Row().to_record() == {"a": 1}
+
+
+RENAMED = [
+    ("training", "train", {"name": "model", "cells": "data", "report": "log"}),
+    ("training", "cross_validate", {"name": "model", "cells": "data", "report": "log"}),
+    ("training", "distil", {"report": "log"}),
+    ("adaptation", "fine_tune", {"report": "log", "time_budget": "time_budget_s"}),
+    ("adaptation", "linear_probe", {"report": "log"}),
+    ("benchmarking", "benchmark", {"report": "log", "cross_validate": "refit_folds", "folds": "choice_folds"}),
+    ("zoo", "load_model", {"name": "model"}),
+    ("zoo", "save_model", {"folder": "out"}),
+    ("zoo", "save_pretrained", {"folder": "out"}),
+    ("zoo", "download", {"name": "model", "folder": "out"}),
+    ("zoo", "publish", {"report": "log"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("wing", "name", "new_names"), RENAMED, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_public_functions_take_the_names_of_the_last_release(wing, name, new_names, tmp_path):
+    """With a value that nothing can be done with: what counts is that the name is known, and what it is now."""
+    function = getattr(getattr(lz, wing), name)
+    parameters = inspect.signature(function).parameters
+    assert set(new_names.values()) <= set(parameters)
+    assert not set(new_names) & set(parameters)
+    for old, new in new_names.items():
+        told = pytest.warns(DeprecationWarning, match=rf"{name}\({old}=\.\.\.\) is {new}=\.\.\. now")
+        with told, pytest.raises((TypeError, lz.errors.LeukaemiaZooError)):
+            function(**{old: 0}, nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("wing", "name", "options"),
+    [
+        ("training", "train", "TrainingOptions"),
+        ("training", "cross_validate", "TrainingOptions"),
+        ("adaptation", "fine_tune", "FineTuningOptions"),
+        ("benchmarking", "benchmark", "BenchmarkOptions"),
+    ],
+)
+def test_a_function_takes_each_of_its_options_as_a_keyword_and_few_others(wing, name, options):
+    own = set(inspect.signature(getattr(getattr(lz, wing), name)).parameters)
+    of_object = {each.name for each in fields(getattr(getattr(lz, wing), options))}
+    assert of_object < own
+    assert len(own - of_object - {"options"}) <= 5

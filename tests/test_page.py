@@ -25,8 +25,8 @@ from drawn_fields import draw_field
 from PIL import Image
 
 import leukaemia_zoo as lz
+from leukaemia_zoo.cells.arrays import lies_on_black
 from leukaemia_zoo.cells.cnmc import MERGED_SUBJECTS, subject_from_name
-from leukaemia_zoo.cells.images import lies_on_black
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.limits import UNCERTAIN, verdict_codes
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS

@@ -90,6 +90,12 @@ def test_a_release_is_checked_before_it_is_published():
     assert any("leukaemia-zoo publish" in step.get("run", "") for step in jobs["hub"]["steps"])
 
 
+def test_the_published_site_has_the_page_that_judges_cells():
+    steps = _read(ROOT / ".github" / "workflows" / "documentation.yml")["jobs"]["build"]["steps"]
+    commands = "\n".join(step.get("run", "") for step in steps)
+    assert commands.index("mkdocs build --strict") < commands.index("tools/build_page.py --out site/try")
+
+
 def test_actionlint_accepts_the_workflows():
     if binary := shutil.which("actionlint"):
         command = [binary, *map(str, WORKFLOWS)]

@@ -432,7 +432,7 @@ def _read_image(folder: Path) -> np.ndarray:
 
 
 def _fault_of_image(pixels: np.ndarray) -> str | None:
-    from leukaemia_zoo.cells.images import MAX_PIXELS, MIN_SIDE
+    from leukaemia_zoo.cells.arrays import MAX_PIXELS, MIN_SIDE
 
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         return f"pixels of {pixels.dtype}, {pixels.shape}"
@@ -930,8 +930,9 @@ def _fault_of_network(values: Any) -> str | None:
 def _manifest_originals() -> list[Files]:
     import tempfile
 
+    from leukaemia_zoo.cells.manifests import save_manifest
     from leukaemia_zoo.cells.readers import read_csv
-    from leukaemia_zoo.cells.splits import Split, save_manifest
+    from leukaemia_zoo.cells.splits import Split
 
     with tempfile.TemporaryDirectory() as place:
         _lay_out(Path(place), _manifest_data())
@@ -945,8 +946,8 @@ def _manifest_data() -> Files:
 
 
 def _read_manifest(folder: Path) -> Any:
+    from leukaemia_zoo.cells.manifests import load_manifest, manifest_sha256
     from leukaemia_zoo.cells.readers import read_csv
-    from leukaemia_zoo.cells.splits import load_manifest, manifest_sha256
     from leukaemia_zoo.training.leaks import training_of_folder
 
     trained = training_of_folder(folder)

@@ -16,7 +16,7 @@ import numpy as np
 
 from leukaemia_zoo import read_data
 from leukaemia_zoo.cells import load_manifest
-from leukaemia_zoo.cells.splits import manifest_sha256
+from leukaemia_zoo.cells.manifests import manifest_sha256
 from leukaemia_zoo.cells.table import file_fingerprint
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, TrainedOn, pack, people_of, unpack
 

@@ -3,6 +3,8 @@
     mkdir DIR && cp tools/page/package.json DIR && npm install --prefix DIR
     python tools/page_parity.py --packages DIR --data C-NMC_Leukemia
 
+    python tools/page_parity.py --packages DIR --picture docs/assets/browser.png
+
 Judges the example cells, and 50 real ones of as many people as there are, with every weight of the page, and writes the
 largest differences to results/page.json, from where the documentation takes them.
 """
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import leukaemia_zoo as lz
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
@@ -76,7 +79,7 @@ def browse(packages: Path, profile: Path, steps: Sequence[Sequence[Any]], **more
         input=json.dumps({**task, **more}),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     if done.returncode != 0:
@@ -149,11 +152,31 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def take_picture(packages: Path, page: Path, file: Path, profile: Path) -> None:
+    """A picture of the example cells on the page, with the attention of the network."""
+    with served(page) as address:
+        steps = [
+            ["goto", address],
+            ["ready"],
+            ["select", "#model", "cnn_attention.cnmc"],
+            ["click", "#examples"],
+            ["judged"],
+            ["evaluate", "document.getElementById('status').scrollIntoView()"],
+            ["screenshot", str(file), False],
+        ]
+        browse(packages, profile, steps, width=900, height=900)
+    with Image.open(file) as picture:
+        small = picture.convert("RGB").quantize(128)
+    small.save(file, optimize=True)
+
+
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write; or take the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, required=True, metavar="DIR", help="folder with node_modules")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="C-NMC 2019, or a part of it")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--data", type=Path, metavar="DIR", help="C-NMC 2019, or a part of it")
+    wanted.add_argument("--picture", type=Path, metavar="FILE", help="take a picture of the page instead")
     parser.add_argument(
         "--official", type=Path, metavar="DIR", help="official files of 450 pixels, of which 20 are taken"
     )
@@ -163,6 +186,11 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "tools"))
     from build_page import WEIGHTS, build_page
 
+    if options.picture is not None:
+        with tempfile.TemporaryDirectory() as place:
+            build_page(Path(place) / "page", options.packages)
+            take_picture(options.packages, Path(place) / "page", options.picture, Path(place) / "profile")
+        return
     sets = {
         "example cells": sorted(file for file in EXAMPLES.iterdir() if file.suffix in IMAGE_SUFFIXES),
         "cells of C-NMC 2019": real_cells(options.data),

@@ -32,7 +32,8 @@ from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.evaluation.intervals import wilson_interval
 from leukaemia_zoo.smears.fields import RED_CELL_DIAMETER, ExtractedCell, estimate_scale, extract_cells, reject
-from leukaemia_zoo.smears.segmentation import FRAME, cell_mask, central, cytology, on_black
+from leukaemia_zoo.smears.nuclei import cytology
+from leukaemia_zoo.smears.segmentation import FRAME, cell_mask, central, on_black
 from leukaemia_zoo.smears.stains import SAMPLE, normalise_stain
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,13 @@ from leukaemia_zoo.common.registration import register_layers
 
 if TYPE_CHECKING:
     from leukaemia_zoo.adaptation.fine_tuning import fine_tune
+    from leukaemia_zoo.batch.predictor import BatchPredictor
     from leukaemia_zoo.benchmarking.runner import benchmark
     from leukaemia_zoo.cells.preprocessing import Preprocessing
     from leukaemia_zoo.cells.readers import read_data
     from leukaemia_zoo.cells.table import Cells
+    from leukaemia_zoo.examination.folder import examine_fields
+    from leukaemia_zoo.explanation.maps import explain
     from leukaemia_zoo.exporting.writing import export
     from leukaemia_zoo.prediction.features import embed
     from leukaemia_zoo.prediction.verdicts import predict

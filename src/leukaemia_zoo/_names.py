@@ -19,6 +19,9 @@ NAMES = {
         "zoo.sources": "download",
         "prediction.verdicts": "predict",
         "prediction.features": "embed",
+        "explanation.maps": "explain",
+        "examination.folder": "examine_fields",
+        "batch.predictor": "BatchPredictor",
         "cells.readers": "read_data",
         "benchmarking.runner": "benchmark",
         "training.trainer": "train",
@@ -31,11 +34,13 @@ NAMES = {
         "report.report": "Report",
     },
     "cells": {
-        "images": "as_image as_images find_images read_image",
+        "arrays": "as_image as_images",
+        "images": "find_images read_image",
         "preprocessing": "Preprocessing symmetric_views turned_views",
         "readers": "read_cnmc read_csv read_data read_folders",
         "table": "Cells duplicate_cells pixel_sha256",
-        "splits": "Split check_split kfold_by_subject load_manifest manifest_sha256 save_manifest split_by_subject",
+        "splits": "Split check_split kfold_by_subject split_by_subject",
+        "manifests": "load_manifest manifest_sha256 save_manifest",
         "verification": "VerifyReport verify",
         "cnmc": "canonical_subject official_duplicates official_files parse_cnmc_name subject_from_name",
     },
@@ -43,6 +48,7 @@ NAMES = {
         "segmentation": "cell_mask segment_cell",
         "fields": "ExtractedCell estimate_scale extract_cells reject",
         "stains": "normalise_stain",
+        "slides": "Slide",
     },
     "zoo": {
         "registry": "ModelConfig ModelInfo ModelSpec WeightSpec list_models model_info",
@@ -65,6 +71,22 @@ NAMES = {
         "results": "Prediction Predictions SubjectSummary SubjectTally",
         "features": "embed embed_files limit_of ood_scores",
         "attention": "attention_maps",
+    },
+    "explanation": {
+        "maps": "Explanation explain iter_explanations",
+        "folder": "ExplainedFiles explain_files",
+        "pictures": "contact_sheet overlay",
+    },
+    "examination": {
+        "field": "ExaminedCell ExaminedField examine_field",
+        "folder": "ExaminedFields examine_fields",
+    },
+    "batch": {
+        "predictor": "BatchPredictor",
+        "run": "Outcome predict_parquet",
+    },
+    "desk": {
+        "page": "build_page serve",
     },
     "evaluation": {
         "metrics": "called_classes per_subject",

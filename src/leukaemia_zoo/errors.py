@@ -44,12 +44,28 @@ class CytologyMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``cytology`` that is not installed; the message says how to install it."""
 
 
+class SlidesMissingError(LeukaemiaZooError, ImportError):
+    """tiffslide, which reads whole slides, is not installed."""
+
+
 class EngineError(LeukaemiaZooError, RuntimeError):
     """The inference engine is not installed, has no graph of a network, or does not say what Keras says."""
 
 
 class ExportMissingError(LeukaemiaZooError, ImportError):
     """A package of the extra ``export`` that is not installed; the message says how to install it."""
+
+
+class BatchMissingError(LeukaemiaZooError, ImportError):
+    """A package of the extra ``parquet`` or ``ray`` that is not installed; the message says how to install it."""
+
+
+class DeskMissingError(LeukaemiaZooError, ImportError):
+    """Gradio, of the extra ``app``, is not installed; the message says how to install it."""
+
+
+class ClusterError(LeukaemiaZooError, RuntimeError):
+    """A Ray cluster that cannot be reached, or whose workers end before they have judged their cells."""
 
 
 class DataError(LeukaemiaZooError, ValueError):

@@ -20,7 +20,8 @@ from leukaemia_zoo.adaptation.fine_tuning import fine_tune
 from leukaemia_zoo.adaptation.inspection import CROPS, inspect_cells, usual_preprocessing
 from leukaemia_zoo.adaptation.options import FineTuningOptions, fine_tuning_recipe
 from leukaemia_zoo.adaptation.splits import folds_by_people, split_for_fine_tuning
-from leukaemia_zoo.cells.splits import Split, load_manifest
+from leukaemia_zoo.cells.manifests import load_manifest
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.cli.app import main
 from leukaemia_zoo.common.run_folder import RUN

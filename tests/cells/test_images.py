@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import gc
 import importlib.util
+import io
 import os
 import struct
 import sys
@@ -18,17 +19,9 @@ import pytest
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from leukaemia_zoo.cells import images
-from leukaemia_zoo.cells.images import (
-    MAX_PIXELS,
-    MIN_SIDE,
-    as_image,
-    as_images,
-    find_images,
-    lies_on_black,
-    list_images,
-    read_image,
-)
+from leukaemia_zoo.cells import arrays, decoding, images
+from leukaemia_zoo.cells.arrays import MAX_PIXELS, MIN_SIDE, as_image, as_images, lies_on_black
+from leukaemia_zoo.cells.images import find_images, list_images, read_image
 from leukaemia_zoo.errors import ImageError, LeukaemiaZooError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -128,6 +121,46 @@ class TestReadImage:
         tracemalloc.stop()
         assert peak < 50_000_000
 
+    @pytest.mark.parametrize("depth", ["8 bits", "16 bits"])
+    def test_a_flipped_bit_in_a_png_is_told(self, tmp_path, rgb, depth):
+        """Pillow decodes it to other pixels, for it does not look at the checksum of the pixels."""
+        path = tmp_path / "cell.png"
+        data = png_16(rgb.astype(np.uint16) * 257, 2)
+        if depth == "8 bits":
+            data = png_bytes(WIDTH, HEIGHT, 8, 2, b"".join(b"\0" + row.tobytes() for row in rgb))
+        stored = bytearray(data)
+        at = data.index(b"IDAT") + 4
+        for bit in (0, 3, 7):
+            for place in (2, 40, len(data[at : data.index(b"IEND")]) - 12):
+                flipped = stored.copy()
+                flipped[at + place] ^= 1 << bit
+                path.write_bytes(flipped)
+                refused(path, "PNG", "damaged", "copy it again")
+                with pytest.raises(ImageError, match="damaged"):
+                    images.frame_of(io.BytesIO(bytes(flipped)), "an open file")
+        path.write_bytes(data + b"what follows the end")
+        np.testing.assert_array_equal(read_image(path), rgb)
+
+    def test_damaged_metadata_of_a_png_is_no_reason(self, tmp_path, rgb):
+        path = save(tmp_path / "cell.png", rgb)
+        data = path.read_bytes()
+        end = data.index(b"IEND") - 4
+        path.write_bytes(data[:end] + struct.pack(">I", 3) + b"tEXt" + b"a\0b" + b"\0\0\0\0" + data[end:])
+        np.testing.assert_array_equal(read_image(path), rgb)
+
+    @pytest.mark.parametrize("frames", [(0,), (2**31 + 1,), (1, 1)])
+    def test_a_damaged_animation_is_told_and_nothing_is_warned(self, tmp_path, rgb, frames, recwarn):
+        def chunk(kind, data):
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        path = save(tmp_path / "cell.png", rgb)
+        data = path.read_bytes()
+        at = data.index(b"IDAT") - 4
+        control = b"".join(chunk(b"acTL", struct.pack(">II", number, 0)) for number in frames)
+        path.write_bytes(data[:at] + control + data[at:])
+        refused(path, "its animation is damaged", "copy it again")
+        assert list(recwarn) == []
+
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "L", "CMYK", "I;16", "F"])
     def test_rows_that_are_converted_apart_give_the_same_pixels(self, tmp_path, rgb, mode, monkeypatch):
         image = Image.fromarray(rgb)
@@ -144,7 +177,7 @@ class TestReadImage:
         image.save(tmp_path / "cell.tif")
         whole = read_image(tmp_path / "cell.tif")
         assert whole.any()
-        monkeypatch.setattr(images, "_PIXELS_AT_ONCE", 3 * rgb.shape[1])
+        monkeypatch.setattr(decoding, "_PIXELS_AT_ONCE", 3 * rgb.shape[1])
         np.testing.assert_array_equal(read_image(tmp_path / "cell.tif"), whole)
 
     def test_result_can_be_written_to(self, tmp_path, rgb):
@@ -466,7 +499,7 @@ def test_webp_size_is_that_of_pillow(tmp_path, rgb):
     alpha = np.concatenate([rgb, rgb[..., :1]], axis=2)
     for number, (pixels, options) in enumerate([(rgb, {}), (rgb, {"lossless": True}), (alpha, {})]):
         head = save(tmp_path / f"{number}.webp", pixels, **options).read_bytes()[:512]
-        assert images._webp_size(head) == (WIDTH, HEIGHT)
+        assert decoding._webp_size(head) == (WIDTH, HEIGHT)
 
 
 class TestManners:
@@ -700,7 +733,7 @@ class TestOnBlack:
         from leukaemia_zoo.smears import segmentation
         from leukaemia_zoo.zoo import augmentation, layers
 
-        assert layers.CellMask().threshold == images.BLACK == augmentation.BLACK == segmentation.BLACK
+        assert layers.CellMask().threshold == arrays.BLACK == augmentation.BLACK == segmentation.BLACK
 
     @pytest.mark.parametrize("folder", ["cnmc/training_data", "cnmc_original"])
     def test_real_cells(self, shared_data, folder):
@@ -865,6 +898,6 @@ class TestExampleCells:
 
 
 def test_examples_in_the_docstrings_run():
-    result = doctest.testmod(images)
-    assert result.attempted >= 5
-    assert result.failed == 0
+    results = [doctest.testmod(module) for module in (images, arrays)]
+    assert sum(result.attempted for result in results) >= 5
+    assert [result.failed for result in results] == [0, 0]

@@ -19,10 +19,11 @@ from leukaemia_zoo.cells.cnmc import (
     official_files,
     official_row,
     parse_cnmc_name,
+    preliminary_names,
     subject_from_name,
 )
 from leukaemia_zoo.cells.images import read_image
-from leukaemia_zoo.cells.readers import preliminary_names, read_cnmc, read_csv, read_data, read_folders
+from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
 from leukaemia_zoo.cells.table import Cells, duplicate_cells
 from leukaemia_zoo.errors import DataError
 
@@ -373,6 +374,19 @@ def test_one_class_in_two_spellings_is_refused_wherever_it_comes_from(tmp_path: 
         read_data(write_csv(tmp_path / "t.csv", "path,label", *lines))
     with pytest.raises(DataError, match="give them one spelling"):
         read_judged_cells((frames, [one, other, "blast"]), None)
+
+
+@pytest.mark.parametrize("name", ["uncertain", "Uncertain"])
+def test_a_class_called_as_a_verdict_is_refused_wherever_it_comes_from(tmp_path: Path, name: str) -> None:
+    for number, folder in enumerate((name, "blast")):
+        paint(tmp_path / "data" / folder / f"{number}.png", number)
+    lines = [f"data/{folder}/{number}.png,{folder}" for number, folder in enumerate((name, "blast"))]
+    sources = [tmp_path / "data", write_csv(tmp_path / "t.csv", "path,label", *lines)]
+    for source in sources:
+        with pytest.raises(DataError, match=f"class is called '{name}'.*another name"):
+            read_data(source)
+    with pytest.raises(DataError, match="another name"):
+        read_judged_cells(([np.full((16, 16, 3), 90, np.uint8)] * 2, [name, "blast"]), None)
 
 
 @pytest.mark.parametrize("known", [("lymphocyte", "band_neutrophil"), ("Band Neutrophil", "LYMPHOCYTE")])

@@ -111,3 +111,11 @@ def test_limits_survive_json_and_refuse_what_is_not_theirs():
         VerdictLimits.from_dict(data, ("hem", "all", "aml"))
     with pytest.raises(DataError, match="verdict_limits"):
         VerdictLimits.from_dict(7, NAMES)
+
+
+def test_limits_by_which_every_cell_is_uncertain_can_be_written_and_read():
+    """The weights of the people add up to 1 but for rounding: six and six whose cells are told apart without fault."""
+    labels = np.repeat([0, 1], 30)
+    limits = fit_limits(labels, np.eye(2)[labels], [f"{label}{row // 5}" for row, label in enumerate(labels)], NAMES)
+    assert limits.referred == 1.0
+    assert VerdictLimits.from_dict(limits.to_dict(), NAMES) == limits

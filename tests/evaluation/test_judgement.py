@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, f1_score, precision_score, 
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import calibration, intervals, judgement
 from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, resampled_slope_intercept
+from leukaemia_zoo.evaluation.inputs import check_probabilities
 from leukaemia_zoo.evaluation.intervals import Resampling, auroc_interval, bootstrap_over_subjects, wilson_interval
-from leukaemia_zoo.evaluation.judgement import check_probabilities, compare, judge
+from leukaemia_zoo.evaluation.judgement import compare, judge
 from leukaemia_zoo.evaluation.metrics import called_classes, metrics
 
 

@@ -83,11 +83,15 @@ def test_a_package_tells_what_the_weight_tells(package, description):
 
 def test_a_network_of_ones_own_becomes_a_package_too(tmp_path):
     pytest.importorskip("bioimageio.spec")
-    from leukaemia_zoo import ModelConfig, Preprocessing, build_model, save_model
+    from leukaemia_zoo.cells import Preprocessing
+    from leukaemia_zoo.zoo import ModelConfig, build_model, save_model
 
     model = build_model("cnn", num_classes=3, input_size=48, head="pooled")
     model.zoo = ModelConfig("cnn", ("Lymphocyte (B)", "Zelle, groß", "c"), "pooled", Preprocessing((48, 48)))
     save_model(model, tmp_path / "own")
+    config = json.loads((tmp_path / "own" / "config.json").read_text(encoding="utf-8"))
+    config["licence"] = "our-own"  # which the format does not know
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     exported = export(tmp_path / "own", tmp_path / "own.zip", to="bioimageio")
     core = pytest.importorskip("bioimageio.core")
     assert core.test_model(exported.file).status == "passed"

@@ -219,6 +219,7 @@ def made_up_model(name, kind, labels, p, owners, class_names, index):
                 "called": class_names[called[row]],
                 "probability": float(p[row, called[row]]),
                 "png": picture(int(row)) if place else None,
+                "map": picture(int(row) + 1) if place > 1 and not is_baseline else None,
             }
             for place, row in enumerate(wrong)
         ],
@@ -448,13 +449,29 @@ def test_names_of_others_break_nothing(tmp_path):
         model["subgroups"] = {HOSTILE: {HOSTILE: next(iter(model["subgroups"]["stain"].values()))}}
         model["about"]["licence"] = HOSTILE
         for cell in model["worst_cells"]:
-            cell["path"] = cell["png"] = HOSTILE
+            cell["path"] = cell["png"] = cell["map"] = HOSTILE
     page = Parsed(_page(given))
     assert "script" not in page.tags
     assert all(source.startswith(("#", "data:")) for source in page.sources)
     Report(given).save(tmp_path)
     with (tmp_path / "report.csv").open(newline="", encoding="utf-8") as file:
         assert len({len(row) for row in csv.reader(file)}) == 1
+
+
+def test_maps_stand_beside_the_wrong_cells_that_have_one(data):
+    page = _page(data)
+    networks = [model for model in data["models"].values() if model["kind"] != "baseline"]
+    maps = [cell["map"] for model in networks for cell in model["worst_cells"] if cell["map"]]
+    assert maps
+    assert page.count('class="pair"') == len(maps)
+    assert all(f'<img src="data:image/png;base64,{one}" alt="Where it finds ' in page for one in maps)
+    assert "A map tells where a network looked" in page
+    without = copy.deepcopy(data)
+    for model in without["models"].values():
+        for cell in model["worst_cells"]:
+            del cell["map"]  # as in reports of before
+    assert "Where it finds" not in _page(without)
+    assert "A map tells" not in _page(without)
 
 
 def test_the_same_report_gives_the_same_bytes(data, saved, tmp_path):

@@ -12,17 +12,11 @@ from drawn_fields import CYTOPLASM, NUCLEUS, SCALE, draw_field, overlap
 
 from leukaemia_zoo import errors
 from leukaemia_zoo.cells import find_images, read_image
-from leukaemia_zoo.cells.images import lies_on_black
+from leukaemia_zoo.cells.arrays import lies_on_black
 from leukaemia_zoo.errors import CytologyMissingError, ImageError
-from leukaemia_zoo.smears import reject, segment_cell, segmentation
-from leukaemia_zoo.smears.segmentation import (
-    CNMC_MICROMETRES_PER_PIXEL,
-    FRAME,
-    cell_mask,
-    checked_scale,
-    group_nuclei,
-    on_black,
-)
+from leukaemia_zoo.smears import nuclei, reject, segment_cell, segmentation
+from leukaemia_zoo.smears.nuclei import group_nuclei
+from leukaemia_zoo.smears.segmentation import CNMC_MICROMETRES_PER_PIXEL, FRAME, cell_mask, checked_scale, on_black
 
 pytest.importorskip("skimage", reason="scikit-image is not installed (the extra cytology)")
 
@@ -38,9 +32,10 @@ def photograph():
 
 
 def test_the_examples_in_the_docstrings_run():
-    result = doctest.testmod(segmentation)
-    assert result.attempted
-    assert not result.failed
+    for module in (segmentation, nuclei):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed
 
 
 # --- outlines ---

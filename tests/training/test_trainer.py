@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo import load_model, predict, read_data
-from leukaemia_zoo.cells.splits import Split, load_manifest, split_by_subject
+from leukaemia_zoo.cells.manifests import load_manifest
+from leukaemia_zoo.cells.splits import Split, split_by_subject
 from leukaemia_zoo.common import hardware
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE

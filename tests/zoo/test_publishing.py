@@ -21,7 +21,8 @@ from leukaemia_zoo import load_model, save_model
 from leukaemia_zoo.errors import ArchitectureError, IntegrityError, UnknownNameError, WeightsError
 from leukaemia_zoo.zoo import hub as hub_module
 from leukaemia_zoo.zoo import publishing, registry
-from leukaemia_zoo.zoo.publishing import CARD_FILE, publish, push_to_hub, save_pretrained
+from leukaemia_zoo.zoo.cards import CARD_FILE
+from leukaemia_zoo.zoo.publishing import publish, push_to_hub, save_pretrained
 from leukaemia_zoo.zoo.registry import WeightSpec
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, read_saved
 

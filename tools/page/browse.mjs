@@ -23,7 +23,7 @@ const context = await chromium.launchPersistentContext(task.profile, {
 });
 const page = context.pages()[0] ?? (await context.newPage());
 const answer = { results: [], console: [], requests: [] };
-page.setDefaultTimeout(60_000);
+page.setDefaultTimeout(240_000); // fifty cells on a busy machine
 page.on('console', (message) => answer.console.push(`${message.type()}: ${message.text()}`));
 page.on('pageerror', (error) => answer.console.push(`pageerror: ${error.message}`));
 context.on('request', (request) => answer.requests.push([request.method(), request.url()]));
@@ -45,7 +45,7 @@ const steps = {
   evaluate: (code) => page.evaluate(code),
   wait: async (code) => {
     // Not waitForFunction: the page allows no code that is made of text.
-    for (const end = Date.now() + 60_000; Date.now() < end; await page.waitForTimeout(50)) if (await page.evaluate(code)) return true;
+    for (const end = Date.now() + 240_000; Date.now() < end; await page.waitForTimeout(50)) if (await page.evaluate(code)) return true;
     throw new Error(`Waited in vain for ${code}`);
   },
   snapshot: (selector = 'body') => page.locator(selector).ariaSnapshot(),

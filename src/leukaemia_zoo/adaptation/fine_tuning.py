@@ -31,8 +31,9 @@ from leukaemia_zoo.adaptation.stages import Outcome, fit_stages
 from leukaemia_zoo.benchmarking.contestants import as_candidates
 from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE
 from leukaemia_zoo.benchmarking.runner import benchmark
+from leukaemia_zoo.cells.manifests import load_manifest
 from leukaemia_zoo.cells.preprocessing import Preprocessing
-from leukaemia_zoo.cells.splits import Split, load_manifest
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, replacing, write_json
 from leukaemia_zoo.common.run_folder import RECORDS, RUN, folder_or_temporary, is_under_way, refuse_to_replace
@@ -44,8 +45,9 @@ from leukaemia_zoo.training.drawing import folds_of
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.records import class_counts, environment_record, manifest_of
 from leukaemia_zoo.training.runs import RunState
+from leukaemia_zoo.zoo.cards import CARD_FILE, refuse_to_replace_card
 from leukaemia_zoo.zoo.loading import load_model
-from leukaemia_zoo.zoo.publishing import CARD_FILE, push_to_hub, refuse_to_replace_card, save_pretrained
+from leukaemia_zoo.zoo.publishing import push_to_hub, save_pretrained
 from leukaemia_zoo.zoo.registry import BLOOD_TRUNK
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, local_files
 

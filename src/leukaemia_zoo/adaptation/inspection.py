@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.cells.images import check_visible, lies_on_black, read_image
+from leukaemia_zoo.cells.arrays import check_visible, lies_on_black
+from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.table import Cells

@@ -14,7 +14,8 @@ from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.training.recipes import Recipe, changed
 from leukaemia_zoo.training.runs import checked_seed
-from leukaemia_zoo.zoo.publishing import checked_about, checked_repo
+from leukaemia_zoo.zoo.cards import checked_about
+from leukaemia_zoo.zoo.publishing import checked_repo
 from leukaemia_zoo.zoo.registry import ModelConfig
 
 _ENOUGH_CELLS = 500

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.benchmarking.judged_cells import JudgedCells
@@ -21,6 +22,8 @@ from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE, RunFolder
 from leukaemia_zoo.common.text import Log, shown
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
+from leukaemia_zoo.explanation.maps import explain
+from leukaemia_zoo.explanation.pictures import overlay
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.training.cross_validation import out_of_fold
 from leukaemia_zoo.training.leaks import TRAINED_FURTHER, TrainedOn, training_of
@@ -31,6 +34,7 @@ from leukaemia_zoo.zoo.sources import Found, find
 from leukaemia_zoo.zoo.tensors import named_variables, save_tensors
 
 _ONE_MODEL = "a name, a folder, a loaded model or a callable from images to probabilities"
+_MAP_SIDE = 96
 _CHUNK = 1024
 """Cells after which an interrupted run goes on."""
 
@@ -146,6 +150,16 @@ class Candidate:
                     progress(row + 1, len(cells))
             state.save_arrays(file, {"identity": np.array(identity), "output": output})
         return output
+
+    def maps(self, items: Sequence[Any]) -> list[Image.Image | None]:
+        """A picture of where it found the class that it called each cell; None of what has no such maps."""
+        if self.call is not None or not items:
+            return [None] * len(items)
+        try:
+            found = explain(self.loaded(), list(items), batch_size=4)
+        except ArchitectureError:  # a network without feature maps
+            return [None] * len(items)
+        return [overlay(one, _MAP_SIDE) for one in found]
 
     def _identity(self, model: keras.Model, cells: JudgedCells) -> str:
         """Hash of all that an interrupted prediction must share to go on."""

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from leukaemia_zoo.cells.images import RGBArray, check_visible, frame_of, read_image
-from leukaemia_zoo.cells.readers import as_cells, class_names_of
-from leukaemia_zoo.cells.splits import Split, save_manifest
+from leukaemia_zoo.cells.arrays import RGBArray, check_visible
+from leukaemia_zoo.cells.class_order import class_names_of
+from leukaemia_zoo.cells.images import frame_of, read_image
+from leukaemia_zoo.cells.manifests import save_manifest
+from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells, class_key, fingerprint
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.baselines import AREA, features_of
@@ -26,6 +30,7 @@ MANIFEST_FILE = "evaluation.json"
 """Which cells a benchmark judged on, in its folder."""
 
 _PICTURE_SIDE = 96
+_COLOURS = 64
 _MOST_VALUES = 10
 """A column of more different values is no grouping."""
 
@@ -107,17 +112,19 @@ class JudgedCells:
             found["cell size"] = tuple(sizes.tolist())
         return found
 
-    def pictures(self, wrong: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Small pictures of cells, and what was said of them."""
+    def pictures(self, wrong: Sequence[Mapping[str, Any]], candidate: Any = None) -> list[dict[str, Any]]:
+        """Small pictures of cells, with maps of a network that judged them as it is, and what was said of them."""
+        maps = [None] * len(wrong) if candidate is None else candidate.maps([self.items[cell["row"]] for cell in wrong])
         return [
             {
                 **{key: value for key, value in cell.items() if key != "row"},
                 "path": self.table.paths[cell["row"]].name,
                 "subject": self.subjects[cell["row"]],
                 "label": self.class_names[self.labels[cell["row"]]],
-                "png": _png(self.frame(cell["row"])),
+                "png": _png(Image.fromarray(self.frame(cell["row"]))),
+                "map": None if evidence is None else _png(evidence.quantize(_COLOURS)),
             }
-            for cell in wrong
+            for cell, evidence in zip(wrong, maps, strict=True)
         ]
 
     def write_manifest(self, folder: Path) -> dict[str, Any]:
@@ -225,10 +232,7 @@ def _numbers_of(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
     return {name: keys.index(class_key(name)) for name in names}
 
 
-def _png(frame: RGBArray) -> str:
-    from PIL import Image
-
-    picture = Image.fromarray(frame)
+def _png(picture: Image.Image) -> str:
     picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
     file = io.BytesIO()
     picture.save(file, "PNG")

@@ -16,8 +16,7 @@ from leukaemia_zoo.cells.splits import kfold_by_subject
 from leukaemia_zoo.cells.table import class_key
 from leukaemia_zoo.common.run_folder import RunFolder
 from leukaemia_zoo.errors import DataError, LeakError
-from leukaemia_zoo.evaluation import judgement
-from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, check_probabilities
 from leukaemia_zoo.training.leaks import Overlap, find_overlap, people_of, refuse
 
 
@@ -69,7 +68,7 @@ def as_they_are(candidates: list[Candidate], cells: JudgedCells, state: RunFolde
         started = time.perf_counter()
         options.tell(f"{candidate.name}: judging {len(cells):,} cells")
         output = candidate.predict(cells, options.batch_size, state, candidate.slug, options.progress)
-        judged.probabilities[candidate.name] = judgement.check_probabilities(
+        judged.probabilities[candidate.name] = check_probabilities(
             candidate.name, output, len(cells), len(cells.class_names)
         )
         judged.seconds[candidate.name] = time.perf_counter() - started
@@ -162,7 +161,7 @@ def predicted(
     found = {}
     for candidate in candidates:
         output = candidate.predict(cells, options.batch_size, state, f"{candidate.slug}-validation", options.progress)
-        table = judgement.check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
+        table = check_probabilities(candidate.name, output, len(cells), len(cells.class_names))
         found[candidate.name] = (cells.labels, table)
     return found
 

@@ -132,12 +132,13 @@ def benchmark(
         differences = _differences(judged, options)
         bootstrap_seconds = time.perf_counter() - before_intervals
         costs, not_measured = _costs(candidates, cells, log) if options.cost else ({}, [])
+        explained = {one.name: one for one in candidates if options.refit_folds is None}
         for name, block in blocks.items():
             block["kind"] = judged.kinds.get(name, "baseline")
             block["about"] = judged.about.get(name, {})
             block["overlap"] = judged.overlap[name]
             block["cost"] = costs.get(name)
-            block["worst_cells"] = cells.pictures(block.pop("most_wrong"))
+            block["worst_cells"] = cells.pictures(block.pop("most_wrong"), explained.get(name))
         if out is not None:
             state.begin()
         described = cells.write_manifest(folder)

@@ -3,6 +3,7 @@
 `verify` compares a copy of the data set with the official files.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from types import MappingProxyType
 import numpy as np
 
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
+from leukaemia_zoo.common.folders import walk
+from leukaemia_zoo.common.tables import read_table
+from leukaemia_zoo.errors import DataError
 
 #: Class names in the order of the labels: `hem` (normal) is 0, `all` (leukaemic) is 1, so P(all) is the last column.
 CNMC_CLASSES = ("hem", "all")
@@ -159,3 +163,31 @@ def _official_rows() -> dict[str, int]:
 def _official_key(path: Path) -> str:
     numbered = path.stem.isdecimal()
     return (f"{path.parent.name}/{path.stem}" if numbered else path.stem).lower()
+
+
+def preliminary_labels(folder: Path, root: Path) -> Path | None:
+    """Find the label file: beside the folder of images as in the download, within it, or anywhere under `root`."""
+    beside = [folder.parent / PRELIMINARY_LABELS, folder / PRELIMINARY_LABELS]
+    elsewhere = (path for path in walk(root).files if path.name == PRELIMINARY_LABELS)
+    return next((path for path in itertools.chain(beside, elsewhere) if path.is_file()), None)
+
+
+def preliminary_names(label_file: Path) -> dict[str, CnmcName]:
+    """The original name of each numbered cell of the preliminary test set, by its number.
+
+    `Patient_ID` is the cell's original name, `new_names` the file, and 1 in `labels` means ALL.
+
+    Raises:
+        DataError: If the file is not the official label file.
+    """
+    table = read_table(label_file, ("patient_id", "new_names", "labels"))
+    names: dict[str, CnmcName] = {}
+    for number, record in table.rows:
+        name = parse_cnmc_name(record["patient_id"])
+        if name is None or record["labels"] != str(CNMC_CLASSES.index(name.label)):
+            raise DataError(
+                f"Row {number} of {label_file} lacks a C-NMC name in Patient_ID or gives it another class in "
+                f"labels (1 = all, 0 = hem): download the file again."
+            )
+        names[Path(record["new_names"]).stem] = name
+    return names

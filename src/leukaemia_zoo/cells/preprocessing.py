@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.images import MIN_SIDE, RGBArray, as_image, as_images, check_visible, frame_of, lies_on_black
+from leukaemia_zoo.cells.arrays import MIN_SIDE, RGBArray, as_image, as_images, check_visible, lies_on_black
+from leukaemia_zoo.cells.images import frame_of
 from leukaemia_zoo.errors import DataError
 
 MAX_SIDE = 2048
@@ -377,3 +378,22 @@ def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
     turned = [np.rot90(batch, turns, axes=(1, 2)) for turns in range(min(count, 4))]
     mirrored = [view[:, :, ::-1] for view in turned] if count == 8 else []
     return np.stack([*turned, *mirrored])
+
+
+def upright_views(maps: np.ndarray) -> np.ndarray:
+    """Turn maps of the views that `symmetric_views` gives back, so that they lie on one another.
+
+    Args:
+        maps: Array (1, 4 or 8, N, height, width).
+
+    Returns:
+        Array of the same shape.
+
+    Example:
+        >>> image = np.arange(16).reshape(1, 4, 4, 1)
+        >>> views = upright_views(symmetric_views(image, 8)[..., 0])
+        >>> bool((views == image[..., 0]).all())
+        True
+    """
+    plain = [maps[number] if number < 4 else maps[number][:, :, ::-1] for number in range(len(maps))]
+    return np.stack([np.rot90(one, -(number % 4), axes=(1, 2)) for number, one in enumerate(plain)])

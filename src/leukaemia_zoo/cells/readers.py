@@ -4,10 +4,8 @@ A subject is a person. Cells of one person look alike, so whoever splits, sample
 belong together: every reader gives the subject of each cell, or None where nothing tells it.
 """
 
-import itertools
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leukaemia_zoo.cells.class_order import positive_last
+from leukaemia_zoo.cells.class_order import class_names_of, refuse_other_layouts
 from leukaemia_zoo.cells.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
@@ -28,12 +26,14 @@ from leukaemia_zoo.cells.cnmc import (
     official_files,
     official_row,
     parse_cnmc_name,
+    preliminary_labels,
+    preliminary_names,
     subject_from_name,
 )
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import existing_folder
-from leukaemia_zoo.common.folders import Walk, link_fault, natural, system_note, walk
+from leukaemia_zoo.common.folders import Walk, link_fault, system_note, walk
 from leukaemia_zoo.common.tables import read_table
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import DataError
@@ -199,7 +199,7 @@ def read_folders(root: str | Path, *, skip_unreadable: bool = False) -> Cells:
             f"{root} must hold one folder of images for each class, at least two, but {len(class_names)} was found: "
             f"sort the images into class folders or give a CSV with the columns path,label[,subject]."
         )
-    _refuse_other_layouts(root, folders, in_folder)
+    refuse_other_layouts(root, folders, in_folder)
     _refuse_empty(folders, walked)
     notes = _notes(walked, root)
     if ignored := len(walked.hidden) + len(walked.files) - len(images):
@@ -250,7 +250,7 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
     first_seen: dict[str, int] = {}
     for number, record in table.rows:
         image = folder / record["path"]
-        if not record["path"] or not _is_file(image):
+        if not record["path"] or not os.path.isfile(image):  # noqa: PTH113 - False for a null byte, too
             if record["path"] and image.is_symlink():
                 raise DataError(f"Row {number} of {path}: {image} {link_fault(image)}")
             told = reason(image, 500)
@@ -294,13 +294,6 @@ def _notes(walked: Walk, root: Path) -> list[str]:
 
 def _images(walked: Walk) -> list[Path]:
     return sorted(path for path in walked.files if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, a null byte
-        return False
 
 
 def _refuse_empty(folders: Iterable[Path], walked: Walk) -> None:
@@ -361,107 +354,27 @@ def _fold(path: Path, root: Path) -> str:
     return "" if row is None else official_files().paths[row].split("/")[1]
 
 
-def preliminary_labels(folder: Path, root: Path) -> Path | None:
-    """Find the label file: beside the folder of images as in the download, within it, or anywhere under `root`."""
-    beside = [folder.parent / PRELIMINARY_LABELS, folder / PRELIMINARY_LABELS]
-    elsewhere = (path for path in walk(root).files if path.name == PRELIMINARY_LABELS)
-    return next((path for path in itertools.chain(beside, elsewhere) if path.is_file()), None)
-
-
-def preliminary_names(label_file: Path) -> dict[str, CnmcName]:
-    """The original name of each numbered cell of the preliminary test set, by its number.
-
-    `Patient_ID` is the cell's original name, `new_names` the file, and 1 in `labels` means ALL.
-
-    Raises:
-        DataError: If the file is not the official label file.
-    """
-    table = read_table(label_file, ("patient_id", "new_names", "labels"))
-    names: dict[str, CnmcName] = {}
-    for number, record in table.rows:
-        name = parse_cnmc_name(record["patient_id"])
-        if name is None or record["labels"] != str(CNMC_CLASSES.index(name.label)):
-            raise DataError(
-                f"Row {number} of {label_file} lacks a C-NMC name in Patient_ID or gives it another class in "
-                f"labels (1 = all, 0 = hem): download the file again."
-            )
-        names[Path(record["new_names"]).stem] = name
-    return names
-
-
 def _preliminary_rows(images: list[Path], label_file: Path) -> list[_Row]:
     table = preliminary_names(label_file)
     for path in images:
         if path.stem not in table:
             raise DataError(f"{path} has no row in {label_file}: remove the image or download the label file again.")
+    names = [table[path.stem] for path in images]
     return [
-        _Row(path, table[path.stem].label, canonical_subject(table[path.stem].subject), "preliminary")
-        for path in images
+        _Row(path, name.label, canonical_subject(name.subject), "preliminary")
+        for path, name in zip(images, names, strict=True)
     ]
 
 
 def _cell_identity(path: Path) -> str:
     """Return a name that all copies of one cell share: that of the first official file with the same bytes."""
     row = official_row(path)
-    if row is None:
-        return path.stem.lower()
-    return first_copy(official_files().paths[row])
+    return path.stem.lower() if row is None else first_copy(official_files().paths[row])
 
 
 def _merged_names(rows: Iterable[_Row]) -> str:
     names = {name.subject for row in rows if (name := parse_cnmc_name(row.path))}
     return ", ".join(f"{name} = {MERGED_SUBJECTS[name]}" for name in MERGED_SUBJECTS if name in names)
-
-
-# --- folders and CSV -------------------------------------------------------------------------------------------------
-
-
-def class_names_of(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The classes in their order, the same for folders, CSV and arrays, and the class of each label as it is written.
-
-    Where `hem` and `all`, in any case, are all there is, they are C-NMC's; beside other classes they are as written.
-    """
-    written = set(labels)
-    if written and {label.lower() for label in written} <= set(CNMC_CLASSES):
-        return CNMC_CLASSES, {label: label.lower() for label in written}
-    return positive_last(sorted(written, key=natural)), {label: label for label in written}
-
-
-_PART_OF_SPLIT = re.compile(
-    r"(?:\d+[ _-]*)?(?:train(?:ing)?|test(?:ing)?|val|valid|validation|dev|development|hold[ _-]?out|eval|evaluation)"
-    r"(?:[ _-]*(?:set|data|dataset|images?|cells|part|split|\d+))*|(?:cv|split|fold)[ _-]*\d+"
-)
-_VERSIONS_OF_IMAGES = re.compile(
-    r"(?:images?|masks?|labels?|annotations?|originals?|segment(?:ed|ation)s?|raw|processed|augmented|cropped)"
-    r"(?:[ _-]*\d+)?"
-)
-
-
-def _refuse_other_layouts(root: Path, folders: Sequence[Path], images: Iterable[Path]) -> None:
-    """Refuse folders that are parts of a split, or versions of the same images, and would be learnt as classes."""
-    if parts := [folder for folder in folders if _PART_OF_SPLIT.fullmatch(folder.name.casefold())]:
-        raise DataError(
-            f"{parts[0]} is called after a part of a split, and the folders in {root} are the classes: give one part, "
-            f"such as {parts[0]}, and judge on another, or a CSV with the columns path,label[,subject]."
-        )
-    inner: dict[Path, set[str]] = defaultdict(set)
-    for image in images:
-        first, *deeper = image.relative_to(root).parts[:-1]
-        if deeper:
-            inner[root / first].add(deeper[0].casefold())
-    for one, other in itertools.combinations(folders, 2):
-        if len(shared := inner[one] & inner[other]) > 1:
-            raise DataError(
-                f"{one} and {other} hold the same folders ({shortened(sorted(shared))}), so that which are the classes "
-                f"cannot be told: give the folder that holds one folder a class, such as {one}, or a CSV with the "
-                "columns path,label[,subject]."
-            )
-    if all(_VERSIONS_OF_IMAGES.fullmatch(folder.name.casefold()) for folder in folders):
-        raise DataError(
-            f"The folders in {root} ({shortened(folder.name for folder in folders)}) are called after versions of the "
-            "same images and not after classes: sort the images into one folder a class, or give a CSV with the "
-            "columns path,label[,subject]."
-        )
 
 
 def _csv_subject(image: Path, given: str | None) -> str | None:

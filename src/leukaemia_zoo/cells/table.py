@@ -15,6 +15,7 @@ import numpy.typing as npt
 from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 
 _REFERENCE = Preprocessing((1, 1))
@@ -35,8 +36,8 @@ class Cells:
         columns: Further columns of a CSV, one text a cell, such as the microscope: a benchmark can report by them.
 
     Raises:
-        DataError: If the columns differ in length, a label is not an index into `class_names`, or two classes are
-            one (`class_key`).
+        DataError: If the columns differ in length, a label is not an index into `class_names`, two classes are one
+            (`class_key`), or one is called "uncertain" as a verdict is.
 
     >>> cells = Cells((Path("a.png"), Path("b.png")), np.array([0, 1]), ("P1", "P2"), ("hem", "all"), ("", ""), "csv")
     >>> len(cells), cells.subset([1]).subjects
@@ -65,7 +66,7 @@ class Cells:
                 f"Labels must lie between 0 and {len(self.class_names) - 1} for the classes "
                 f"{', '.join(self.class_names)}, but they reach from {labels.min()} to {labels.max()}."
             )
-        check_spelling(self.class_names)
+        check_class_names(self.class_names)
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
     def __len__(self) -> int:
@@ -146,14 +147,19 @@ def class_key(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold()) or name
 
 
-def check_spelling(names: Iterable[str]) -> None:
-    """Refuse classes that are one in two spellings.
+def check_class_names(names: Iterable[str]) -> None:
+    """Refuse classes that are one in two spellings, and one that is called as the verdict without a class.
 
     Raises:
-        DataError: Naming both.
+        DataError: Naming them.
     """
     first: dict[str, str] = {}
     for name in names:
+        if class_key(name) == UNCERTAIN:
+            raise DataError(
+                f"A class is called {name!r}, which is the verdict on a cell that no class is certain of: give it "
+                "another name, or leave its cells out."
+            )
         other = first.setdefault(class_key(name), name)
         if other != name:
             raise DataError(

@@ -17,9 +17,10 @@ from leukaemia_zoo.cells.cnmc import (
     official_files,
     official_row,
     parse_cnmc_name,
+    preliminary_labels,
+    preliminary_names,
 )
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
-from leukaemia_zoo.cells.readers import preliminary_labels, preliminary_names
 from leukaemia_zoo.cells.table import file_fingerprint
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import walk

@@ -17,6 +17,9 @@ from leukaemia_zoo.errors import LeukaemiaZooError
 
 COMMANDS = {
     "predict": ("predictions.predict", "classify the cells in files and folders"),
+    "cells": ("pictures.cells", "find, cut out and classify the white cells of whole fields and slides"),
+    "explain": ("pictures.explain", "show where in each cell a network finds the evidence for a class"),
+    "app": ("predictions.app", "judge cells on a page in the browser, on this machine"),
     "export": ("exports.export", "write a network as one file for other programs"),
     "train": ("training.train", "train a network on single-cell images, by subject"),
     "finetune": (
@@ -123,10 +126,8 @@ def _refuse(mistake: str) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Give a process that was started without standard streams, as by ``2>&-`` or pythonw, ones that lead nowhere.
-
-    Otherwise the first file that it opens takes the number of a stream, and what libraries print ends up in it.
-    """
+    """Give a process that was started without standard streams, as by ``2>&-`` or pythonw, ones that lead nowhere."""
+    # Otherwise the first file that it opens takes the number of a stream, and what libraries print ends up in it.
     for number in range(3):
         try:
             os.fstat(number)

@@ -59,9 +59,14 @@ def _verdict_width(class_names: tuple[str, ...]) -> int:
 
 
 def summary(
-    model: str, counts: dict[str, int], failed: int, skipped: int, summaries: Sequence[SubjectSummary]
+    model: str,
+    counts: dict[str, int],
+    failed: int,
+    skipped: int,
+    summaries: Sequence[SubjectSummary],
+    what: str = "file",
 ) -> Iterator[str]:
-    """What was found in each subject, where any is known, and in all files."""
+    """What was found in each subject, where any is known, and in all files or cells."""
     if summaries:
         names = summaries[0].class_names
         limited = any(each.uncertain is not None for each in summaries)
@@ -83,7 +88,7 @@ def summary(
             yield f"{each.subject:<{first}}  {each.cells:6d}  {cells}"
     parts = [f"{count} {name}" for name, count in counts.items()]
     parts += [f"{failed} not read"] if failed else []
-    yield f"\n{_count(sum(counts.values()) + failed, 'file')} by {model}: {', '.join(parts)}."
+    yield f"\n{_count(sum(counts.values()) + failed, what)} by {model}: {', '.join(parts)}."
     if skipped:
         yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
 
@@ -220,11 +225,9 @@ def print_lines(lines: Iterable[str], file: TextIO | None = None) -> None:
 
 @contextlib.contextmanager
 def without_notes_of_the_backend() -> Iterator[None]:
-    """Keep the notes that TensorFlow prints on every start off the terminal, unless the import fails.
-
-    Its C++ code writes them straight to file descriptor 2, of late whatever TF_CPP_MIN_LOG_LEVEL says. Whoever sets
-    that variable sees all that it leaves.
-    """
+    """Keep the notes that TensorFlow prints on every start off the terminal, unless the import fails."""
+    # Its C++ code writes to file descriptor 2, in recent releases even where TF_CPP_MIN_LOG_LEVEL is set. A user who
+    # sets that variable sees what TensorFlow prints.
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield
         return

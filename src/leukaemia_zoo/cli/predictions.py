@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +21,7 @@ from leukaemia_zoo.common.files import STANDARD_OUTPUT, refuse_to_overwrite, wri
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
 from leukaemia_zoo.errors import DataError, ImageError
+from leukaemia_zoo.prediction.writing import rounded, writing_csv
 
 DEFAULT_MODEL = "cnn_attention"
 _TABLE_ROWS = 50
@@ -28,7 +29,7 @@ _TABLE_ROWS = 50
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="PATH...", help="image file, folder of images, or pattern")
+@click.argument("inputs", nargs=-1, metavar="PATH...", help="image file, folder of images, or pattern")
 @click.option("--model", type=options.KNOWN_MODEL, metavar="MODEL", default=DEFAULT_MODEL, help=options.MODEL)
 @click.option(
     "--csv",
@@ -57,6 +58,33 @@ _TABLE_ROWS = 50
 )
 @options.file("--calibration", "for --precision int8: 20 images of cells or more, better 200", "DIR")
 @click.option("--quiet", is_flag=True, help="print no table")
+@click.option(
+    "--parquet",
+    type=cli_paths.output_folder,
+    metavar="DIR",
+    help="for very many cells, also in Parquet: write a folder of Parquet files; the same call goes on where an "
+    "earlier one was interrupted",
+)
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="with --parquet: share the work among the machines of a Ray cluster, or the cores of this one",
+)
+@click.option("--workers", type=options.POSITIVE, metavar="N", help="with --parquet: cores to use (default: all)")
+@click.option(
+    "--image-column",
+    metavar="NAME",
+    help="column of the encoded images in Parquet files (default: the only one of bytes)",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="COLUMN",
+    help="column of the Parquet files to keep beside the verdicts; may be repeated (default: all others)",
+)
+@click.option("--restart", is_flag=True, help="with --parquet: replace the verdicts of an earlier run")
 def predict(
     inputs: tuple[str, ...],
     model: str,
@@ -69,8 +97,23 @@ def predict(
     precision: str,
     calibration: Path | None,
     quiet: bool,
+    parquet: Path | None,
+    ray: str | None,
+    **settings: Any,
 ) -> int:
     """Classify the cells in files and folders."""
+    if ray and not _is_address(ray):  # --ray PATH: the address was left out
+        inputs, ray = (ray, *inputs), ""
+    if not inputs:
+        raise click.UsageError("Missing argument 'PATH...'.", click.get_current_context())
+    if parquet is not None:
+        if given := [name for name, file in (("csv", csv_file), ("json", json_file), ("subjects", subjects)) if file]:
+            raise DataError(f"--parquet writes Parquet alone: leave out --{given[0]}, or call twice.")
+        return _predict_parquet(inputs, model, parquet, ray, miss_rate, quiet, **settings)
+    if ray is not None or any(settings.values()):
+        raise DataError(
+            "--ray, --workers, --image-column, --keep and --restart are for --parquet DIR: name the folder."
+        )
     from leukaemia_zoo.cells.images import list_images
     from leukaemia_zoo.zoo.sources import is_elsewhere, local_files
 
@@ -105,7 +148,7 @@ def predict(
     failed, unfamiliar, uncertain, reasons = 0, 0, 0, []
     counts = dict.fromkeys(network.zoo.class_names, 0)
     with contextlib.ExitStack() as stack:
-        write_csv = stack.enter_context(_csv_writer(csv_file, network.zoo.class_names))
+        write_csv = stack.enter_context(writing_csv(csv_file, network.zoo.class_names))
         write_json = stack.enter_context(_json_writer(json_file))
         if table:
             print(output.heading(paths, network.zoo))
@@ -142,11 +185,61 @@ def predict(
     return 1 if failed or listing.faults else 0
 
 
-def _check_output(name: str, file: Path | None) -> None:
-    """Raise if a path is no place for a table, or holds something else than text.
+def _is_address(text: str) -> bool:
+    """Whether a word after ``--ray`` is the address of a cluster, and not the first path."""
+    return re.fullmatch(r"auto|local|ray://.+|[^/\\\s]+:\d+", text) is not None and not Path(text).exists()
 
-    ``--csv cells/*.png``, where the name was forgotten, names the first image.
-    """
+
+def _predict_parquet(
+    inputs: tuple[str, ...],
+    model: str,
+    out: Path,
+    ray: str | None,
+    miss_rate: float | None,
+    quiet: bool,
+    *,
+    workers: int | None,
+    image_column: str | None,
+    keep: tuple[str, ...],
+    restart: bool,
+) -> int:
+    from leukaemia_zoo.batch.run import predict_parquet
+    from leukaemia_zoo.zoo.sources import find
+
+    if ray == "":
+        ray = os.environ.get("RAY_ADDRESS") or "local"
+    with output.progress_bar("cells") as step:
+        outcome = predict_parquet(
+            model,
+            cli_paths.expanded(inputs),
+            out,
+            image=image_column,
+            keep=list(keep) or None,
+            miss_rate=miss_rate,
+            ray=ray,
+            workers=workers,
+            restart=restart,
+            report=step,
+            note=lambda told: tell(f"note: {printable(told)}"),
+        )
+    if not quiet:
+        config = find(model).spec.config
+        print_lines(output.summary(config.weight or model, outcome.counts, outcome.failed, 0, [], "cell"))
+        if config.verdict_limits is not None:
+            print(output.uncertain(outcome.uncertain, sum(outcome.counts.values()), config.verdict_limits, miss_rate))
+        found = f", of which an earlier run had written {outcome.found}" if outcome.found else ""
+        print(f"{printable(str(out))}: {outcome.parts} parts{found}; {outcome.seconds:.0f} s.")
+        print(NOT_A_DIAGNOSIS)
+        if outcome.unfamiliar and config.ood_limit is not None:
+            sys.stdout.flush()
+            told = output.unfamiliar(outcome.unfamiliar, sum(outcome.counts.values()), config.ood_limit)
+            print(told, file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _check_output(name: str, file: Path | None) -> None:
+    """Raise if a path is no place for a table, or holds something else than text."""
+    # ``--csv cells/*.png``, where the name was forgotten, names the first image.
     if file is None or str(file) == STANDARD_OUTPUT:
         return
     if file.is_dir():
@@ -191,19 +284,6 @@ def _look_up(subjects: dict[str, str], path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _csv_writer(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any]:
-    if path is None:
-        yield lambda record: None
-        return
-    columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names)]
-    columns += ["verdict", "ood_score", "unfamiliar", "error"]
-    with writing(path) as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        yield lambda record: writer.writerow({key: _rounded(value, 6) for key, value in record.items()})
-
-
-@contextlib.contextmanager
 def _json_writer(path: Path | None) -> Iterator[Any]:
     """Write a JSON list record by record, so that it never stands in memory whole."""
     if path is None:
@@ -215,7 +295,7 @@ def _json_writer(path: Path | None) -> Iterator[Any]:
         def write(record: dict[str, Any]) -> None:
             nonlocal separator
             file.write(
-                separator + json.dumps({key: _rounded(value, 6) for key, value in record.items()}, ensure_ascii=False)
+                separator + json.dumps({key: rounded(value) for key, value in record.items()}, ensure_ascii=False)
             )
             separator = ",\n"
 
@@ -223,9 +303,37 @@ def _json_writer(path: Path | None) -> Iterator[Any]:
         file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
-def _rounded(value: Any, digits: int) -> Any:
-    return round(value, digits) if isinstance(value, float) else value
-
-
 def _tell_not_read(reason: str) -> None:
     tell(f"not read: {printable(reason)}")
+
+
+@click.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=options.KNOWN_MODEL,
+    metavar="MODEL",
+    default=[DEFAULT_MODEL],
+    help=f"{options.MODEL}; may be repeated, to choose from on the page",
+)
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen at; this one is of this machine only"
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="N", help="port (default: the first free one from 7860 on)"
+)
+@click.option("--miss-rate", type=float, metavar="P", help="as for predict")
+@click.option("--open", "browser", is_flag=True, help="open the page in a browser")
+def app(models: tuple[str, ...], host: str, port: int | None, miss_rate: float | None, browser: bool) -> int:
+    """Judge cells on a page in the browser, on this machine."""
+    from leukaemia_zoo.desk.page import serve
+
+    served = serve(models, host=host, port=port, miss_rate=miss_rate, browser=browser)
+    print(f"The page is at {served.local_url} until you press Ctrl+C.")
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print("note: whoever reaches this machine can open it; it asks for no password.", file=sys.stderr)
+    print(NOT_A_DIAGNOSIS)
+    sys.stdout.flush()
+    served.block_thread()
+    return 0

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -246,6 +248,24 @@ def existing_folder(root: Path) -> Path:
     if not root.is_dir():
         raise DataError(f"There is no folder {root}: check the path.")
     return root
+
+
+def distinct_stems(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """A name without suffix for what is made of each file: its own where that is free, however a system compares names.
+
+    Example:
+        >>> distinct_stems(["a/cell.png", "b/Cell.bmp", "c/1 of 2.png"])
+        ['cell', 'Cell_2', '1_of_2']
+    """
+    taken: set[str] = set()
+    stems = []
+    for number, path in enumerate(paths, start=1):
+        own = re.sub(r"[^\w.-]", "_", Path(path).stem)[:100].strip(".") or "file"
+        further = (f"{own}_{count}" for count in itertools.count(number))
+        stem = next(name for name in itertools.chain([own], further) if name.lower() not in taken)
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
 
 
 def sha256_of(path: str | Path) -> str:

@@ -6,6 +6,15 @@ import re
 from typing import Any
 
 
+class Markdown(str):
+    """What is Markdown already."""
+
+
+def finished(value: Any) -> str:
+    """A value as it stands in a document: Markdown and numbers as they are, other text escaped."""
+    return str(value) if isinstance(value, Markdown | int | float) else text(value)
+
+
 def plain(value: Any) -> str:
     """On one line and without control characters."""
     return " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())

@@ -71,8 +71,8 @@ class RunFolder:
             found = None
         elif found is not None and found["fingerprint"] != fingerprint:
             raise DataError(
-                f"{folder.parent} holds an unfinished run with another recipe, seed, data, beginning or number of "
-                "devices: give another folder, or begin anew with restart (--restart)."
+                f"{folder.parent} holds an unfinished run with other settings, such as recipe, seed, data, beginning "
+                "or number of devices: give another folder, or begin anew with restart (--restart)."
             )
         self._marker = found or {"note": _NOTE, "fingerprint": fingerprint, "ended": False, "files": [], "folders": []}
 
@@ -226,11 +226,8 @@ def refuse_to_replace(
 
 
 def _marker_of(folder: Path) -> dict[str, Any] | None:
-    """What the marker says; None of a folder that is not there, or is empty.
-
-    Raises:
-        DataError: If it is not a folder of ours.
-    """
+    """What the marker says; None of a folder that is not there, or is empty."""
+    # A folder that is not ours raises a DataError.
     if not folder.is_dir():
         if folder.exists():
             raise _not_ours(folder)

@@ -24,7 +24,7 @@ def shown(value: object) -> str:
 def shortened(texts: Iterable[str], most: int = 5) -> str:
     """The first of several texts, and how many more there are."""
     texts = list(texts)
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 
 

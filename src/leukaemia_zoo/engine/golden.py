@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leukaemia_zoo.cells.images import RGBArray
+from leukaemia_zoo.cells.arrays import RGBArray
 
 
 def golden_cells(height: int, width: int) -> RGBArray:

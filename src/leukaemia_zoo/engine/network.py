@@ -68,19 +68,25 @@ class Network:
         self._piece = 8 if sum(value.size for value in tensors.values()) > _LARGE else 2
 
     @classmethod
-    def load(cls, name: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> Network:
+    def load(
+        cls,
+        name: str | os.PathLike[str],
+        weights: str | os.PathLike[str] | None = None,
+        graph: bytes | None = None,
+    ) -> Network:
         """Find a weight as `load_model` does, and its graph.
 
         Args:
             name: Architecture or weight of the zoo, folder of a saved model, or ``hf://org/name@revision``.
             weights: Folder, ``.safetensors`` file or ``hf://`` repository to take the weight from.
+            graph: Its graph, where somebody has found or made it already; see `find_graph`.
 
         Raises:
             LeukaemiaZooError: As `load_model`; and EngineError if there is no graph of the network, or no engine.
         """
         found = find(os.fspath(name), weights)
         config = found.spec.config
-        return cls(config, found.file, find_graph(config, found.file))
+        return cls(config, found.file, find_graph(config, found.file) if graph is None else graph)
 
     @property
     def name(self) -> str:

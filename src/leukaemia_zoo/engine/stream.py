@@ -22,7 +22,12 @@ _AHEAD = 4
 
 
 def embedding_stream(
-    network: Network, items: Iterable[tuple[Any, ...]], *, views: int | None = None, raise_errors: bool = False
+    network: Network,
+    items: Iterable[tuple[Any, ...]],
+    *,
+    views: int | None = None,
+    threads: int | None = None,
+    raise_errors: bool = False,
 ) -> Iterator[tuple[tuple[Any, ...], np.ndarray | ImageError]]:
     """The embedding of one image after the other, as many at once as there are cores.
 
@@ -30,6 +35,7 @@ def embedding_stream(
         network: The network.
         items: Of each image its path or frame, how to name it in an error, and what else is to be given back with it.
         views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
+        threads: Images at once; None for as many as there are cores.
         raise_errors: Raise at the first bad image instead of giving its error in its place.
 
     Yields:
@@ -55,12 +61,13 @@ def embedding_stream(
 
     rows = iter(items)
     first = list(itertools.islice(rows, 2))
-    with ThreadPoolExecutor(cores()) as pool:
+    threads = threads or cores()
+    with ThreadPoolExecutor(threads) as pool:
         if len(first) == 1:
             # Of a single image the views are what the cores can share.
             yield judge(first[0], pool)
             return
-        yield from ordered(judge, itertools.chain(first, rows), pool, _AHEAD * cores())
+        yield from ordered(judge, itertools.chain(first, rows), pool, _AHEAD * threads)
 
 
 def ordered(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Executor, ahead: int) -> Iterator[_Result]:

@@ -104,9 +104,8 @@ class _Tracer:
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Name of numbers that belong to the graph itself."""
-        array = np.asarray(value, dtype)
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = numpy_helper.from_array(array, name)
+        self.constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
         return name
 
     def walk(self, model: Any, inputs: Any) -> Any:

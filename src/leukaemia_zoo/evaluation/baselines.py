@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.images import as_image
+from leukaemia_zoo.cells.arrays import as_image
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, checked_predictions
 
@@ -115,7 +115,7 @@ def cell_area(image: npt.ArrayLike) -> float:
     """Measure a segmented cell on black: the pixels in which any channel is above 0.
 
     Args:
-        image: A frame as `images.as_image` takes it: shape (height, width, 3), RGB, 0 to 255.
+        image: A frame as `arrays.as_image` takes it: shape (height, width, 3), RGB, 0 to 255.
 
     Returns:
         The area in pixels of the official 450-pixel C-NMC 2019 frame, that is pixels x (450 / shorter side)². There,

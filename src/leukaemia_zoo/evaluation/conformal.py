@@ -61,7 +61,7 @@ def fit_limits(
     default = tuple(_DEFAULT_RATE_OF_LAST if label == last else _DEFAULT_RATE for label in range(len(class_names)))
     result = VerdictLimits(tuple(class_names), tuple(rates), tuple(limits), tuple(people), default, 0.0)
     uncertain = verdict_codes(p, result.at()) == UNCERTAIN_CODE
-    return dataclasses.replace(result, referred=float(weights @ uncertain))
+    return dataclasses.replace(result, referred=min(1.0, float(weights @ uncertain)))  # which rounds
 
 
 def _alike(owners: IntArray) -> FloatArray:

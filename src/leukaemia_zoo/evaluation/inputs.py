@@ -144,3 +144,72 @@ def checked_weights(weights: Any, cells: int) -> FloatArray:
     if not (np.isfinite(array).all() and array.min() >= 0 and array.max() > 0):
         raise DataError("weights hold a negative or non-finite number, or zeros only: give numbers from 0 on.")
     return array / array.sum()
+
+
+# A softmax in float16 misses a sum of 1 by up to the first; no softmax is below 0 by more than rounding, the second.
+_SUM_TOLERANCE, _RANGE_TOLERANCE = 1e-3, 1e-6
+
+
+def check_probabilities(name: str, output: npt.ArrayLike, cells: int, classes: int) -> FloatArray:
+    """Take what a model gave for probabilities, or refuse it by the name of the model.
+
+    Args:
+        name: Name of the model, for the message.
+        output: Probabilities of shape (N, K), or for two classes (N,) or (N, 1), those of the last class. A row may
+            miss a sum of 1 by 1e-3 and a number the range from 0 to 1 by 1e-6.
+        cells: N, how many cells the model was shown.
+        classes: K.
+
+    Returns:
+        float64 probabilities of shape (N, K), each row divided by its sum.
+
+    Raises:
+        DataError: The output has another shape, or is no table of probabilities.
+
+    Example:
+        >>> check_probabilities("ruler", [0.25, 1.0], cells=2, classes=2)
+        array([[0.75, 0.25],
+               [0.  , 1.  ]])
+    """
+    try:
+        table = np.asarray(output)
+    except (TypeError, ValueError):  # ragged lists
+        table = np.array(None)
+    if table.dtype.kind not in "fiub":
+        raise DataError(f"The model {name!r} gave no table of numbers: let it give one probability for each class.")
+    table = table.astype(np.float64)
+    if classes == 2 and table.shape in ((cells,), (cells, 1)):
+        table = table.reshape(cells)
+    elif table.shape != (cells, classes):
+        raise DataError(
+            f"The model {name!r} gave the shape {table.shape}: {cells} cells of {classes} classes need "
+            f"({cells}, {classes})" + (f" or ({cells},)." if classes == 2 else ".")
+        )
+    by_row = table.reshape(cells, -1)
+    wrong = np.flatnonzero(~np.isfinite(by_row).all(axis=1))
+    if len(wrong):
+        raise DataError(f"The model {name!r} gave NaN or infinity in row {wrong[0]}: check its weights and its input.")
+    # Of a vector the rest to 1 is left out, so that there is no sum to miss.
+    missed = np.abs(by_row.sum(axis=1) - 1) if table.ndim == 2 else np.zeros(cells)
+    low, high = by_row.min(axis=1), by_row.max(axis=1)
+    outside = np.flatnonzero((low < -_RANGE_TOLERANCE) | (high > 1 + _SUM_TOLERANCE))
+    if len(outside):
+        row = outside[0]
+        if table.ndim == 2 and missed.max() <= _SUM_TOLERANCE:
+            raise DataError(
+                f"The model {name!r} gave the probability {low[row]:.4g} in row {row}: none may be below 0."
+            )
+        raise DataError(
+            f"The output of the model {name!r} looks like logits, {low[row] if low[row] < 0 else high[row]:.4g} in row "
+            f"{row}: put a {'softmax' if table.ndim == 2 else 'sigmoid'} behind it."
+        )
+    wrong = np.flatnonzero(missed > _SUM_TOLERANCE)
+    if len(wrong):
+        raise DataError(
+            f"The probabilities of the model {name!r} sum to {by_row[wrong[0]].sum():.4g} in row {wrong[0]}: each row "
+            "must sum to 1 over the classes."
+        )
+    table = np.clip(table, 0, 1)
+    if table.ndim == 1:
+        return np.stack([1 - table, table], axis=1)
+    return np.asarray(table / table.sum(axis=1, keepdims=True), np.float64)

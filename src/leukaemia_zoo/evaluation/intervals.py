@@ -90,13 +90,8 @@ class Bootstrap:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as data that JSON can hold."""
-        return {
-            "unit": self.unit,
-            "resamples": self.resamples,
-            "level": self.level,
-            "seed": self.seed,
-            "intervals": {name: interval.to_dict() for name, interval in self.intervals.items()},
-        }
+        found = {name: getattr(self, name) for name in ("unit", "resamples", "level", "seed")}
+        return found | {"intervals": {name: interval.to_dict() for name, interval in self.intervals.items()}}
 
 
 def bootstrap_over_subjects(
@@ -184,11 +179,11 @@ def paired_difference(
         labels: Integers of shape (N,), 0 to K - 1.
         probabilities_a: Shape (N, K), or (N,) for two classes.
         probabilities_b: Likewise, of the other model, with the same number of classes.
-        subjects: As in `bootstrap_over_subjects`.
-        metrics: As in `bootstrap_over_subjects`.
-        resamples: Number of resamples.
-        seed: Seed of the draws.
-        level: Nominal coverage, between 0 and 1.
+        subjects: As in `bootstrap_over_subjects`, and so are ``metrics``, ``resamples``, ``seed`` and ``level``.
+        metrics: Names; None takes all.
+        resamples: Number.
+        seed: Of the draws.
+        level: Nominal coverage.
         thresholds: The threshold of a and that of b, each one number or one a cell.
 
     Returns:
@@ -256,15 +251,11 @@ class Resampling:
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
     def interval(self, value: float, drawn: FloatArray, label: int | None = None, mirrored: bool = False) -> Interval:
-        """Return the interval of a statistic with this value and these values in the resamples.
+        """The interval of a statistic of the cells of one class (`label`) or of all, from what `draw` gave for it.
 
-        Args:
-            value: The statistic of the cells as they are.
-            drawn: What `draw` gave for it; NaN where it is not defined, which is left out.
-            label: The class whose cells alone the statistic depends on, such as 0 for the specificity; None for all.
-            mirrored: Turn the percentiles round the value (the basic bootstrap), for a statistic with a bias, which the
-                resamples show once more: they lie off the value as the value lies off the truth. In simulations of 40
-                subjects, nominal 95 % intervals of a calibration slope held the truth in 88 % without and 93 % with it.
+        `mirrored` turns the percentiles round the value (the basic bootstrap), for a statistic whose bias the resamples
+        show once more. In simulations of 40 subjects, nominal 95 % intervals of a calibration slope held the truth in
+        88 % without and 93 % with it.
         """
         number = self._effective[label] if label in self._effective else min(self._effective.values())
         low, high = _expanded_percentiles(drawn, self.level, number)
@@ -306,19 +297,10 @@ def wilson_interval(right: int, number: int, level: float = 0.95) -> Interval:
     """
     if not number:
         return Interval(math.nan, math.nan, math.nan)
-    from scipy.special import ndtri
+    from scipy.stats import binomtest
 
-    square = float(ndtri((1 + level) / 2)) ** 2
-    share = right / number
-    centre = share + square / (2 * number)
-    spread = math.sqrt(square * (share * (1 - share) / number + square / (4 * number**2)))
-    scale = 1 + square / number
-    # At 0 and 1 the bound is the share itself, which rounding would miss.
-    return Interval(
-        share,
-        0.0 if right == 0 else (centre - spread) / scale,
-        1.0 if right == number else (centre + spread) / scale,
-    )
+    bounds = binomtest(right, number).proportion_ci(level, method="wilson")
+    return Interval(right / number, float(bounds.low), float(bounds.high))
 
 
 def auroc_interval(auroc: float, negatives: int, positives: int, level: float = 0.95) -> Interval:

@@ -51,9 +51,6 @@ _MOST_WRONG = 12
 _GROUP_METRICS = ("auroc", "weighted_f1", "balanced_accuracy", "sensitivity", "specificity")
 _CALIBRATION_METRICS = ("ece", "brier", "log_loss")
 
-# A softmax in float16 misses a sum of 1 by up to the first; no softmax is below 0 by more than rounding, the second.
-_SUM_TOLERANCE, _RANGE_TOLERANCE = 1e-3, 1e-6
-
 
 def judge(
     labels: npt.ArrayLike,
@@ -97,36 +94,8 @@ def judge(
         level: Nominal coverage of the intervals.
 
     Returns:
-        A dictionary; what is defined for two classes only is None for more:
-
-        * `unit`, what was resampled, `subject` or `cell`; `cells`; `subjects`; `resamples`, `seed`, `level`; `folds`,
-          the fold numbers in the order of all lists of thresholds and temperatures, None with `validation`;
-        * `metrics`: intervals of all that `evaluation.metrics` gives, threshold 0.5;
-        * `predictive_values`: `prevalence`, `stated` (whether it was given), intervals of `ppv` and `npv`, threshold
-          0.5;
-        * `per_class`: by name of the class `cells`, `subjects`, intervals of `precision`, `recall`, `f1`, `auroc`,
-          `auprc`, `sensitivity` (which is the recall) and `specificity` of the class against the rest, and of its `ppv`
-          and `npv` at its `prevalence`, taken as known: the one that was given, or its share of these cells;
-        * `confusion`: counts, a row for each true class, a column for each called one;
-        * `operating_points`: by rule (`operating.OPERATING_POINTS`) `thresholds`, `chosen_on`, `reached` (whether the
-          rule could be kept on the cells it was chosen on), `metrics` (intervals of `sensitivity`, `specificity`,
-          `balanced_accuracy`, `weighted_f1`, and `ppv` and `npv` at the prevalence above);
-        * `calibration`: `before` and `after` temperature scaling intervals of `ece`, `brier`, `log_loss`, `slope`,
-          `intercept`, further `bins` of `calibration.reliability` and `fits`, how many resamples have a slope (those
-          that the probabilities separate have none and are left out); `after` also has `temperatures`, with None where
-          none could be fitted and the probabilities stay, and `chosen_on`;
-        * `per_subject`: the rows of `evaluation.per_subject` with `verdict`, the class of the mean probability, and
-          `right` (None for a subject with cells of several classes); None without subjects;
-        * `worst_subject`: the row with the least share of cells right, of several the one with most cells;
-        * `subject_verdicts`: `subjects` with one class, how many `mixed` ones were left out, `right`, and over the
-          subjects, each counted once, `accuracy`, `sensitivity`, `specificity` (Wilson's intervals) and `auroc` of the
-          mean probability (Newcombe's interval; for more classes the bootstrap's); the verdict of a subject of two
-          classes is the last one from a mean probability of 0.5 on;
-        * `subgroups`: by column and value `cells`, `subjects`, and `metrics`, intervals of `auroc`, `weighted_f1`,
-          `balanced_accuracy` and for two classes `sensitivity` and `specificity`; None below `SMALLEST_GROUP` cells;
-        * `curves`: see `operating.curves`;
-        * `most_wrong`: the 12 wrong cells whose class was called with the highest probability, as `row`, `subject`,
-          `label`, `called`, `probability`.
+        What stands below a model in report.json; docs/benchmark.md has it key by key. What is defined for two classes
+        only is None for more.
 
     Raises:
         DataError: Something is not as said here.
@@ -246,71 +215,6 @@ def compare(
     """
     found = paired_difference(labels, a, b, subjects, None, resamples, seed, level, thresholds).to_dict()
     return {"metrics" if key == "intervals" else key: value for key, value in found.items()}
-
-
-def check_probabilities(name: str, output: npt.ArrayLike, cells: int, classes: int) -> FloatArray:
-    """Take what a model gave for probabilities, or refuse it by the name of the model.
-
-    Args:
-        name: Name of the model, for the message.
-        output: Probabilities of shape (N, K), or for two classes (N,) or (N, 1), those of the last class. A row may
-            miss a sum of 1 by 1e-3 and a number the range from 0 to 1 by 1e-6.
-        cells: N, how many cells the model was shown.
-        classes: K.
-
-    Returns:
-        float64 probabilities of shape (N, K), each row divided by its sum.
-
-    Raises:
-        DataError: The output has another shape, or is no table of probabilities.
-
-    Example:
-        >>> check_probabilities("ruler", [0.25, 1.0], cells=2, classes=2)
-        array([[0.75, 0.25],
-               [0.  , 1.  ]])
-    """
-    try:
-        table = np.asarray(output)
-    except (TypeError, ValueError):  # ragged lists
-        table = np.array(None)
-    if table.dtype.kind not in "fiub":
-        raise DataError(f"The model {name!r} gave no table of numbers: let it give one probability for each class.")
-    table = table.astype(np.float64)
-    if classes == 2 and table.shape in ((cells,), (cells, 1)):
-        table = table.reshape(cells)
-    elif table.shape != (cells, classes):
-        raise DataError(
-            f"The model {name!r} gave the shape {table.shape}: {cells} cells of {classes} classes need "
-            f"({cells}, {classes})" + (f" or ({cells},)." if classes == 2 else ".")
-        )
-    by_row = table.reshape(cells, -1)
-    wrong = np.flatnonzero(~np.isfinite(by_row).all(axis=1))
-    if len(wrong):
-        raise DataError(f"The model {name!r} gave NaN or infinity in row {wrong[0]}: check its weights and its input.")
-    # Of a vector the rest to 1 is left out, so that there is no sum to miss.
-    missed = np.abs(by_row.sum(axis=1) - 1) if table.ndim == 2 else np.zeros(cells)
-    low, high = by_row.min(axis=1), by_row.max(axis=1)
-    outside = np.flatnonzero((low < -_RANGE_TOLERANCE) | (high > 1 + _SUM_TOLERANCE))
-    if len(outside):
-        row = outside[0]
-        if table.ndim == 2 and missed.max() <= _SUM_TOLERANCE:
-            raise DataError(
-                f"The model {name!r} gave the probability {low[row]:.4g} in row {row}: none may be below 0."
-            )
-        raise DataError(
-            f"The output of the model {name!r} looks like logits, {low[row] if low[row] < 0 else high[row]:.4g} in row "
-            f"{row}: put a {'softmax' if table.ndim == 2 else 'sigmoid'} behind it."
-        )
-    wrong = np.flatnonzero(missed > _SUM_TOLERANCE)
-    if len(wrong):
-        raise DataError(
-            f"The probabilities of the model {name!r} sum to {by_row[wrong[0]].sum():.4g} in row {wrong[0]}: each row "
-            "must sum to 1 over the classes."
-        )
-    table = np.clip(table, 0, 1)
-    if table.ndim == 1:
-        return np.stack([1 - table, table], axis=1)
-    return np.asarray(table / table.sum(axis=1, keepdims=True), np.float64)
 
 
 # --------------------------------------------------------------------------------------------------------------------

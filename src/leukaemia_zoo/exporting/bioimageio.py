@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from bioimageio.spec import ValidationContext, save_bioimageio_package
+from bioimageio.spec.generic.v0_3 import LicenseId
 from bioimageio.spec.model import v0_5
 from PIL import Image
 
@@ -69,7 +70,6 @@ def _description(graph: Path, cells: np.ndarray, spec: WeightSpec, folder: Path)
     Image.fromarray(np.concatenate([cells[0], cells[1]], axis=1)).save(folder / "cover.png")
     (folder / "README.md").write_text(_documentation(spec), encoding="utf-8")
     authors = [v0_5.Author(name=_DEVELOPERS)]
-    known = re.fullmatch(r"[\w.+-]+", spec.licence) is not None
     return v0_5.ModelDescr(
         name=re.sub(r"[^\w+\- ()]", "-", f"leukaemia-zoo {spec.name}", flags=re.ASCII)[:128],
         description=_summary(spec),
@@ -77,7 +77,7 @@ def _description(graph: Path, cells: np.ndarray, spec: WeightSpec, folder: Path)
         timestamp=datetime.now(UTC),
         authors=authors,
         maintainers=[],
-        license=spec.licence if known else None,
+        license=_licence(spec),
         cite=list(_citations(spec)),
         tags=["haematology", "leukaemia", "blood", "white-blood-cells", "cytology", "classification", "2d", "onnx"],
         documentation=v0_5.FileDescr(source=folder / "README.md"),
@@ -143,6 +143,14 @@ def _summary(spec: WeightSpec) -> str:
     classes = ", ".join(map(plain, spec.config.class_names))
     text = f"Tells {classes} in images of single white blood cells. {NOT_A_DIAGNOSIS} {plain(spec.intended_use)}"
     return textwrap.shorten(text, 500, placeholder="...")
+
+
+def _licence(spec: WeightSpec) -> Any:
+    """The licence if SPDX has it; another one stands in README.md and in config.leukaemia_zoo alone."""
+    try:
+        return LicenseId(spec.licence)
+    except ValueError:
+        return None
 
 
 def _citations(spec: WeightSpec) -> Iterator[v0_5.CiteEntry]:

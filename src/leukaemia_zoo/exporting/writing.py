@@ -254,7 +254,8 @@ def _found(model: Any, folder: Path) -> Found:
 
 
 def _prepared(network: Network, images: Any) -> np.ndarray:
-    from leukaemia_zoo.cells.images import as_image, image_items, read_image
+    from leukaemia_zoo.cells.arrays import as_image
+    from leukaemia_zoo.cells.images import image_items, read_image
 
     items, are_files = image_items(images)
     items = items[:: max(1, len(items) // _MOST)]

@@ -40,7 +40,7 @@ def attention_maps(model: keras.Model | str | os.PathLike[str], images: Any, bat
     blocks = [layer for layer in model.layers if isinstance(layer, AttentionBlock)]
     if not blocks:
         raise ArchitectureError(f"The model '{model.name}' holds no AttentionBlock, so that it has no attention map.")
-    gated_input = keras.Model(model.inputs, blocks[-1].input)
+    gated_input = keras.Model(model.inputs[0], blocks[-1].input)
     images = np.asarray(images)
     expected = tuple(model.input_shape[1:])
     if images.ndim != 4 or any(

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer, view_logits, with_statistics
+from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER
 
 if TYPE_CHECKING:
@@ -69,20 +70,25 @@ def embed(model: keras.Model | str | os.PathLike[str], images: Any, *, batch_siz
     from leukaemia_zoo.zoo.loading import config_of
 
     network = _network(model)
-    config = config_of(model)
+    nothing = np.zeros((0, int(network.output_shape[-1])), np.float32)
+    found = _view_means(network, items, config_of(model), batch_size, None)
+    return np.concatenate([nothing, *found]).astype(np.float32)
+
+
+def _view_means(
+    network: keras.Model, items: Sequence[Any], config: ModelConfig, batch_size: int, dtype: Any
+) -> Iterator[np.ndarray]:
+    """Batch by batch what a network gives for images, each as the mean over its views, computed in a dtype."""
 
     def prepare(row: tuple[int, Any]) -> np.ndarray:
         number, item = row
         return network_pixels(item, f"images[{number}]", config.preprocessing)
 
-    found = [np.zeros((0, int(network.output_shape[-1])), np.float32)]
     numbered = enumerate(items)
     with ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(numbered, batch_size)):
-            pixels = np.stack(list(pool.map(prepare, batch))).astype(np.float32)
-            views = symmetric_views(pixels, config.views)
-            found.append(np.mean([np.asarray(network.predict_on_batch(view)) for view in views], axis=0))
-    return np.concatenate(found).astype(np.float32)
+            views = symmetric_views(np.stack(list(pool.map(prepare, batch))).astype(np.float32), config.views)
+            yield np.mean([np.asarray(network.predict_on_batch(view)) for view in views], axis=0, dtype=dtype)
 
 
 def embed_files(
@@ -208,14 +214,8 @@ def ood_scores(
     if layer is None:
         raise _no_statistics(model.name, config.head)
     network = kept(model, "statistics", layer.output)
-    rows = enumerate(image_items(images)[0])
-    scores = [np.zeros(0)]
-    while batch := list(itertools.islice(rows, batch_size)):
-        pixels = np.stack([network_pixels(item, f"images[{number}]", config.preprocessing) for number, item in batch])
-        views = symmetric_views(pixels.astype(np.float32), config.views)
-        outputs = [np.asarray(network.predict_on_batch(view)) for view in views]
-        scores.append(distance(np.mean(outputs, axis=0, dtype=np.float64)))
-    return np.concatenate(scores)
+    means = _view_means(network, image_items(images)[0], config, batch_size, np.float64)
+    return np.concatenate([np.zeros(0), *map(distance, means)])
 
 
 def _no_statistics(name: str, head: str) -> ArchitectureError:

@@ -122,6 +122,8 @@ def iter_predictions(
     batch_size: int = 32,
     raise_errors: bool = False,
     miss_rate: float | None = None,
+    names: Iterable[str] | None = None,
+    threads: int | None = None,
     views: int | None = None,
 ) -> Iterator[Prediction]:
     """Predict one cell after the other, with the memory of two batches however many there are.
@@ -133,6 +135,8 @@ def iter_predictions(
         batch_size: Images that Keras computes at once.
         raise_errors: Raise at the first bad image instead of reporting it in its prediction.
         miss_rate: As `predict` takes it.
+        names: The ``path`` of each prediction, as many as items; None for file names, and ``images[3]`` for others.
+        threads: Images that an engine takes at once; None for as many as there are cores.
         views: As `predict` takes it.
 
     Returns:
@@ -147,7 +151,8 @@ def iter_predictions(
         check_views(views, config.preprocessing.input_size)
         config = dataclasses.replace(config, views=views)
     # Before the first image is asked for, so that a mistake comes before any output.
-    return _predictions(model, config, _limits(config, miss_rate), items, subjects, batch_size, raise_errors)
+    limits = _limits(config, miss_rate)
+    return _predictions(model, config, limits, items, subjects, names, batch_size, threads, raise_errors)
 
 
 def _limits(config: ModelConfig, miss_rate: float | None) -> np.ndarray | None:
@@ -167,18 +172,26 @@ def _predictions(
     limits: np.ndarray | None,
     items: Iterable[Any],
     subjects: Iterable[str | None] | None,
+    names: Iterable[str] | None,
     batch_size: int,
+    threads: int | None,
     raise_errors: bool,
 ) -> Iterator[Prediction]:
-    named = ((item, _name(item, number)) for number, item in enumerate(items))
+    if names is None:
+        named = ((item, _name(item, number), _is_file(item)) for number, item in enumerate(items))
+    else:
+        named = ((item, name, True) for item, name in zip(items, names, strict=True))
     owners: Iterable[str | None] = itertools.repeat(None) if subjects is None else subjects
     # With fewer subjects than items, zip would drop cells without a word.
     rows = (
-        (item, name, subject_from_name(Path(item)) if subject is None and _is_file(item) else subject)
-        for (item, name), subject in zip(named, owners, strict=subjects is not None)
+        (item, name, subject_from_name(Path(name)) if subject is None and has_name else subject)
+        for (item, name, has_name), subject in zip(named, owners, strict=subjects is not None)
     )
-    judge = _judged_by_engine if isinstance(model, Network) else _judged_by_keras
-    for name, subject, found in judge(model, config, rows, batch_size, raise_errors):
+    if isinstance(model, Network):
+        judged = _judged_by_engine(model, config, rows, threads, raise_errors)
+    else:
+        judged = _judged_by_keras(model, config, rows, batch_size, raise_errors)
+    for name, subject, found in judged:
         if isinstance(found, ImageError):
             yield Prediction(name, subject, None, None, config.class_names, str(found))
             continue
@@ -207,9 +220,11 @@ _Judged = tuple[str, str | None, tuple[np.ndarray, float | None] | ImageError]
 
 
 def _judged_by_engine(
-    network: Network, config: ModelConfig, rows: Iterator[_Row], batch_size: int, raise_errors: bool
+    network: Network, config: ModelConfig, rows: Iterator[_Row], threads: int | None, raise_errors: bool
 ) -> Iterator[_Judged]:
-    for (_, name, subject), found in embedding_stream(network, rows, views=config.views, raise_errors=raise_errors):
+    for (_, name, subject), found in embedding_stream(
+        network, rows, views=config.views, threads=threads, raise_errors=raise_errors
+    ):
         if isinstance(found, ImageError):
             yield name, subject, found
             continue

@@ -12,11 +12,14 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from leukaemia_zoo.errors import PlotsMissingError
+from leukaemia_zoo.report.contents import (
+    short_names,
+)
 
 # Six hues after Okabe and Ito 2008, darkened or lightened until each has a contrast of at least 3.1 to white and of 4.1
 # to the dark page (WCAG 2.2 asks for 3), and any two differ by at least 16 (CIE 1976) in normal vision and in the three
@@ -200,3 +203,44 @@ def _without_empty(element: ET.Element) -> None:
         _without_empty(child)
         if child.tag in ("g", "defs") and not len(child):
             element.remove(child)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a model looks in every plot."""
+
+    label: str
+    colour: str
+    dash: Any
+    marker: str
+
+
+def grid(names: Sequence[str], labels: tuple[str, str]) -> tuple[Any, list[Any]]:
+    """Square panels, three in a row, each with the name of its model above it."""
+    side, left, top = 1.38, 0.44, 0.24
+    lines = -(-len(names) // 3)
+    height = lines * (side + top) + 0.5
+    figure = figure_of(height)
+    panels, titles = [], short_names(names, 22)
+    for place, name in enumerate(names):
+        line, column = divmod(place, 3)
+        bottom = height - (line + 1) * (side + top)
+        axes = figure.add_axes(((left + 1.52 * column) / WIDTH, bottom / height, side / WIDTH, side / height))
+        axes.set_title(titles[name], size=7.5, pad=3)
+        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"] if place + 3 >= len(names) else [])
+        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if column == 0 else [])
+        panels.append(axes)
+    figure.text(0.5, 0.08 / height, labels[0], ha="center", va="bottom", size=9)
+    figure.text(0.005, 0.5, labels[1], ha="left", va="center", rotation=90, size=9)
+    return figure, panels
+
+
+def legend(figure: Any, looks: Sequence[Look]) -> None:
+    """Below the axes, one model a line, for names are long."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=LIGHT[look.colour], ls=look.dash, marker=look.marker, ms=5, lw=1.6) for look in looks
+    ]
+    names = [look.label for look in looks]
+    figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.1, 0), handlelength=3.6, labelspacing=0.25)

@@ -24,7 +24,7 @@ from leukaemia_zoo.report.contents import (
     title,
     worst_subject,
 )
-from leukaemia_zoo.report.tables import metric_cell
+from leukaemia_zoo.report.table_cells import metric_cell
 
 RESEARCH_ONLY = "For research only, not a diagnosis."
 

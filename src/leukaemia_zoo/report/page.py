@@ -1,26 +1,31 @@
 """A benchmark report as one HTML page that holds all it shows: no script, no font, no picture from elsewhere.
 
 A Content-Security-Policy in the page forbids every request, so that a page that was sent by somebody else cannot call
-home either.
+home either. How it looks stands in `templates`; here is what is on it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import html
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from leukaemia_zoo.common.templates import html_templates
 from leukaemia_zoo.errors import PlotsMissingError
 from leukaemia_zoo.report import plots as drawing
 from leukaemia_zoo.report.contents import Contents, count, items, mapping, number, percent, text, title
 from leukaemia_zoo.report.drawing import DARK, LIGHT, Plot
 from leukaemia_zoo.report.findings import RESEARCH_ONLY, findings
-from leukaemia_zoo.report.tables import Cell, Model, Number, Table, tables
+from leukaemia_zoo.report.table_cells import Number
+from leukaemia_zoo.report.tables import tables
 from leukaemia_zoo.report.text import glossary, hashes, heading
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -33,6 +38,15 @@ _UNFOLDED, _UNFOLDED_ROWS = 4, 40
 # Characters of a text that make its column a wide one.
 _LONG = 30
 
+_ABOUT_MAPS = (
+    "Beside a cell stands, cropped as the model sees it, where the model found the class that it named: from green to "
+    "yellow (Grad-CAM). A map tells where a network looked, not that it was right to."
+)
+
+_SUBJECTS = ("worst-subjects", "plot subjects", "verdicts", "fold subjects")
+
+Part = dict[str, Any]
+
 
 def as_html(contents: Contents, fingerprint: str) -> str:
     """Render the page.
@@ -44,68 +58,31 @@ def as_html(contents: Contents, fingerprint: str) -> str:
     Returns:
         The page. Where Matplotlib is not installed it has no plots and says so; the tables hold the same numbers.
     """
+    templates = html_templates(Path(__file__).parent / "templates")
+    templates.filters["breakable"] = _breakable
     page = _Page(contents)
     sections = [
-        ("says", "What this says", page.says()),
-        ("results", "Results", page.results()),
-        ("differences", "Differences between models", page.differences()),
-        ("curves", "Curves", page.curves()),
-        ("thresholds", "Thresholds", page.thresholds()),
-        ("calibration", "Calibration", page.calibration()),
-        ("subjects", "Subject by subject", page.subjects()),
-        ("classes", "Class by class", page.classes()),
-        ("subgroups", "Subgroups", page.table("subgroups")),
-        ("cost", "Cost", page.cost()),
-        ("cells", "The most confidently wrong cells", page.wrong_cells()),
-        ("made", "How it was made", page.made(fingerprint)),
-        ("metrics", "What the metrics are", page.glossary()),
+        {"name": name, "title": called, "parts": parts}
+        for name, called, made in page.sections(fingerprint)
+        if (parts := list(made))
     ]
-    shown = [(name, name_of, "\n".join(parts)) for name, name_of, parts in sections]
-    shown = [(name, name_of, body) for name, name_of, body in shown if body]
-    links = "\n".join(f'<li><a href="#{name}">{name_of}</a></li>' for name, name_of, _ in shown)
-    blocks = "\n".join(
-        f'<section id="{name}" aria-labelledby="{name}-title">\n<h2 id="{name}-title">{name_of}</h2>\n'
-        f"{body}\n</section>"
-        for name, name_of, body in shown
+    return templates.get_template("page.html.j2").render(
+        heading=heading(contents),
+        cells=count(contents.about.get("cells"), "cell"),
+        subjects=count(contents.about.get("subjects"), "subject"),
+        version=text(contents.data.get("leukaemia_zoo")),
+        sections=sections,
+        colours=page.colours,
+        light=LIGHT,
+        dark=DARK,
+        long=_LONG,
+        policy=_POLICY,
+        research_only=RESEARCH_ONLY,
     )
-    name = html.escape(heading(contents))
-    about = contents.about
-    told = f"{count(about.get('cells'), 'cell')} of {count(about.get('subjects'), 'subject')}"
-    version = text(contents.data.get("leukaemia_zoo"))
-    made = f" Made with leukaemia-zoo {html.escape(version)}." if version else ""
-    return f"""<!DOCTYPE html>
-<html lang="en-GB">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<title>{name}</title>
-<link rel="icon" href="data:,">
-<style>
-{_style()}
-</style>
-</head>
-<body>
-<header>
-<h1>{name}</h1>
-<p>{html.escape(told)}.{made}</p>
-<p class="warning" role="note">{RESEARCH_ONLY}</p>
-<nav aria-label="Contents"><ul>
-{links}
-</ul></nav>
-</header>
-<main>
-{blocks}
-</main>
-</body>
-</html>
-"""
 
 
 class _Page:
-    """The parts of a page; each method yields blocks of HTML, and nothing where there is no data."""
+    """The parts of a page as plain data; each method yields nothing where there is no data."""
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
@@ -118,187 +95,117 @@ class _Page:
         except PlotsMissingError:
             self.missing = True
 
-    def says(self) -> Iterator[str]:
-        lines = [
-            f"<li><strong>{html.escape(one.topic)}.</strong> {html.escape(one.sentence)}</li>"
-            for one in findings(self.contents)
-        ]
-        yield "<ul class='says'>\n" + "\n".join(lines) + "\n</ul>"
-        if self.missing:
-            yield "<p>Plots are left out, for Matplotlib is not installed here; the tables hold the same numbers.</p>"
+    def sections(self, fingerprint: str) -> Iterator[tuple[str, str, Iterator[Part]]]:
+        yield "says", "What this says", self.says()
+        yield "results", "Results", self.parts("main", "plot forest-", "more")
+        yield "differences", "Differences between models", self.parts("plot differences-", "differences")
+        yield "curves", "Curves", self.figures("roc", "pr")
+        yield "thresholds", "Thresholds", self.parts("operating", "predictive")
+        yield "calibration", "Calibration", self.parts("plot reliability", "calibration")
+        yield (
+            "subjects",
+            "Subject by subject",
+            self.parts(*_SUBJECTS),
+        )
+        yield "classes", "Class by class", self.classes()
+        yield "subgroups", "Subgroups", self.parts("subgroups")
+        yield "cost", "Cost", self.parts("plot cost", "cost")
+        yield "cells", "The most confidently wrong cells", self.wrong_cells()
+        yield "made", "How it was made", self.made(fingerprint)
+        yield "metrics", "What the metrics are", self.glossary()
 
-    def results(self) -> Iterator[str]:
-        yield from self.table("main")
-        yield from self.figures(*(name for name in self.plots if name.startswith("forest-")))
-        yield from self.table("more")
+    def parts(self, *names: str) -> Iterator[Part]:
+        """Tables by their names, a folded one after `fold`, and after `plot` the plots whose names begin so."""
+        for name in names:
+            how, _, which = name.rpartition(" ")
+            yield from self.figures(which) if how == "plot" else self.table(which, folded=how == "fold")
 
-    def differences(self) -> Iterator[str]:
-        yield from self.figures(*(name for name in self.plots if name.startswith("differences-")))
-        yield from self.table("differences")
+    def says(self) -> Iterator[Part]:
+        yield {"kind": "findings", "findings": findings(self.contents), "plots_missing": self.missing}
 
-    def curves(self) -> Iterator[str]:
-        yield from self.figures(*(name for name in self.plots if name.startswith(("roc", "pr"))))
-
-    def thresholds(self) -> Iterator[str]:
-        yield from self.table("operating")
-        yield from self.table("predictive")
-
-    def calibration(self) -> Iterator[str]:
-        yield from self.figures("reliability")
-        yield from self.table("calibration")
-
-    def subjects(self) -> Iterator[str]:
-        yield from self.table("worst-subjects")
-        yield from self.figures("subjects")
-        yield from self.table("verdicts")
-        yield from self.table("subjects", folded=True)
-
-    def classes(self) -> Iterator[str]:
+    def classes(self) -> Iterator[Part]:
         yield from self.table("classes")
-        matrices = [block for name in self.contents.models for block in self._confusion(name)]
+        matrices = [matrix for name in self.contents.models if (matrix := self.confusion(name)) is not None]
         if matrices:
-            yield '<div class="matrices">\n' + "\n".join(matrices) + "\n</div>"
-        yield from self.table("per-class", folded=len(self.contents.networks) > _UNFOLDED)
-        yield from self.table("class-predictive", folded=len(self.contents.networks) > _UNFOLDED)
+            yield {"kind": "matrices", "matrices": matrices}
+        for name in ("per-class", "class-predictive"):
+            yield from self.table(name, folded=len(self.contents.networks) > _UNFOLDED)
 
-    def cost(self) -> Iterator[str]:
-        yield from self.figures("cost")
-        yield from self.table("cost")
+    def made(self, fingerprint: str) -> Iterator[Part]:
+        yield {"kind": "hashes", "hashes": hashes(self.contents, fingerprint)}
+        yield from self.parts("models", "settings", "environment", "timing")
 
-    def made(self, fingerprint: str) -> Iterator[str]:
-        found = hashes(self.contents, fingerprint)
-        lines = [f"<li>{html.escape(what)}: <code>{value}</code></li>" for what, value in found]
-        yield "<ul>\n" + "\n".join(lines) + "\n</ul>"
-        for name in ("models", "settings", "environment", "timing"):
-            yield from self.table(name)
-
-    def glossary(self) -> Iterator[str]:
-        lines = [
-            f"<dt>{html.escape(title(name))}</dt><dd>{html.escape(meaning)}</dd>"
-            for name, meaning in glossary(self.contents)
-        ]
+    def glossary(self) -> Iterator[Part]:
+        lines = [(title(name), meaning) for name, meaning in glossary(self.contents)]
         if lines:
-            yield "<dl>\n" + "\n".join(lines) + "\n</dl>"
+            yield {"kind": "glossary", "glossary": lines}
 
-    # ----------------------------------------------------------------------------------------------------------------
-
-    def figures(self, *names: str) -> Iterator[str]:
+    def figures(self, *starts: str) -> Iterator[Part]:
         """Plots beside each other where there is room."""
-        found = [self.plots[name] for name in names if name in self.plots]
-        blocks = [
-            f'<figure class="plot" id="plot-{plot.name}">\n{plot.svg}\n'
-            f"<figcaption>{html.escape(plot.caption)}</figcaption>\n</figure>"
-            for plot in found
-        ]
-        if blocks:
-            yield '<div class="plots">\n' + "\n".join(blocks) + "\n</div>"
+        found = [plot for name, plot in self.plots.items() if name.startswith(starts)]
+        if found:
+            yield {"kind": "plots", "plots": found}
 
-    def table(self, name: str, folded: bool = False) -> Iterator[str]:
-        """One table in a box that scrolls by itself, so that the page does not; a long one is folded."""
-        if name not in self.tables:
-            return
-        table = self.tables[name]
-        block = self._table(table)
-        if folded or len(table.rows) > _UNFOLDED_ROWS:
-            block = f"<details>\n<summary>{html.escape(table.title)}</summary>\n{block}\n</details>"
-        yield block
+    def table(self, name: str, folded: bool = False) -> Iterator[Part]:
+        """One table; a long one is folded, and a column is right-aligned with its head if there is a number in it."""
+        if name in self.tables:
+            table = self.tables[name]
+            right = [any(isinstance(row[place], Number) for row in table.rows) for place in range(len(table.columns))]
+            yield {
+                "kind": "table",
+                "table": table,
+                "right": right,
+                "folded": folded or len(table.rows) > _UNFOLDED_ROWS,
+            }
 
-    def _table(self, table: Table) -> str:
-        # A column is right-aligned with its head if there is a number in it.
-        right = [any(isinstance(row[place], Number) for row in table.rows) for place in range(len(table.columns))]
-        heads = "".join(
-            f'<th scope="col"{" class=n" if right[place] else ""}>{html.escape(column)}</th>'
-            for place, column in enumerate(table.columns)
-        )
-        rows = "\n".join(
-            "<tr>"
-            + "".join(self._cell(cell, place < table.heads, right[place]) for place, cell in enumerate(row))
-            + "</tr>"
-            for row in table.rows
-        )
-        note = f'\n<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-        name = html.escape(table.title)
-        return (
-            f'<div class="scroll" role="region" aria-label="{name}" tabindex="0">\n<table id="table-{table.name}">\n'
-            f"<caption>{name}</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>{note}"
-        )
-
-    def _cell(self, cell: Cell, is_head: bool, right: bool) -> str:
-        if isinstance(cell, Number):
-            mark = f" {html.escape(cell.mark)}" if cell.mark else ""
-            between = f" <small>({html.escape(cell.between)})</small>" if cell.between else ""
-            content = f"{html.escape(cell.value)}{mark}{between}"
-        else:
-            content = self._swatch(cell) + _breakable(html.escape(str(cell)))
-        start = "th scope=row" if is_head else "td"
-        # A long text needs a wide column, which a table gives only to what insists on it.
-        kind = " class=n" if right else " class=long" if not is_head and len(str(cell)) > _LONG else ""
-        return f"<{start}{kind}>{content}</{start[:2]}>"
-
-    def _swatch(self, cell: Cell) -> str:
-        """The colour of a model before its name; the name says the same."""
-        if not isinstance(cell, Model) or cell.key not in self.colours:
-            return ""
-        return f'<i class="swatch" style="background:var(--{self.colours[cell.key]})"></i>'
-
-    def _confusion(self, model: str) -> Iterator[str]:
-        """One matrix, shaded by the share of each true class."""
-        classes = [html.escape(text(name)) for name in self.contents.classes]
+    def confusion(self, model: str) -> Part | None:
+        """The matrix of a model; None where it does not fit the classes."""
+        classes = [text(name) for name in self.contents.classes]
         rows = [items(row) for row in items(self.contents.models[model].get("confusion"))]
         if not classes or len(rows) != len(classes) or any(len(row) != len(classes) for row in rows):
-            return
+            return None
         lines = []
         for name, row in zip(classes, rows, strict=True):
             counts = [number(value) for value in row]
-            whole = sum(counts)
-            cells = []
-            for value in counts:
-                share = value / whole if whole > 0 else 0
-                cells.append(
-                    f'<td class=n style="--share:{share:.2f}">{value:,.0f} <small>{percent(share)}</small></td>'
-                )
-            lines.append(f"<tr><th scope=row>{name}</th>{''.join(cells)}</tr>")
-        heads = "".join(f"<th scope=col class=n>called {name}</th>" for name in classes)
-        label = self._swatch(Model(model, False)) + html.escape(text(model))
-        yield (
-            f'<figure class="matrix">\n<figcaption>{label}</figcaption>\n'
-            f'<div class="scroll" role="region" tabindex="0" '
-            f'aria-label="Confusion matrix of {html.escape(text(model))}">\n'
-            f"<table>\n<thead><tr><th scope=col>Is</th>{heads}</tr></thead>\n<tbody>\n"
-            + "\n".join(lines)
-            + "\n</tbody>\n</table>\n</div>\n</figure>"
-        )
+            shares = [value / sum(counts) if sum(counts) > 0 else 0 for value in counts]
+            cells = [
+                {"share": share, "count": f"{value:,.0f}", "percent": percent(share)}
+                for value, share in zip(counts, shares, strict=True)
+            ]
+            lines.append((name, cells))
+        return {"model": model, "name": text(model), "classes": classes, "rows": lines}
 
-    def wrong_cells(self) -> Iterator[str]:
+    def wrong_cells(self) -> Iterator[Part]:
         """Pictures of the cells that each model is most sure and most wrong about."""
+        worst = [mapping(cell) for model in self.contents.models.values() for cell in items(model.get("worst_cells"))]
+        if any(_png(cell.get("map")) for cell in worst):
+            yield {"kind": "text", "text": _ABOUT_MAPS}
         for name, model in self.contents.models.items():
-            pictures = [_picture(mapping(cell)) for cell in items(model.get("worst_cells"))]
-            if pictures:
-                label = self._swatch(Model(name, False)) + html.escape(text(name))
+            cells = [_picture(mapping(cell)) for cell in items(model.get("worst_cells"))]
+            if cells:
                 few = len(self.contents.networks) <= _UNFOLDED and name in self.contents.networks
-                unfolded = " open" if few else ""
-                yield (
-                    f"<details{unfolded}>\n<summary>{label}</summary>\n<div class='cells'>\n"
-                    + "\n".join(pictures)
-                    + "\n</div>\n</details>"
-                )
+                yield {"kind": "wrong cells", "model": name, "name": text(name), "open": few, "cells": cells}
 
 
-def _breakable(name: str) -> str:
-    """Escaped text that a narrow column breaks after an underscore or dot, before it breaks anywhere else."""
-    return re.sub(r"([_./])(?=\w)", r"\1<wbr>", name)
+def _breakable(name: str) -> Markup:
+    """Text that a narrow column breaks after an underscore or dot, before it breaks anywhere else."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([_./])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
-def _picture(cell: dict[str, Any]) -> str:
+def _picture(cell: dict[str, Any]) -> Part:
+    """What stands at the picture of a cell."""
     path, label, called = (text(cell.get(key)) for key in ("path", "label", "called"))
     found = number(cell.get("probability"))
-    told = f"is {label}, called {called}" + ("" if math.isnan(found) else f" ({found:.3f})")
-    subject = f", subject {text(cell['subject'])}" if cell.get("subject") is not None else ""
-    alt = html.escape(f"Cell {path}{subject}: {told}")
-    source = _png(cell.get("png"))
-    image = f'<img src="{source}" alt="{alt}" loading="lazy">' if source else "<div class='none'>no picture</div>"
-    caption = f"<strong>{html.escape(told)}</strong><br>{_breakable(html.escape(path))}{html.escape(subject)}"
-    return f'<figure class="cell">\n{image}\n<figcaption>{caption}</figcaption>\n</figure>'
+    return {
+        "path": path,
+        "verdict": f"is {label}, called {called}" + ("" if math.isnan(found) else f" ({found:.3f})"),
+        "subject": f", subject {text(cell['subject'])}" if cell.get("subject") is not None else "",
+        "called": called,
+        "source": _png(cell.get("png")),
+        "evidence": _png(cell.get("map")),
+    }
 
 
 def _png(value: Any) -> str | None:
@@ -310,73 +217,3 @@ def _png(value: Any) -> str | None:
     except (binascii.Error, ValueError):
         return None
     return f"data:image/png;base64,{value}" if content.startswith(b"\x89PNG\r\n\x1a\n") else None
-
-
-def _style() -> str:
-    def variables(colours: dict[str, str]) -> str:
-        return "".join(f"--{name}:{colour};" for name, colour in colours.items())
-
-    return f""":root{{color-scheme:light dark;{variables(LIGHT)}--box:#f3f4f7;--share-rgb:17 119 187}}
-@media screen and (prefers-color-scheme:dark){{:root{{{variables(DARK)}--box:#20232b;--share-rgb:73 182 245}}}}
-{_RULES}"""
-
-
-_RULES = """*{box-sizing:border-box}
-body{margin:0 auto;max-width:75rem;padding:1rem 1.25rem 3rem;background:var(--page);color:var(--ink);
- font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:break-word}
-h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0}
-h2{font-size:1.3rem;margin:2.5rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--grid)}
-a{color:inherit}
-nav ul{list-style:none;margin:1rem 0;padding:0;display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.9rem}
-.warning{display:inline-block;margin:.25rem 0;padding:.35rem .75rem;border:1px solid var(--muted);border-radius:.3rem;
- font-weight:600}
-.says{max-width:52rem;padding-left:1.2rem}
-.says li{margin:.45rem 0}
-.scroll{overflow-x:auto;margin:1rem 0 .25rem}
-.scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:2px solid var(--m0);outline-offset:2px}
-table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;font-weight:600;padding:.25rem 0;font-size:.95rem}
-th,td{padding:.3rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}
-thead th{vertical-align:bottom;border-bottom:2px solid var(--muted)}
-th.n,td.n{text-align:right}
-td.n{white-space:nowrap}
-tbody th{font-weight:600;min-width:11rem;max-width:18rem;overflow-wrap:anywhere}
-td{max-width:26rem;overflow-wrap:break-word}
-td.long{min-width:16rem;overflow-wrap:anywhere}
-td small{display:block;color:var(--muted);font-size:.8em}
-tbody th:first-child,thead th:first-child{position:sticky;left:0;background:var(--page)}
-.note,figcaption{font-size:.85rem;color:var(--muted);max-width:46rem;margin:.4rem 0 1rem}
-.swatch{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.45em}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(21rem,100%),1fr));gap:1rem 2rem;align-items:start;
- margin:1rem 0}
-figure{margin:0}
-.plot{max-width:34rem}
-.plot svg{display:block;width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt}
-.plot svg text{font-family:inherit}
-.matrices{display:flex;flex-wrap:wrap;gap:1rem 2.5rem;margin:1rem 0}
-.matrix{max-width:100%}
-.matrix figcaption{color:inherit;font-weight:600;margin:0}
-.matrix .scroll{margin:.2rem 0}
-.matrix td{background:rgb(var(--share-rgb)/calc(var(--share)*.45))}
-.matrix td small{color:inherit}
-.matrix tbody th{min-width:0}
-details{margin:1rem 0}
-summary{cursor:pointer;font-weight:600}
-.cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:1rem;margin:.75rem 0}
-.cell img,.cell .none{display:block;width:100%;max-width:9rem;aspect-ratio:1;object-fit:contain;background:#000;
- border-radius:.25rem}
-.cell .none{display:grid;place-items:center;background:var(--box);color:var(--muted);font-size:.8rem}
-.cell figcaption{font-size:.78rem;margin:.3rem 0 0;overflow-wrap:break-word}
-.cell strong{color:var(--ink)}
-code{font-size:.85em;overflow-wrap:anywhere}
-dt{font-weight:600;margin-top:.6rem}
-dd{margin:0;max-width:46rem}
-@media (max-width:40rem){body{padding:.5rem .75rem 2rem}h1{font-size:1.35rem}h2{font-size:1.15rem}
- tbody th:first-child,thead th:first-child{max-width:9rem;min-width:7.5rem}th,td{padding:.3rem .4rem}
- table{font-size:.8rem}}
-@media print{body{max-width:none;padding:0;font-size:9.5pt}nav{display:none}.scroll{overflow:visible}
- table{font-size:7.5pt}th,td{padding:.15rem .35rem}td.n{white-space:normal}tr,figure{break-inside:avoid}
- h2,caption,summary{break-after:avoid}.plots{grid-template-columns:1fr 1fr}
- details::details-content{content-visibility:visible;display:block;block-size:auto}
- tbody th:first-child,thead th:first-child{position:static}
- *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}"""

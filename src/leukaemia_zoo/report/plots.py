@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from leukaemia_zoo.report.contents import (
     listed,
     mapping,
     number,
-    percent,
     quoted,
     short,
     short_names,
@@ -26,31 +24,17 @@ from leukaemia_zoo.report.contents import (
     title,
     worst_subject,
 )
-from leukaemia_zoo.report.drawing import LIGHT, WIDTH, Plot, drawing, figure_of, finished
-from leukaemia_zoo.report.tables import metric_cell, scaled
+from leukaemia_zoo.report.curve_plots import precision_recall, roc
+from leukaemia_zoo.report.drawing import LIGHT, Look, Plot, drawing, figure_of, finished, grid, legend
+from leukaemia_zoo.report.table_cells import metric_cell, scaled
 
 _HUES, _GREYS = ("m0", "m1", "m2", "m3", "m4", "m5"), ("b0", "b1", "b2")
 _MARKERS = "osD^vPX<>ph*"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
-_OVERLAY = 5
-"""More curves than this are drawn side by side: they could not be told apart on top of each other."""
 
 _PAIRS = 24
 """More differences than this stand in the table only."""
-
-_POINTS, _POINTS_BEHIND = 200, 24
-"""Points of a curve that are drawn, as many as a benchmark keeps; and of one that is drawn in grey behind others."""
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How a model looks in every plot."""
-
-    label: str
-    colour: str
-    dash: Any
-    marker: str
 
 
 def plots(contents: Contents) -> dict[str, Plot]:
@@ -62,7 +46,7 @@ def plots(contents: Contents) -> dict[str, Plot]:
     looks = _looks(contents)
     found: dict[str, Plot] = {}
     with drawing():
-        for draw in (_forests, _differences, _roc, _precision_recall, _reliability, _subjects, _costs):
+        for draw in (_forests, _differences, roc, precision_recall, _reliability, _subjects, _costs):
             found |= {plot.name: plot for plot in draw(contents, looks)}
     return found
 
@@ -72,7 +56,7 @@ def looks(contents: Contents) -> dict[str, str]:
     return {name: look.colour for name, look in _looks(contents).items()}
 
 
-def _looks(contents: Contents) -> dict[str, _Look]:
+def _looks(contents: Contents) -> dict[str, Look]:
     names = short_names(list(contents.models), 30)
     found = {}
     for group, colours in ((contents.networks, _HUES), (contents.baselines, _GREYS)):
@@ -80,7 +64,7 @@ def _looks(contents: Contents) -> dict[str, _Look]:
             # Baselines are dashed from the first on.
             dash = place // len(colours) if group is contents.networks else 1 + place
             marker = _MARKERS[(place if group is contents.networks else -1 - place) % len(_MARKERS)]
-            found[name] = _Look(names[name], colours[place % len(colours)], _DASHES[dash % len(_DASHES)], marker)
+            found[name] = Look(names[name], colours[place % len(colours)], _DASHES[dash % len(_DASHES)], marker)
     return {name: found[name] for name in contents.models}
 
 
@@ -88,7 +72,7 @@ def _looks(contents: Contents) -> dict[str, _Look]:
 # Intervals
 
 
-def _forests(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
+def _forests(contents: Contents, looks: dict[str, Look]) -> Iterator[Plot]:
     for metric in contents.ranking:
         rows = [(look.label, look, contents.measured(name, metric)) for name, look in looks.items()]
         known = [(label, look, found) for label, look, found in rows if found and not math.isnan(found.value)]
@@ -99,8 +83,8 @@ def _forests(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
             yield finished(figure, f"forest-{metric}".replace("_", "-"), caption, told)
 
 
-def _differences(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
-    neutral = _Look("", "muted", "-", "o")
+def _differences(contents: Contents, looks: dict[str, Look]) -> Iterator[Plot]:
+    neutral = Look("", "muted", "-", "o")
     names = short_names([*dict.fromkeys(name for a, b, _ in contents.pairs for name in (a, b))], 21)
     for metric in contents.ranking:
         rows = [(a, b, values[metric]) for a, b, values in contents.pairs if metric in values]
@@ -119,7 +103,7 @@ def _differences(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
 
 
 def _forest(
-    rows: Sequence[tuple[str, _Look, Interval]], label: str, reference: float | None, signed: bool = False
+    rows: Sequence[tuple[str, Look, Interval]], label: str, reference: float | None, signed: bool = False
 ) -> Any:
     """One row a value: its name and number above it, so that there is room for both on a phone."""
     height = 0.6 + 0.34 * len(rows)
@@ -148,162 +132,10 @@ def _forest(
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Curves
-
-_Curve = tuple[np.ndarray, np.ndarray]
-
-
-def _roc(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
-    dots = {
-        name: (1 - specificity.value, sensitivity.value)
-        for name in contents.models
-        if (sensitivity := contents.measured(name, "sensitivity"))
-        and (specificity := contents.measured(name, "specificity"))
-    }
-
-    def frame(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], color=LIGHT["muted"], lw=0.8, ls=(0, (3, 2)))
-
-    for place, (label, found) in enumerate(_curves_by_class(contents, "roc", "fpr", "tpr").items()):
-        figure = _curves(found, looks, ("1 - specificity", "Sensitivity"), frame, {} if label else dots, "default")
-        mark = "" if label else " The mark on each is where its calls lie."
-        caption = f"ROC curves{_against_the_rest(label)}.{mark} The dashed diagonal is guessing."
-        yield finished(figure, f"roc-{place}" if label else "roc", caption, _areas(contents, found, "auroc", label))
-
-
-def _precision_recall(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
-    counts = {name: number(mapping(row).get("cells")) for name, row in mapping(contents.about.get("classes")).items()}
-    whole = math.fsum(counts.values())
-    for place, (label, found) in enumerate(_curves_by_class(contents, "pr", "recall", "precision").items()):
-        cells = counts.get(label or (contents.classes[-1] if contents.classes else ""), math.nan)
-        share = cells / whole if whole > 0 else math.nan
-
-        def frame(axes: Any, share: float = share) -> None:
-            if not math.isnan(share):
-                axes.axhline(share, color=LIGHT["muted"], lw=0.8, ls=(0, (3, 2)))
-
-        # Average precision is not interpolated: each precision holds back to the recall before.
-        figure = _curves(found, looks, ("Recall", "Precision"), frame, {}, "steps-pre")
-        guessing = "" if math.isnan(share) else f" The dashed line is guessing, {percent(share)}."
-        caption = f"Precision and recall{_against_the_rest(label)}.{guessing}"
-        yield finished(figure, f"pr-{place}" if label else "pr", caption, _areas(contents, found, "auprc", label))
-
-
-def _against_the_rest(label: str) -> str:
-    return f" of {quoted(label)} against the rest" if label else ""
-
-
-def _areas(contents: Contents, curves: dict[str, _Curve], metric: str, label: str) -> str:
-    """The areas under the curves in words; those of one class among several stand in a table."""
-    if label:
-        return ""
-    return "; ".join(f"{text(name)}: {title(metric)} {metric_cell(contents.measured(name, metric))}" for name in curves)
-
-
-def _curves_by_class(contents: Contents, name: str, x: str, y: str) -> dict[str, dict[str, _Curve]]:
-    """The curves of the models: of two classes under an empty name, of more by the name of each class."""
-    found: dict[str, dict[str, _Curve]] = {}
-    for model, row in contents.models.items():
-        curves = mapping(row.get("curves"))
-        labelled = {"": curves} if name in curves else {label: mapping(curves.get(label)) for label in contents.classes}
-        for label, kinds in labelled.items():
-            curve = _curve(mapping(kinds.get(name)), x, y)
-            if curve is not None:
-                found.setdefault(label, {})[model] = curve
-    return found
-
-
-def _curve(found: dict[str, Any], x: str, y: str) -> _Curve | None:
-    """The points of a curve in rising order."""
-    across, up = ([number(value) for value in items(found.get(key))] for key in (x, y))
-    points = np.array([pair for pair in zip(across, up, strict=False) if not any(map(math.isnan, pair))])
-    if len(points) < 2:
-        return None
-    points = points if points[0, 0] <= points[-1, 0] else points[::-1]
-    return _thinned((points[:, 0], points[:, 1]), _POINTS)
-
-
-def _thinned(curve: _Curve, most: int) -> _Curve:
-    """At most so many points of a curve, at equal distances along it."""
-    if len(curve[0]) <= most:
-        return curve
-    way = np.cumsum(np.abs(np.diff(curve, axis=1, prepend=np.array(curve)[:, :1])).sum(axis=0))
-    kept = np.unique(np.minimum(np.searchsorted(way, np.linspace(0, way[-1], most)), len(way) - 1))
-    return curve[0][kept], curve[1][kept]
-
-
-def _curves(
-    known: dict[str, _Curve],
-    looks: dict[str, _Look],
-    labels: tuple[str, str],
-    frame: Callable[[Any], None],
-    dots: dict[str, tuple[float, float]],
-    style: str,
-) -> Any:
-    """All curves in one frame, or each in its own with the others in grey behind it."""
-    if len(known) <= _OVERLAY:
-        height = 4.4 + 0.19 * len(known)
-        figure = figure_of(height)
-        panels = [figure.add_axes((0.12, 1 - 4.0 / height, 0.85, 3.9 / height))]
-        shown = [list(known)]
-    else:
-        figure, panels = _grid(list(known), labels)
-        shown = [[name] for name in known]
-    behind = {name: _thinned(curve, _POINTS_BEHIND) for name, curve in known.items()}
-    for axes, names in zip(panels, shown, strict=True):
-        frame(axes)
-        for name in [name for name in known if name not in names]:
-            axes.plot(*behind[name], color=LIGHT["grid"], lw=0.7)
-        for name in names:
-            look = looks[name]
-            curve = known[name] if len(panels) == 1 else _thinned(known[name], _POINTS // 2)
-            axes.plot(*curve, color=LIGHT[look.colour], ls=look.dash, lw=1.6, drawstyle=style)
-            if name in dots:
-                axes.plot(*dots[name], look.marker, color=LIGHT[look.colour], ms=6, mec=LIGHT["page"], mew=0.8)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.grid()
-    if len(panels) == 1 and len(known) <= _OVERLAY:
-        panels[0].set(xlabel=labels[0], ylabel=labels[1])
-        _legend(figure, [looks[name] for name in known])
-    return figure
-
-
-def _grid(names: Sequence[str], labels: tuple[str, str]) -> tuple[Any, list[Any]]:
-    """Square panels, three in a row, each with the name of its model above it."""
-    side, left, top = 1.38, 0.44, 0.24
-    lines = -(-len(names) // 3)
-    height = lines * (side + top) + 0.5
-    figure = figure_of(height)
-    panels, titles = [], short_names(names, 22)
-    for place, name in enumerate(names):
-        line, column = divmod(place, 3)
-        bottom = height - (line + 1) * (side + top)
-        axes = figure.add_axes(((left + 1.52 * column) / WIDTH, bottom / height, side / WIDTH, side / height))
-        axes.set_title(titles[name], size=7.5, pad=3)
-        axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"] if place + 3 >= len(names) else [])
-        axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if column == 0 else [])
-        panels.append(axes)
-    figure.text(0.5, 0.08 / height, labels[0], ha="center", va="bottom", size=9)
-    figure.text(0.005, 0.5, labels[1], ha="left", va="center", rotation=90, size=9)
-    return figure, panels
-
-
-def _legend(figure: Any, looks: Sequence[_Look]) -> None:
-    """Below the axes, one model a line, for names are long."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=LIGHT[look.colour], ls=look.dash, marker=look.marker, ms=5, lw=1.6) for look in looks
-    ]
-    names = [look.label for look in looks]
-    figure.legend(handles, names, loc="lower left", bbox_to_anchor=(0.1, 0), handlelength=3.6, labelspacing=0.25)
-
-
-# --------------------------------------------------------------------------------------------------------------------
 # Calibration, subjects, cost
 
 
-def _reliability(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
+def _reliability(contents: Contents, looks: dict[str, Look]) -> Iterator[Plot]:
     found = {}
     for name, model in contents.models.items():
         stages = mapping(model.get("calibration"))
@@ -312,7 +144,7 @@ def _reliability(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
             found[name] = bins
     if not found:
         return
-    figure, panels = _grid(list(found), ("Promised probability", "Observed share"))
+    figure, panels = grid(list(found), ("Promised probability", "Observed share"))
     for (name, bins), axes in zip(found.items(), panels, strict=True):
         axes.plot([0, 1], [0, 1], color=LIGHT["muted"], lw=0.8, ls=(0, (3, 2)))
         colour = LIGHT[looks[name].colour]
@@ -348,7 +180,7 @@ def _bins(stage: Any) -> list[tuple[float, float, float]]:
     return rows
 
 
-def _subjects(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
+def _subjects(contents: Contents, looks: dict[str, Look]) -> Iterator[Plot]:
     """One strip a model and in it one lane a class; jitter is a fixed sequence, the same each time."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name, model in contents.models.items():
@@ -411,7 +243,7 @@ def _subjects(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
     yield finished(figure, "subjects", caption, "; ".join(worst_of))
 
 
-def _costs(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
+def _costs(contents: Contents, looks: dict[str, Look]) -> Iterator[Plot]:
     metric = next((name for name in ("weighted_f1", "macro_f1", *contents.ranking) if name in contents.metrics), None)
     costs = {name: mapping(model.get("cost")) for name, model in contents.models.items()}
     known: dict[str, Interval] = {}
@@ -452,7 +284,7 @@ def _costs(contents: Contents, looks: dict[str, _Look]) -> Iterator[Plot]:
         axes.xaxis.set_major_formatter(lambda tick, _: _tick(tick))
     axes.set(xlabel=label, ylabel=title(metric))
     axes.grid()
-    _legend(figure, [looks[name] for name in [*known, *without]])
+    legend(figure, [looks[name] for name in [*known, *without]])
     lines = f" Dashed lines: {listed([looks[name].label for name in without])}." if without else ""
     caption = f"{title(metric)} with its {contents.level} interval against cost.{lines}"
     told = "; ".join(f"{text(name)}: {found.value:.4g}, {metric_cell(values[name])}" for name, found in known.items())

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from leukaemia_zoo.evaluation.intervals import Interval
 from leukaemia_zoo.report.contents import (
     MAIN_METRICS,
     TITLES,
     Contents,
     beyond,
-    fixed,
     flat,
     in_order,
     interval,
@@ -28,85 +25,23 @@ from leukaemia_zoo.report.contents import (
     title,
     worst_subject,
 )
-
-# Characters of a text that may stand in a table; the record of a training takes thousands.
-_BRIEF = 240
-
-NOT_DEFINED, NOT_MEASURED = "not defined", "not measured"
-
-GLOSSARY = {
-    "auroc": "How well the model ranks cells: the chance that a cell of the last class gets a higher probability than "
-    "a cell of the first. 0.5 is guessing, 1 is perfect; with more classes, the mean of each against the rest.",
-    "weighted_f1": "F1 of each class weighted by its cells, the ranking number of the C-NMC 2019 challenge.",
-    "macro_f1": "F1 averaged over the classes, each counted alike.",
-    "balanced_accuracy": "Accuracy averaged over the classes: guessing one class always gives 1 / number of classes.",
-    "sensitivity": "Share of the cells of the last class that are called so.",
-    "specificity": "Share of the cells of the first class that are called so.",
-    "accuracy": "Share of all cells that are called right. It depends on how many cells each class has.",
-    "log_loss": "Mean negative natural logarithm of the probability of the true class; lower is better.",
-    "auprc": "Average precision of the last class; guessing gives the share of that class.",
-    "mcc": "Matthews' correlation of truth and call, from -1 to 1; 0 is guessing.",
-    "ece": "Mean distance between promised probability and observed share, in 15 bins; lower is better, and never "
-    "quite 0 on a finite number of cells.",
-    "brier": "Mean squared error of the probability; lower is better.",
-    "slope": "Calibration slope: 1 is calibrated, below 1 the probabilities are too extreme.",
-    "intercept": "Calibration intercept, fitted with the slope: 0 is calibrated, above 0 the last class is more "
-    "frequent than promised.",
-}
-"""What the metrics are, for readers of another trade; the definitions are those of `evaluation.metrics`."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number in a table, as text, with the bounds it lies between and a mark, if any.
-
-    Example:
-        >>> print(Number("0.876", "0.831 to 0.912"))
-        0.876 (0.831 to 0.912)
-    """
-
-    value: str
-    between: str = ""
-    mark: str = ""
-
-    def __str__(self) -> str:
-        return self.value + (f" ({self.between})" if self.between else "") + (f" {self.mark}" if self.mark else "")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model in a table; its `key` leads renderers to its colour."""
-
-    key: str
-    is_baseline: bool
-
-    def __str__(self) -> str:
-        return text(self.key) + (" (baseline)" if self.is_baseline else "")
-
-
-Cell = str | Number | Model
-Rows = list[tuple[Cell, ...]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before it has a format.
-
-    Attributes:
-        name: Short name, fit for an HTML id.
-        title: What it shows.
-        columns: Heads of the columns.
-        rows: As many cells a row as there are columns.
-        note: What a reader must know beside it, or nothing.
-        heads: How many of the first columns say what a row is about.
-    """
-
-    name: str
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
-    heads: int = 1
+from leukaemia_zoo.report.table_cells import (
+    NOT_MEASURED,
+    Model,
+    Number,
+    Rows,
+    Table,
+    amount,
+    any_cell,
+    brief,
+    count_cell,
+    divided,
+    metric_cell,
+    padded,
+    plain_metric,
+    scaled,
+    temperatures_text,
+)
 
 
 def tables(contents: Contents) -> dict[str, Table]:
@@ -135,23 +70,6 @@ def tables(contents: Contents) -> dict[str, Table]:
     return {table.name: table for table in found if table.rows and len(table.columns) > table.heads}
 
 
-def metric_cell(found: Interval | None, signed: bool = False, mark: str = "") -> Number:
-    """A metric with its interval; `signed` for differences.
-
-    Example:
-        >>> print(metric_cell(Interval(0.05, -0.01, 0.12), signed=True))
-        +0.050 (-0.010 to +0.120)
-    """
-    if found is None:
-        return Number(NOT_MEASURED)
-    if math.isnan(found.value):
-        return Number(NOT_DEFINED)
-    value = fixed(found.value, signed)
-    if math.isnan(found.low) or math.isnan(found.high):
-        return Number(value, "no interval", mark)
-    return Number(value, f"{fixed(found.low, signed)} to {fixed(found.high, signed)}", mark)
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # One function a table
 
@@ -163,8 +81,8 @@ def _classes(contents: Contents) -> Table:
     rows = [
         (
             text(name),
-            _whole(cells[name]),
-            _whole(mapping(row).get("subjects")),
+            count_cell(cells[name]),
+            count_cell(mapping(row).get("subjects")),
             Number(percent(_share(name, cells, whole))),
         )
         for name, row in found.items()
@@ -219,7 +137,7 @@ def _operating_points(contents: Contents) -> Table:
             _model(contents, model),
             text(name),
             thresholds,
-            _cell(point.get("reached")),
+            any_cell(point.get("reached")),
         )
         rows.append((*start, *(metric_cell(measured.get(metric)) for metric in metrics)))
     columns = ("Model", "Operating point", "Thresholds", "Reached", *map(title, metrics))
@@ -239,7 +157,7 @@ def _predictive_values(contents: Contents) -> Table:
     for model, found in ((name, mapping(row.get("predictive_values"))) for name, row in contents.models.items()):
         if found:
             prevalence, stated = Number(percent(number(found.get("prevalence")))), found.get("stated")
-            where = ("stated" if stated else "that of these cells") if isinstance(stated, bool) else _cell(stated)
+            where = ("stated" if stated else "that of these cells") if isinstance(stated, bool) else any_cell(stated)
             values = intervals(found)
             cells = (metric_cell(values.get(metric)) for metric in ("ppv", "npv"))
             rows.append((_model(contents, model), prevalence, where, *cells))
@@ -258,7 +176,7 @@ def _calibration(contents: Contents) -> Table:
     rows: Rows = []
     for model, stage, values in found:
         measured = intervals(values)
-        temperatures = Number(_temperatures([number(t) for t in items(values.get("temperatures"))]))
+        temperatures = Number(temperatures_text([number(t) for t in items(values.get("temperatures"))]))
         cells = (metric_cell(measured.get(metric)) for metric in metrics)
         rows.append((_model(contents, model), stage, *cells, temperatures))
     columns = ("Model", "Temperature scaling", *map(title, metrics), "Temperatures")
@@ -269,22 +187,12 @@ def _calibration(contents: Contents) -> Table:
     return Table("calibration", "Before and after temperature scaling", columns, tuple(rows), note, heads=2)
 
 
-def _temperatures(found: list[float]) -> str:
-    """Each, or the range of many; none where nothing could be fitted."""
-    known = [value for value in found if not math.isnan(value)]
-    if not known:
-        return "none" if found else ""
-    if len(known) < len(found) or len(found) < 3:
-        return ", ".join("none" if math.isnan(value) else f"{value:.2f}" for value in found)
-    return f"{min(known):.2f} to {max(known):.2f}"
-
-
 def _per_class(contents: Contents) -> Table:
     metrics = ("precision", "recall", "f1", "auroc", "auprc")
     rows: Rows = []
     for model, name, found in _by_class(contents):
-        measured, counts = intervals(found), (_whole(found.get("cells")), _whole(found.get("subjects")))
-        rows.append((_model(contents, model), name, *counts, *(_plain_metric(measured.get(key)) for key in metrics)))
+        measured, counts = intervals(found), (count_cell(found.get("cells")), count_cell(found.get("subjects")))
+        rows.append((_model(contents, model), name, *counts, *(plain_metric(measured.get(key)) for key in metrics)))
     columns = ("Model", "Class", "Cells", "Subjects", *map(title, metrics))
     return Table("per-class", "Class by class", columns, tuple(rows), "Each class against the rest.", heads=2)
 
@@ -295,7 +203,7 @@ def _predictive_by_class(contents: Contents) -> Table:
     for model, name, found in _by_class(contents):
         if "ppv" in found:
             measured, prevalence = intervals(found), Number(percent(number(found.get("prevalence"))))
-            values = (_plain_metric(measured.get(key)) for key in metrics)
+            values = (plain_metric(measured.get(key)) for key in metrics)
             rows.append((_model(contents, model), name, prevalence, *values))
     columns = ("Model", "Class", "Prevalence", *map(title, metrics))
     note = (
@@ -318,7 +226,7 @@ def _confusion(contents: Contents) -> Table:
     for model, row in contents.models.items():
         for name, called in zip(contents.classes, items(row.get("confusion")), strict=False):
             rows.append(
-                (_model(contents, model), text(name), *_padded(map(_whole, items(called)), len(contents.classes)))
+                (_model(contents, model), text(name), *padded(map(count_cell, items(called)), len(contents.classes)))
             )
     columns = ("Model", "True class", *(f"called {text(name)}" for name in contents.classes))
     return Table("confusion", "Cells by true and called class", columns, tuple(rows), heads=2)
@@ -328,7 +236,7 @@ def _subject_verdicts(contents: Contents) -> Table:
     found = {name: flat(mapping(row.get("subject_verdicts"))) for name, row in contents.models.items()}
     names = [name for name in _names(found.values()) if any(values.get(name) is not None for values in found.values())]
     rows = [
-        (_model(contents, model), *(_cell(values.get(name)) for name in names))
+        (_model(contents, model), *(any_cell(values.get(name)) for name in names))
         for model, values in found.items()
         if values
     ]
@@ -343,10 +251,10 @@ def _worst_subjects(contents: Contents) -> Table:
         if row:
             shares = (
                 Number(percent(number(row.get("share_correct")))),
-                _plain_metric(interval(row.get("mean_probability"))),
+                plain_metric(interval(row.get("mean_probability"))),
             )
-            cells = (text(row.get("subject")), text(row.get("label")), _whole(row.get("cells")), *shares)
-            rows.append((_model(contents, model), *cells, _cell(row.get("verdict"))))
+            cells = (text(row.get("subject")), text(row.get("label")), count_cell(row.get("cells")), *shares)
+            rows.append((_model(contents, model), *cells, any_cell(row.get("verdict"))))
     probability = f"Mean probability of {quoted(contents.classes[-1])}" if contents.classes else "Mean probability"
     columns = ("Model", "Subject", "Class", "Cells", "Cells called right", probability, "Verdict")
     return Table("worst-subjects", "The worst subject of each model", columns, tuple(rows))
@@ -370,7 +278,7 @@ def _subjects(contents: Contents) -> Table:
     for subject, found in sorted(rows.items(), key=lambda item: mean(item[1])):
         one = next(iter(found.values()))
         cells = [Number(percent(share) if not math.isnan(share) else NOT_MEASURED) for share in shares(found)]
-        lines.append((text(subject), text(one.get("label")), _whole(one.get("cells")), *cells))
+        lines.append((text(subject), text(one.get("label")), count_cell(one.get("cells")), *cells))
     columns = ("Subject", "Class", "Cells", *(str(_model(contents, model)) for model in models))
     return Table("subjects", "Cells called right, subject by subject", columns, tuple(lines), "Worst subjects first.")
 
@@ -387,7 +295,7 @@ def _subgroups(contents: Contents) -> Table:
     for (column, value), of in groups.items():
         for model, found in of.items():
             values = intervals(found.get("metrics"))
-            counts = (_whole(found.get("cells")), _whole(found.get("subjects")))
+            counts = (count_cell(found.get("cells")), count_cell(found.get("subjects")))
             cells = (metric_cell(values.get(metric)) for metric in metrics)
             rows.append((f"{text(column)} = {text(value)}", _model(contents, model), *counts, *cells))
     columns = ("Subgroup", "Model", "Cells", "Subjects", *map(title, metrics))
@@ -399,18 +307,18 @@ def _cost(contents: Contents) -> Table:
     rows: Rows = []
     for model, cost in ((name, mapping(row.get("cost"))) for name, row in contents.models.items()):
         if cost:
-            memory = _amount(cost.get("peak_memory_mb"))
+            memory = amount(cost.get("peak_memory_mb"))
             own = number(cost.get("of_which_backend_mb"))
             cells = (
-                _whole(cost.get("parameters")),
+                count_cell(cost.get("parameters")),
                 scaled(cost.get("flops")),
-                _amount(_divided(cost.get("file_bytes"), 1e6)),
-                _amount(cost.get("load_s")),
-                _amount(cost.get("latency_ms")),
-                _amount(throughput(cost)),
-                _whole(cost.get("best_batch")),
+                amount(divided(cost.get("file_bytes"), 1e6)),
+                amount(cost.get("load_s")),
+                amount(cost.get("latency_ms")),
+                amount(throughput(cost)),
+                count_cell(cost.get("best_batch")),
                 memory if math.isnan(own) else Number(memory.value, f"backend alone {own:,.0f}"),
-                _cell(cost.get("views")),
+                any_cell(cost.get("views")),
             )
             rows.append((_model(contents, model), *cells))
     columns = (
@@ -439,7 +347,7 @@ def _models(contents: Contents) -> Table:
     for model, row in contents.models.items():
         overlap = mapping(row.get("overlap"))
         told = text(overlap.get("told")) or ("" if overlap.get("checked") else "not checked")
-        values = (_brief(about[model].get(key)) for key in keys)
+        values = (brief(about[model].get(key)) for key in keys)
         rows.append((_model(contents, model), text(row.get("kind")), told, *values))
     columns = (
         "Model",
@@ -451,7 +359,7 @@ def _models(contents: Contents) -> Table:
 
 
 def _pairs(name: str, heading: str, values: dict[str, Any]) -> Table:
-    rows = [(text(key).replace("_", " "), str(_cell(value))) for key, value in values.items() if value is not None]
+    rows = [(text(key).replace("_", " "), str(any_cell(value))) for key, value in values.items() if value is not None]
     return Table(name, heading, ("What", "Value"), tuple(rows))
 
 
@@ -470,76 +378,3 @@ def _units(contents: Contents) -> str:
 def _names(blocks: Iterable[Any]) -> list[str]:
     """Keys of all dicts, metrics in their order."""
     return [name for name, _ in in_order({name: None for block in blocks for name in mapping(block)})]
-
-
-def _padded(cells: Iterable[Number], width: int) -> list[Number]:
-    return [*cells, *[Number(NOT_MEASURED)] * width][:width]
-
-
-def _plain_metric(found: Interval | None) -> Number:
-    """A metric that may come without an interval, which then is not worth a word."""
-    cell = metric_cell(found)
-    return Number(cell.value) if cell.between == "no interval" else cell
-
-
-def _cell(value: Any) -> Cell:
-    """Whatever stands in a flat block."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return Number(f"{value:,}")
-    if isinstance(value, float):
-        return Number(f"{value:.6g}")
-    if isinstance(value, dict):
-        found = interval(value)
-        return (
-            _plain_metric(found) if found else "; ".join(f"{text(key)}: {_cell(item)}" for key, item in value.items())
-        )
-    if isinstance(value, list):
-        return ", ".join(str(_cell(item)) for item in value)
-    return text(value)
-
-
-def _brief(value: Any) -> Cell:
-    """Whatever stands in a flat block, unless it would fill the page."""
-    cell = _cell(value)
-    return cell if len(str(cell)) <= _BRIEF else "see report.json"
-
-
-def _whole(value: Any) -> Number:
-    return Number("not known" if math.isnan(number(value)) else f"{number(value):,.0f}")
-
-
-def _divided(value: Any, by: float) -> float | None:
-    return None if math.isnan(number(value)) else number(value) / by
-
-
-def _amount(value: Any) -> Number:
-    """A quantity with three digits, and between what it was measured."""
-    found = value if isinstance(value, Interval) else interval(value)
-    if found is None or math.isnan(found.value):
-        return Number(NOT_MEASURED)
-    known = not (math.isnan(found.low) or math.isnan(found.high))
-    return Number(_digits(found.value), f"{_digits(found.low)} to {_digits(found.high)}" if known else "")
-
-
-def _digits(value: float) -> str:
-    if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-
-
-def scaled(value: Any) -> Number:
-    """A large number with a word for its size.
-
-    Example:
-        >>> print(scaled(123456789))
-        123 million
-    """
-    found = number(value)
-    if math.isnan(found):
-        return Number(NOT_MEASURED)
-    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
-        if found >= size:
-            return Number(_digits(found / size) + word)
-    return Number(_digits(found))

@@ -26,7 +26,8 @@ from leukaemia_zoo.report.contents import (
     title,
 )
 from leukaemia_zoo.report.findings import RESEARCH_ONLY, findings
-from leukaemia_zoo.report.tables import GLOSSARY, Cell, Number, Table, tables
+from leukaemia_zoo.report.table_cells import GLOSSARY, Cell, Number, Table
+from leukaemia_zoo.report.tables import tables
 
 WIDTH = 110
 """Columns of the terminal that a table may take."""

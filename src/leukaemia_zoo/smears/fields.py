@@ -14,23 +14,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.images import RGBArray, as_image, as_images, lies_on_black
+from leukaemia_zoo.cells.arrays import RGBArray, as_image, as_images, lies_on_black
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.smears.segmentation import (
-    WORKING_SCALE,
+from leukaemia_zoo.smears.nuclei import (
     BoolArray,
     FloatArray,
-    checked_scale,
     cytology,
     differs,
     group_nuclei,
     grow_cells,
     nuclear_threshold,
-    off_black,
-    on_black,
-    reduced,
     stain_planes,
 )
+from leukaemia_zoo.smears.segmentation import WORKING_SCALE, checked_scale, off_black, on_black, reduced
 from leukaemia_zoo.smears.stains import checked_method, normalise_stain
 
 RED_CELL_DIAMETER = 7.35

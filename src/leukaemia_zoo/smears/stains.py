@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.images import RGBArray, as_image
+from leukaemia_zoo.cells.arrays import RGBArray, as_image
 from leukaemia_zoo.errors import ImageError, UnknownNameError
-from leukaemia_zoo.smears.segmentation import cytology
+from leukaemia_zoo.smears.nuclei import cytology
 
 METHODS = ("reinhard", "macenko")
 """What `normalise_stain` knows."""

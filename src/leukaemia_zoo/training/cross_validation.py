@@ -14,8 +14,9 @@ import numpy as np
 
 from leukaemia_zoo._names import renamed, takes
 from leukaemia_zoo._version import __version__
+from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, save_manifest
+from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, write_json
 from leukaemia_zoo.common.hardware import environment

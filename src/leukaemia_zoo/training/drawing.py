@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from leukaemia_zoo.cells.images import check_visible, read_image
+from leukaemia_zoo.cells.arrays import check_visible
+from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view, turned_views
 from leukaemia_zoo.cells.splits import Split, kfold_by_subject, split_by_subject
 from leukaemia_zoo.cells.table import Cells

@@ -146,7 +146,7 @@ def training_of_weight(manifest_sha256: str | None) -> TrainedOn | None:
 
 def training_of_folder(folder: str | Path) -> TrainedOn | None:
     """What the manifest beside a saved model tells of all parts but ``test``, which did not teach; None without one."""
-    from leukaemia_zoo.cells.splits import manifest_sha256
+    from leukaemia_zoo.cells.manifests import manifest_sha256
 
     path = Path(folder) / MANIFEST_FILE
     if not path.is_file():

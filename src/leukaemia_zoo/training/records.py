@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from leukaemia_zoo._version import __version__
-from leukaemia_zoo.cells.splits import Split, save_manifest
+from leukaemia_zoo.cells.manifests import save_manifest
+from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import replacing, sha256_of
 from leukaemia_zoo.common.hardware import environment

@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 from leukaemia_zoo._names import renamed, takes
+from leukaemia_zoo.cells.manifests import load_manifest
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.splits import Split, check_split, load_manifest
+from leukaemia_zoo.cells.splits import Split, check_split
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, replacing, write_json
 from leukaemia_zoo.common.hardware import number_of_devices, on_devices, precision, resolved

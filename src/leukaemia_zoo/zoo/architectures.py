@@ -295,10 +295,8 @@ def _published(
 
 
 def _tapped_head(inputs: Any, backbone: keras.Model, taps: dict[str, int], plan: _Plan, necks: bool) -> Any:
-    """Statistics over the cell at several depths of a published network.
-
-    `taps` are layers and their strides; with `necks` each is narrowed by a 1 x 1 convolution.
-    """
+    """Statistics over the cell at several depths of a published network."""
+    # `taps` are layers and their strides; with `necks` each is narrowed by a 1 x 1 convolution.
     cell = CellMask(name="cell_mask")(inputs)
     depths = []
     for number, (name, stride) in enumerate(taps.items(), start=1):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from leukaemia_zoo.cells.images import BLACK
+from leukaemia_zoo.cells.arrays import BLACK
 
 # Optical density of a pixel x: -log((x + 4) / 259). The offset keeps the density of black finite.
 _WHITE, _OFFSET = 259.0, 4.0

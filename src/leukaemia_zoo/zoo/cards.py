@@ -11,11 +11,15 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.common import markdown
-from leukaemia_zoo.errors import WeightsError
+from leukaemia_zoo.common.templates import markdown_templates
+from leukaemia_zoo.common.text import close_matches
+from leukaemia_zoo.errors import UnknownNameError, WeightsError
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec
+from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
 
 LIBRARY = "leukaemia-zoo"
 """How the Hub calls this package: `library_name`."""
@@ -91,8 +95,8 @@ class _Measurement:
         return self.key.endswith("_baseline")
 
     @property
-    def title(self) -> str:
-        return _COLUMNS.get(self.key, markdown.text(self.key.replace("_", " ").capitalize()))
+    def title(self) -> markdown.Markdown:
+        return markdown.Markdown(_COLUMNS.get(self.key, markdown.text(self.key.replace("_", " ").capitalize())))
 
     @property
     def resampled_by(self) -> str | None:
@@ -121,28 +125,10 @@ def model_card(spec: WeightSpec, repo: str | None = None) -> str:
         (True, True)
     """
     measured = _measurements(spec)
-    front = _metadata(spec, measured).to_yaml()
-    sections = [
-        f"# {markdown.text(spec.name)}",
-        "**For research only, not a diagnosis.**",
-        *_about(spec),
-        "## How to use",
-        *_usage(spec, repo),
-        "## Figures",
-        *_figures(spec, measured),
-        *_verdicts(spec),
-        "## Intended use",
-        *_intended_use(spec),
-        "## Limits",
-        *_limits(spec),
-        "## Training data and split",
-        *_training(spec),
-        "## Licence",
-        _licence(spec),
-        "## Citation",
-        "No citation was given." if spec.citation in ("", "not stated") else markdown.text(spec.citation),
-    ]
-    return f"---\n{front}\n---\n\n" + "\n\n".join(sections) + "\n"
+    templates = markdown_templates(Path(__file__).parent / "templates")
+    text = templates.get_template("card.md.j2").render(**_contents(spec, repo, measured))
+    body = re.sub(r"\n{3,}", "\n\n", text).strip()
+    return f"---\n{_metadata(spec, measured).to_yaml()}\n---\n\n{body}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -244,210 +230,72 @@ def _is_finite(number: Any) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a person reads
+# What a person reads: the words stand in templates/card.md.j2
 
 
-def _about(spec: WeightSpec) -> Iterator[str]:
-    config = spec.config
-    height, width = config.preprocessing.input_size
-    classes = ", ".join(
-        markdown.code(name) + (f" ({_MEANINGS[name]})" if config.class_names == tuple(_MEANINGS) else "")
-        for name in config.class_names
-    )
-    yield (
-        f"A network of {LIBRARY}, a Keras 3 library of networks that tell leukaemic from normal white blood cells in "
-        f"images of single cells. Its architecture is `{config.architecture}` "
-        f"({ARCHITECTURES[config.architecture].title}), with the head `{config.head}`. From the image of one cell it "
-        "gives a probability for each class."
-    )
-    published = ARCHITECTURES[config.architecture].input_size
-    reduced = ""
-    if (height, width) != published:
-        reduced = f"; the architecture was published with {published[0]} x {published[1]}"
-        if height * width < published[0] * published[1]:
-            reduced += ", this weight has fewer so that it trains and predicts without a GPU"
-    views = "" if config.views == 1 else f"; a prediction averages over {config.views} turned and mirrored views"
-    yield "\n".join(
-        [
-            f"- Classes, in the order of the probabilities: {classes}",
-            f"- Input: {height} x {width} pixels, RGB, 0 to 255{reduced}{views}",
-            f"- Temperature of the calibration: {config.temperature:.3f}, already inside the last layer",
-            f"- Parameters: {spec.parameters:,}",
-            f"- File: {markdown.code(spec.file)}, {spec.size:,} bytes, sha256 {markdown.code(spec.sha256)}",
-        ]
-    )
-
-
-def _usage(spec: WeightSpec, repo: str | None) -> Iterator[str]:
+def _contents(spec: WeightSpec, repo: str | None, measured: list[_Measurement]) -> dict[str, Any]:
+    """What the template puts into the card."""
     revision = spec.revision if repo in (None, spec.repo) else None
     repo = repo or spec.repo
-    name = (
-        "path/to/this/folder" if repo is None else f"hf://{markdown.plain(repo)}" + (f"@{revision}" if revision else "")
-    )
-    yield f"```sh\npip install {LIBRARY}\n```"
-    yield "\n".join(
-        [
-            "```python",
-            "import leukaemia_zoo as lz",
-            "",
-            f"model = lz.load_model({json.dumps(name, ensure_ascii=False)})",
-            'for cell in lz.predict(model, ["cell.png"]):  # files of whole frames: it crops and resizes them itself',
-            "    print(cell.path, cell.label, cell.probabilities)",
-            "```",
-        ]
-    )
-    if repo is not None and revision is None:
-        yield "To get the same weights again, write `@` and the commit that the Hub shows behind the name."
-
-
-def _figures(spec: WeightSpec, measured: list[_Measurement]) -> Iterator[str]:
-    keys = _in_order(key for measurement in measured for key in measurement.values)
-    if not keys:
-        yield "No figures were given: measure it on labelled cells of your own before you use it."
-        return
-    titles = [measurement.title for measurement in measured]
-    lines = [f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-    for key in keys:
-        cells = (str(measurement.values.get(key, _NOT_KNOWN)) for measurement in measured)
-        lines.append(f"| {TITLES.get(key, markdown.text(key))} | {' | '.join(cells)} |")
-    yield "\n".join(lines)
-    notes = []
-    if any(figure.interval for measurement in measured for figure in measurement.values.values()):
-        notes.append("In brackets: 95 % intervals.")
-    if {"sensitivity", "specificity"} & set(keys) and len(spec.config.class_names) == 2:
-        first, last = map(markdown.code, spec.config.class_names)
-        notes.append(f"Sensitivity is the share of {last} called {last}, specificity that of {first} called {first}.")
-    if lower := [TITLES[key] for key in _LOWER_IS_BETTER if key in keys]:
-        notes.append(f"Lower is better: {', '.join(lower)}.")
-    if notes:
-        yield " ".join(notes)
+    address = "path/to/this/folder"
+    if repo is not None:
+        address = f"hf://{markdown.plain(repo)}" + (f"@{revision}" if revision else "")
+    metrics = _in_order(key for measurement in measured for key in measurement.values)
     places: dict[str, list[str]] = {}
     for measurement in measured:
         places.setdefault(markdown.text(measurement.on).rstrip("."), []).append(measurement.title)
-    yield "\n".join(f"- {' and '.join(names)}: {on}." for on, names in places.items())
-    if any(measurement.key == "cross_validation" for measurement in measured):
-        yield (
-            "In cross-validation every cell is judged by a network that was trained, by the same recipe, without any "
-            "cell of that person. The weights here were trained once more, and are not those of any fold."
-        )
+    return {
+        "spec": spec,
+        "config": spec.config,
+        "architecture": ARCHITECTURES[spec.config.architecture],
+        "library": LIBRARY,
+        "meanings": _MEANINGS if spec.config.class_names == tuple(_MEANINGS) else None,
+        "address": markdown.Markdown(json.dumps(address, ensure_ascii=False)),
+        "pinned": repo is None or revision is not None,
+        "measured": measured,
+        "metrics": metrics,
+        "titles": TITLES,
+        "not_known": _NOT_KNOWN,
+        "has_intervals": any(figure.interval for measurement in measured for figure in measurement.values.values()),
+        "lower": [TITLES[key] for key in _LOWER_IS_BETTER if key in metrics],
+        "places": places,
+        "cross_validated": any(measurement.key == "cross_validation" for measurement in measured),
+        "limits": spec.config.verdict_limits,
+        "counts": _counts_by_class(spec),
+        "notes": list(_notes(spec)),
+        "bars": lambda columns: markdown.Markdown("---|" * len(columns)),
+        "stated": lambda source, key: markdown.Markdown(markdown.text(source.get(key, "")) or "not stated"),
+    }
 
 
-def _verdicts(spec: WeightSpec) -> Iterator[str]:
-    limits = spec.config.verdict_limits
-    if limits is None:
-        return
-    yield "## Uncertain verdicts"
-    yield (
-        "Besides the label, `predict` gives a verdict. A class is ruled out where its probability is below its limit; "
-        "where two or more classes are left the verdict is `uncertain`, and a human must look at the cell."
-    )
-    lines = [
-        f"| Class | Subjects | Default miss rate | {' | '.join(f'Limit at {rate:g}' for rate in limits.rates)} |",
-        "|---" * (3 + len(limits.rates)) + "|",
-    ]
-    for name, people, rate, row in zip(limits.class_names, limits.people, limits.default, limits.limits, strict=True):
-        values = " | ".join(f"{limit:.4f}" if limit else "never ruled out" for limit in row)
-        lines.append(f"| {markdown.text(name)} | {people:,} | {rate:g} | {values} |")
-    yield "\n".join(lines)
-    yield (
-        "The miss rate is the largest share of the cells of a class, on average over new people like those above, that "
-        f"have it ruled out. At the default rates {limits.referred:.1%} of the cells of those people were "
-        "uncertain, every person counting alike; `miss_rate=` of `predict` takes one rate for all classes. Cells of "
-        "another laboratory, stain or scanner have no such promise."
-    )
-
-
-def _intended_use(spec: WeightSpec) -> Iterator[str]:
-    if spec.intended_use:
-        yield markdown.text(spec.intended_use)
-    yield (
-        "For research only, not a diagnosis. It is no medical device, was tested by no one as one, and is not for "
-        "diagnosis, screening or any decision about a person."
-    )
-
-
-def _limits(spec: WeightSpec) -> Iterator[str]:
-    classes = ", ".join(map(markdown.code, spec.config.class_names))
-    frame = (
-        "- An image shows one segmented white blood cell in the middle of the frame, on black, stained, "
-        "colour-normalised and scaled as in the training data. Whole fields of view and cells cut out with their "
-        "surroundings are something else."
-    )
-    if spec.config.preprocessing.reference_frame is None:
-        frame = (
-            "- An image shows one cell in the middle of a frame that is cut, stained and scaled as in the training "
-            "data. Other microscopes, magnifications and whole fields of view are something else."
-        )
-    limit = spec.config.ood_limit
-    warning = (
-        "Nothing warns of images unlike the training cells: the weight has no limit for the OOD score."
-        if limit is None
-        else f"Of images unlike the training cells an OOD score above {limit:.2f} warns, which misses some."
-    )
-    lines = [
-        f"- Any image gets one of the answers {classes}, whatever it shows. {warning}",
-        frame,
-        "- Figures hold for cells like those that they were measured on. Another stain, scanner, segmentation or "
-        "hospital can change them in either direction: measure it on labelled subjects of your own first.",
-        "- Cells of one person are not independent: new people differ more than new cells do, and a single person can "
-        "lie far outside the intervals.",
-        "- What a positive answer is worth depends on how rare the cells looked for are. Where classes are mixed "
-        "otherwise than in the training data, the probabilities are too high or too low.",
-        "- The mean over a subject's cells is a summary, not the probability that a person is ill.",
-    ]
-    yield "\n".join(lines)
-
-
-def _training(spec: WeightSpec) -> Iterator[str]:
-    if spec.data:
-        yield "\n".join(
-            f"- {markdown.text(source.get('name', '')) or 'not stated'}: "
-            f"{markdown.text(source.get('source', '')) or 'not stated'}; "
-            f"licence {markdown.text(source.get('licence', '')) or 'not stated'}"
-            for source in spec.data
-        )
-    else:
-        yield "No training data was given."
-    parts = {part: _counts(spec.training.get(part)) for part in ("train", "validation")}
-    if any(parts.values()):
-        lines = [
-            "| Class | Training cells | Training subjects | Validation cells | Validation subjects |",
-            "|---|---|---|---|---|",
+def _counts_by_class(spec: WeightSpec) -> dict[str, list[str]]:
+    """Cells and subjects that taught and validated; data without subjects are recorded as of 0."""
+    parts = [_counts(spec.training.get(part)) for part in ("train", "validation")]
+    return {
+        name: [
+            f"{part[name][what]:,}" if name in part and (part[name][what] or what == "cells") else "not known"
+            for part in parts
+            for what in ("cells", "subjects")
         ]
-        for name in dict.fromkeys(name for part in parts.values() for name in part):
-            # Data without subjects are recorded as of 0.
-            counts = [
-                f"{part[name][what]:,}" if name in part and (part[name][what] or what == "cells") else "not known"
-                for part in parts.values()
-                for what in ("cells", "subjects")
-            ]
-            lines.append(f"| {markdown.text(name)} | {' | '.join(counts)} |")
-        yield "\n".join(lines)
-    notes = []
-    folds, seed, manifest = (spec.training.get(key) for key in ("validation_folds", "seed", "manifest_sha256"))
+        for name in dict.fromkeys(name for part in parts for name in part)
+    }
+
+
+def _notes(spec: WeightSpec) -> Iterator[str]:
+    """How it was validated and what it began with, as Markdown."""
+    keys = ("validation_folds", "seed", "manifest_sha256", "init")
+    folds, seed, manifest, initial = (spec.training.get(key) for key in keys)
     if isinstance(folds, int) and folds > 1:
-        notes.append(f"- Validation: in turn by {folds} folds, no subject in two of them")
+        yield f"Validation: in turn by {folds} folds, no subject in two of them"
     if isinstance(manifest, str):
-        notes.append(f"- sha256 of the split manifest: {markdown.code(manifest)}")
+        yield f"sha256 of the split manifest: {markdown.code(manifest)}"
     if _is_count(seed):
-        notes.append(f"- Seed: {seed}")
-    initial = spec.training.get("init")
+        yield f"Seed: {seed}"
     if isinstance(initial, Mapping):
         digest = f", sha256 {markdown.code(initial['sha256'])}" if initial.get("sha256") else ""
-        notes.append(f"- Began with the weights: {markdown.text(initial.get('source', ''))}{digest}")
+        yield f"Began with the weights: {markdown.text(initial.get('source', ''))}{digest}"
     elif initial == "random":
-        notes.append("- Began with random weights" + (f" from seed {seed}" if _is_count(seed) else ""))
-    if notes:
-        yield "\n".join(notes)
-    if not any(parts.values()) and not notes:
-        yield "No split was given."
-
-
-def _licence(spec: WeightSpec) -> str:
-    if spec.licence in ("", "not stated"):
-        return "No licence was stated for these weights: ask their owner before you use them."
-    licence = markdown.text(spec.licence)
-    return f"The weights are under {licence}. The data sets keep their own licences, which stand above."
+        yield "Began with random weights" + (f" from seed {seed}" if _is_count(seed) else "")
 
 
 def _counts(part: Any) -> dict[str, dict[str, int]]:
@@ -463,3 +311,41 @@ def _counts(part: Any) -> dict[str, dict[str, int]]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+CARD_FILE = "README.md"
+
+
+_ABOUT = ("name", "licence", "citation", "data", "training", "metrics", "intended_use")
+"""What can be told about a weight; the other fields of a row follow from the file."""
+
+
+def checked_about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told about a model, as the plain data that config.json can hold."""
+    for name in about:
+        if name not in _ABOUT:
+            raise UnknownNameError(
+                f"There is nothing called '{name}' to tell about a weight; {close_matches(name, _ABOUT)}"
+            )
+    try:
+        return dict(json.loads(json.dumps(about, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"What is told about the model cannot be written as JSON ({error}): give plain numbers, texts and lists."
+        ) from None
+
+
+def refuse_to_replace_card(folder: Path) -> None:
+    """A card is made anew each time; a README.md that somebody wrote, or a folder, is not ours to replace."""
+    for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
+        if (folder / name).is_dir():
+            raise WeightsError(f"{folder / name} is a folder: save the model into a folder of its own.")
+    readme = folder / CARD_FILE
+    try:
+        text = readme.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    if f"\nlibrary_name: {LIBRARY}\n" not in text:
+        raise WeightsError(
+            f"{readme} is no model card of {LIBRARY}, and was not replaced: save the model into a folder of its own."
+        )

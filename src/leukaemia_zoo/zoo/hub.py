@@ -385,11 +385,9 @@ def _remove(path: Path) -> None:
 
 
 def _ask(repo: str, revision: str, name: str) -> Any:
-    """What the Hub tells of a file, asked first: its answer says what is wrong where a download says only that it is.
-
-    No connection at all is told at once. A server that is slow, busy or at fault is asked again with growing pauses, as
-    long as the client does, which honours Retry-After.
-    """
+    """What the Hub says of a file before it is fetched: a failed download would not say why it failed."""
+    # No connection at all is told at once. A server that is slow, busy or at fault is asked again with growing pauses,
+    # as long as the client does, which honours Retry-After.
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from leukaemia_zoo.cells.images import BLACK
+from leukaemia_zoo.cells.arrays import BLACK
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.zoo import augmentation  # noqa: F401 - for its effect
 from leukaemia_zoo.zoo.registry import ModelConfig

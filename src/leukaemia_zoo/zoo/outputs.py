@@ -73,7 +73,9 @@ def kept(model: keras.Model, kind: str, outputs: Any) -> keras.Model:
     # Not as an attribute: Keras would take it for a part of the model.
     networks = _networks.setdefault(model, {})
     if kind not in networks:
-        networks[kind] = keras.Model(model.inputs, outputs, name=model.name)
+        # One input as such: a list of one is another structure, of which Keras warns.
+        inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+        networks[kind] = keras.Model(inputs, outputs, name=model.name)
     return networks[kind]
 
 

@@ -25,14 +25,9 @@ from leukaemia_zoo.common.text import Log, close_matches, silent
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
 from leukaemia_zoo.zoo import hub
 from leukaemia_zoo.zoo import registry as zoo_registry
-from leukaemia_zoo.zoo.cards import LIBRARY, model_card
+from leukaemia_zoo.zoo.cards import CARD_FILE, LIBRARY, checked_about, model_card, refuse_to_replace_card
 from leukaemia_zoo.zoo.registry import WeightSpec, checkout_file, packaged_file
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find, is_in_zoo, read_saved, read_whole
-
-CARD_FILE = "README.md"
-
-_ABOUT = ("name", "licence", "citation", "data", "training", "metrics", "intended_use")
-"""What can be told about a weight; the other fields of a row follow from the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +39,8 @@ class Published:
         repo: Repository, ``org/name``.
         revision: Commit, 40 hexadecimal digits.
         url: Where a person can look at it.
-        sha256: Of ``model.safetensors``.
-        size: Of ``model.safetensors``, in bytes.
+        sha256: Of ``model.safetensors``, and ``size`` in bytes.
+        size: Bytes.
     """
 
     name: str
@@ -251,21 +246,6 @@ def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[W
         yield spec, Path(made)
 
 
-def checked_about(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told about a model, as the plain data that config.json can hold."""
-    for name in about:
-        if name not in _ABOUT:
-            raise UnknownNameError(
-                f"There is nothing called '{name}' to tell about a weight; {close_matches(name, _ABOUT)}"
-            )
-    try:
-        return dict(json.loads(json.dumps(about, allow_nan=False)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"What is told about the model cannot be written as JSON ({error}): give plain numbers, texts and lists."
-        ) from None
-
-
 def _prepared(spec: WeightSpec, file: Path, repo: str) -> _Upload:
     # Neither the commit, which is not known yet, nor where the row was pinned before may stand in the files: with it no
     # second upload would be the same as the first.
@@ -308,22 +288,6 @@ def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> N
         raise IntegrityError(
             f"{where} {has} on the Hub, not the {spec.size:,} bytes with the sha256 {spec.sha256} that were sent: "
             "publish it again, and do not use that commit."
-        )
-
-
-def refuse_to_replace_card(folder: Path) -> None:
-    """A card is made anew each time; a README.md that somebody wrote, or a folder, is not ours to replace."""
-    for name in (CONFIG_FILE, CARD_FILE, WEIGHTS_FILE):
-        if (folder / name).is_dir():
-            raise WeightsError(f"{folder / name} is a folder: save the model into a folder of its own.")
-    readme = folder / CARD_FILE
-    try:
-        text = readme.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    if f"\nlibrary_name: {LIBRARY}\n" not in text:
-        raise WeightsError(
-            f"{readme} is no model card of {LIBRARY}, and was not replaced: save the model into a folder of its own."
         )
 
 

@@ -170,18 +170,8 @@ class ModelConfig:
             )
         if views > 1 and height != width:
             raise WeightsError(f"An input of {height}x{width} pixels is not square and cannot be turned: give 1 view.")
-        return cls(
-            architecture=architecture,
-            class_names=tuple(classes),
-            head=head,
-            preprocessing=preprocessing,
-            views=views,
-            weight=data.get("weight"),
-            origin=data.get("origin"),
-            ood_limit=limit,
-            verdict_limits=verdict_limits,
-            **numbers,
-        )
+        checked = {"class_names": tuple(classes), "preprocessing": preprocessing, "verdict_limits": verdict_limits}
+        return cls(**{**data, **checked})
 
 
 def _is_class_name(name: object) -> bool:
@@ -321,92 +311,18 @@ class ModelInfo:
         }
 
 
-_ORIGINAL = 'the system "Leukaemia Classification using DL", which this zoo starts from'
+def _rows(file: str) -> Any:
+    """A table that lies beside the wings."""
+    return json.loads((resources.files("leukaemia_zoo") / file).read_text(encoding="utf-8"))
 
-_ARCHITECTURES = (
-    ModelSpec(
-        name="vgg16",
-        title="VGG16, 13 convolutions in five blocks",
-        input_size=(224, 224),
-        min_size=32,
-        parameters=14_714_688,
-        heads=("pooled", "texture"),
-        dropout=0.5,
-        source="Simonyan and Zisserman 2015, doi 10.48550/arXiv.1409.1556",
-        default_weight="vgg16.cnmc",
-    ),
-    ModelSpec(
-        name="resnet50",
-        title="ResNet50, residual bottlenecks",
-        input_size=(224, 224),
-        min_size=32,
-        parameters=23_587_712,
-        heads=("pooled", "texture"),
-        dropout=0.5,
-        source="He et al. 2016, doi 10.1109/CVPR.2016.90",
-        default_weight="resnet50.cnmc",
-    ),
-    ModelSpec(
-        name="inception_v3",
-        title="Inception v3, parallel convolutions",
-        input_size=(299, 299),
-        min_size=75,
-        parameters=21_802_784,
-        heads=("pooled", "texture"),
-        dropout=0.5,
-        source="Szegedy et al. 2016, doi 10.1109/CVPR.2016.308",
-        default_weight="inception_v3.cnmc",
-    ),
-    ModelSpec(
-        name="xception",
-        title="Xception, separable convolutions",
-        input_size=(299, 299),
-        min_size=71,
-        parameters=20_861_480,
-        heads=("pooled", "texture"),
-        dropout=0.5,
-        source="Chollet 2017, doi 10.1109/CVPR.2017.195",
-        default_weight="xception.cnmc",
-    ),
-    ModelSpec(
-        name="cnn",
-        title="Three convolutions of 32 channels",
-        input_size=(180, 180),
-        min_size=22,
-        parameters=838_721,
-        heads=("flatten", "texture"),
-        dropout=0.5,
-        source=_ORIGINAL,
-        default_weight="cnn.cnmc",
-    ),
-    ModelSpec(
-        name="cnn_attention",
-        title="Three convolutions of 32 channels with BatchNorm and a spatial attention gate",
-        input_size=(100, 100),
-        min_size=8,
-        parameters=192_930,
-        heads=("flatten", "texture"),
-        dropout=0.0,
-        source=_ORIGINAL,
-        default_weight="cnn_attention.cnmc",
-    ),
-    ModelSpec(
-        name="mobilenet",
-        title="MobileNet, depthwise separable convolutions",
-        input_size=(224, 224),
-        min_size=32,
-        parameters=3_228_864,
-        heads=("pooled", "texture"),
-        dropout=0.5,
-        source="Howard et al. 2017, doi 10.48550/arXiv.1704.04861",
-        default_weight="mobilenet.cnmc",
-    ),
-)
 
-_BY_NAME = {spec.name: spec for spec in _ARCHITECTURES}
+_BY_NAME = {
+    row["name"]: ModelSpec(**{**row, "input_size": tuple(row["input_size"]), "heads": tuple(row["heads"])})
+    for row in _rows("architectures.json")
+}
 
 ARCHITECTURES: Mapping[str, ModelSpec] = _BY_NAME
-"""The architectures by name."""
+"""The architectures by name, from ``architectures.json``."""
 
 
 def register(spec: ModelSpec) -> None:
@@ -417,8 +333,7 @@ def register(spec: ModelSpec) -> None:
 @functools.cache
 def weights() -> Mapping[str, WeightSpec]:
     """Every pretrained weight by name, from ``weights.json``."""
-    rows = json.loads((resources.files("leukaemia_zoo") / "weights.json").read_text(encoding="utf-8"))
-    return {spec.name: spec for spec in map(WeightSpec.from_dict, rows)}
+    return {spec.name: spec for spec in map(WeightSpec.from_dict, _rows("weights.json"))}
 
 
 def packaged_file(spec: WeightSpec) -> Path:

@@ -353,11 +353,9 @@ _SAVED_TWICE = ("architecture", "head", "class_names", "preprocessing", "dropout
 
 
 def _check_description(spec: WeightSpec, file: Path, where: str) -> None:
-    """Raise if a description differs from the configuration that the weight file was saved with, if that has one.
-
-    The sha256 of the description guards the file. Only this guards the description: of two class names the wrong way
-    round nothing else can be seen.
-    """
+    """Raise if a description differs from the configuration that the weight file was saved with, if that has one."""
+    # The sha256 of the description guards the file. Only this guards the description: of two class names the wrong way
+    # round nothing else can be seen.
     saved, told = read_config(file) or {}, json.loads(json.dumps(spec.config.to_dict()))
     for key in _SAVED_TWICE:
         if key in saved and not _agree(saved[key], told[key]):

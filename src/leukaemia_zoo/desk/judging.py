@@ -1,0 +1,199 @@
+"""What the page shows of the cells that were dropped onto it; nothing here is Gradio."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from leukaemia_zoo.cells.images import read_image
+from leukaemia_zoo.cells.preprocessing import network_pixels
+from leukaemia_zoo.common.limits import UNCERTAIN
+from leukaemia_zoo.engine.network import Network
+from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
+from leukaemia_zoo.prediction.results import Prediction, SubjectTally
+from leukaemia_zoo.prediction.verdicts import iter_predictions
+from leukaemia_zoo.prediction.writing import writing_csv
+
+MOST_PICTURES = 60
+"""Cells that are shown; the tables and the CSV have them all."""
+
+_SIDE = 192
+"""Pixels of a picture on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What is to be seen.
+
+    Attributes:
+        pictures: Uint8 arrays (height, width, 3) with their captions; at most `MOST_PICTURES`.
+        cells: Columns and rows of the table of cells.
+        subjects: Columns and rows of the table of subjects; no rows where no subject is known.
+        told: Sentences for above the tables.
+        csv: The file with all columns, as ``leukaemia-zoo predict --csv`` writes it.
+    """
+
+    pictures: list[tuple[np.ndarray, str]]
+    cells: tuple[list[str], list[list[Any]]]
+    subjects: tuple[list[str], list[list[Any]]]
+    told: list[str]
+    csv: Path
+
+
+def judge(
+    network: Network,
+    files: Sequence[str],
+    csv: Path,
+    *,
+    model: str,
+    maps: bool = False,
+    miss_rate: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Shown:
+    """Judge cells and put in words what came out.
+
+    Args:
+        network: Of the weight.
+        files: Images of single cells.
+        csv: The file to write.
+        model: Name or folder of the weight, for the maps, which Keras makes.
+        maps: Lay the attention map over each picture, where the network has one.
+        miss_rate: As `predict` takes it.
+        progress: Told how many cells are judged, and how many there are.
+
+    Raises:
+        DataError: If there are no files, or the weight has no limits of verdicts for the miss rate.
+    """
+    if not files:
+        raise DataError("There are no cells: drop image files of single cells.")
+    names = [Path(file).name for file in files]
+    tally = SubjectTally()
+    predictions: list[Prediction] = []
+    with writing_csv(csv, network.zoo.class_names) as write:
+        for prediction in iter_predictions(network, files, names=names, miss_rate=miss_rate):
+            write(prediction.to_dict())
+            tally.add(prediction)
+            predictions.append(prediction)
+            if progress is not None:
+                progress(len(predictions), len(files))
+    told = _sentences(network, predictions)
+    pictures = _pictures(network, files, predictions)
+    if maps:
+        try:
+            pictures = _with_maps(model, network, files, predictions, pictures)
+        except ArchitectureError as error:
+            told.append(str(error))
+    return Shown(pictures, _table([_cell(p) for p in predictions]), _table(_subjects(tally)), told, csv)
+
+
+def caption(prediction: Prediction) -> str:
+    """One line below a picture.
+
+    Example:
+        >>> caption(Prediction("a.png", None, "all", (0.1, 0.9), ("hem", "all"), verdict="uncertain", unfamiliar=True))
+        'a.png: uncertain (all 0.900), unfamiliar'
+    """
+    if prediction.probabilities is None:
+        return f"{prediction.path}: not read"
+    likeliest = f"{prediction.label} {max(prediction.probabilities):.3f}"
+    uncertain = prediction.verdict == UNCERTAIN
+    return (
+        f"{prediction.path}: "
+        + (f"{UNCERTAIN} ({likeliest})" if uncertain else likeliest)
+        + (", unfamiliar" if prediction.unfamiliar else "")
+    )
+
+
+def _cell(prediction: Prediction) -> dict[str, Any]:
+    record = {name: _short(value) for name, value in prediction.to_dict().items()}
+    return {"cell": record.pop("path")} | record
+
+
+def _subjects(tally: SubjectTally) -> list[dict[str, Any]]:
+    return [{name: _short(value) for name, value in each.to_dict().items()} for each in tally.summaries()]
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return ""
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _table(records: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    return ([*records[0]] if records else []), [[*record.values()] for record in records]
+
+
+def _sentences(network: Network, predictions: Sequence[Prediction]) -> list[str]:
+    judged = [prediction for prediction in predictions if prediction.error is None]
+    labels = [prediction.label for prediction in judged]
+    counts = ", ".join(f"{labels.count(name)} {name}" for name in network.zoo.class_names)
+    told = [f"{len(judged)} of {len(predictions)} images judged: {counts}."]
+    if network.zoo.verdict_limits is not None:
+        number = sum(prediction.verdict == UNCERTAIN for prediction in judged)
+        told.append(f"{number} uncertain, for a human to judge.")
+    if number := sum(bool(prediction.unfamiliar) for prediction in judged):
+        told.append(f"{number} unlike the cells that this weight was trained on: do not rely on what is said of them.")
+    return told + [f"Not read: {prediction.error}" for prediction in predictions if prediction.error is not None]
+
+
+def _pictures(
+    network: Network, files: Sequence[str], predictions: Sequence[Prediction]
+) -> list[tuple[np.ndarray, str]]:
+    found = []
+    for file, prediction in zip(files[:MOST_PICTURES], predictions, strict=False):
+        try:
+            picture = Image.fromarray(read_image(file))
+        except ImageError:
+            picture = Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128))
+        picture.thumbnail((_SIDE, _SIDE))
+        found.append((np.asarray(picture), caption(prediction)))
+    return found
+
+
+def _with_maps(
+    model: str,
+    network: Network,
+    files: Sequence[str],
+    predictions: Sequence[Prediction],
+    pictures: list[tuple[np.ndarray, str]],
+) -> list[tuple[np.ndarray, str]]:
+    """The pictures as the network sees the cells, with yellow where its attention lies."""
+    try:
+        from leukaemia_zoo.prediction.attention import attention_maps
+    except ImportError as error:
+        raise ArchitectureError("Maps need Keras and a backend, which are not installed here.") from error
+
+    good = [number for number in range(len(pictures)) if predictions[number].error is None]
+    if not good:
+        return pictures
+    pixels = np.stack([network_pixels(files[number], files[number], network.zoo.preprocessing) for number in good])
+    found = list(pictures)
+    for number, cell, attention in zip(good, pixels, attention_maps(model, pixels), strict=True):
+        found[number] = (overlay(cell, attention), pictures[number][1])
+    return found
+
+
+def overlay(pixels: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """A cell with its map on it, stretched from its lowest to its highest value; black stays black.
+
+    Args:
+        pixels: Array (height, width, 3), 0 to 255.
+        attention: Float array (h, w).
+
+    Returns:
+        Uint8 array (192, 192, 3).
+    """
+    spread = max(float(np.ptp(attention)), 1e-6)
+    stretched = Image.fromarray(((attention - attention.min()) / spread * 255).astype(np.uint8))
+    share = np.asarray(stretched.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))[..., None] / 255
+    whole = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    cell = np.asarray(whole.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
+    share = 0.6 * share * (cell.max(axis=2, keepdims=True) > 8)
+    return np.asarray(np.rint(cell * (1 - share) + np.array([255, 210, 60]) * share), np.uint8)
