@@ -203,3 +203,18 @@ def test_what_cannot_be_begun_with_is_said(saved, tmp_path):
     with pytest.raises(TensorMismatchError):
         write_initial_weights(initial, recipe, 0, tmp_path / "initial.safetensors", "run", str.strip)
     assert not (tmp_path / "initial.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "named"),
+    [("mobilenet.pbc", "PBC, normal peripheral blood cells"), ("keras.applications, imagenet", "teacher")],
+)
+def test_the_data_of_a_trunk_that_is_given_are_those_of_its_own_teacher(teacher, named, tmp_path):
+    recipe = recipe_for("cnn_attention", {"input_size": 48})
+    trunk = tmp_path / "distilled.safetensors"
+    header = {"teacher": {"network": "mobilenet", "weights": teacher}, "unlabelled": "PBC", "images": 8, "seen": {}}
+    save_tensors(new_network(recipe, 2, 0), trunk, {"distillation": header})
+    record = provenance(recipe, read_data(EXAMPLES), 0, Sources("imagenet", None, trunk, InitialWeights()), trunk)
+    assert record["distillation"]["teacher"]["weights"] == teacher
+    assert [row["name"] for row in record["data"]].count(named) == 1
+    assert (TEACHER_SOURCE in [row["source"] for row in record["data"]]) == (named == "teacher")

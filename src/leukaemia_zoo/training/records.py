@@ -83,7 +83,9 @@ def provenance(
     taught += [dict(row) for teacher in sources.logits_teachers for row in teacher.data]
     data += [row for row in {json.dumps(row): row for row in taught}.values() if row not in data]
     if features is not None and "init" not in header:
-        data += [row for row in _data_of_teacher(sources.teacher) if row not in data]
+        # Who taught a trunk that is given its own header says, not this call.
+        teacher = (about.get("teacher") or {}).get("weights") if given else sources.teacher
+        data += [row for row in _data_of_teacher(teacher) if row not in data]
     distillation, notes = None, list(cells.notes)
     if features is not None and "init" not in header:
         # What made a trunk that is given, its own header knows, not this call; an older one says less.
