@@ -22,6 +22,9 @@ from leukaemia_zoo.zoo.tensors import named_variables
 PACKAGED = [name for name, spec in sorted(registry.weights().items()) if registry.packaged_file(spec).is_file()]
 BACKENDS = ("tensorflow", "jax", "torch")
 PAIRS = [("tensorflow", "jax"), ("tensorflow", "torch"), ("jax", "torch")]
+# Each backend runs in a process of its own, which the first test that asks for it waits for.
+pytestmark = pytest.mark.slow
+
 NETWORK = 1e-4
 LAYER = 1e-5
 MAP = 1e-3
@@ -215,7 +218,7 @@ def test_maps_of_the_published_networks_are_equal(large_runs, one, other):
     first, second = large_runs[one], large_runs[other]
     keys = [key for key in first if key.startswith("maps:")]
     assert len(keys) == 2 * len(LARGE)
-    assert all(np.ptp(first[key]) > 0.5 for key in keys), "would not show a difference"
+    assert all(np.ptp(first[key]) > 100 * MAP for key in keys), "would not show a difference"
     compare(first, second, keys, MAP)
 
 

@@ -1,10 +1,13 @@
 """``predict --parquet`` and ``--ray``: what is called, what is printed, what is refused."""
 
+from pathlib import Path
+
 import pytest
-from conftest import EXAMPLES
 
 from leukaemia_zoo.batch.run import Outcome
 from leukaemia_zoo.cli.app import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 
 
 def test_a_folder_becomes_parquet_and_is_told(tmp_path, capsys):

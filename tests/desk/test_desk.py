@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES
 
 import leukaemia_zoo as lz
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.errors import DataError, UnknownNameError
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "cells"
 
 pytest.importorskip("gradio", reason="Gradio has no release for this Python")
 gradio_client = pytest.importorskip("gradio_client")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import doctest
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -33,9 +34,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def cells():
-    from conftest import EXAMPLES
-
-    return sorted(EXAMPLES.glob("*.png"))
+    return sorted((Path(__file__).parents[2] / "examples" / "cells").glob("*.png"))
 
 
 def network(name, head, classes=2, units=None, size=32, seed=0):
