@@ -26,7 +26,10 @@ MAY_IMPORT = {
     "explanation": {"prediction", "exporting", "engine", "zoo", "cells", "common"},
     "examination": {"prediction", "exporting", "engine", "zoo", "smears", "cells", "common"},
     "batch": {"prediction", "exporting", "engine", "zoo", "cells", "common"},
-    "desk": {"prediction", "exporting", "engine", "zoo", "cells", "common"},
+    "desk": {
+        *("explanation", "examination", "prediction", "exporting", "engine", "zoo"),
+        *("smears", "cells", "common"),
+    },
     "training": {"prediction", "exporting", "engine", "zoo", "report", "evaluation", "cells", "common"},
     "benchmarking": {
         *("explanation", "training", "prediction", "exporting", "engine", "zoo"),

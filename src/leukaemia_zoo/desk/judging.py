@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image
 
 from leukaemia_zoo.cells.images import read_image
-from leukaemia_zoo.cells.preprocessing import network_pixels
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.engine.network import Network
-from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
+from leukaemia_zoo.errors import ArchitectureError, BackendError, DataError, ImageError
 from leukaemia_zoo.prediction.results import Prediction, SubjectTally
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.prediction.writing import writing_csv
@@ -51,7 +50,7 @@ def judge(
     csv: Path,
     *,
     model: str,
-    maps: bool = False,
+    method: str | None = None,
     miss_rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Shown:
@@ -62,7 +61,8 @@ def judge(
         files: Images of single cells.
         csv: The file to write.
         model: Name or folder of the weight, for the maps, which Keras makes.
-        maps: Lay the attention map over each picture, where the network has one.
+        method: Lay over each picture the map that `explain` makes by this method, if it can of this network; None for
+            no maps, which take Keras and some seconds.
         miss_rate: As `predict` takes it.
         progress: Told how many cells are judged, and how many there are.
 
@@ -83,12 +83,13 @@ def judge(
                 progress(len(predictions), len(files))
     told = _sentences(network, predictions)
     pictures = _pictures(network, files, predictions)
-    if maps:
+    if method is not None:
         try:
-            pictures = _with_maps(model, network, files, predictions, pictures)
-        except ArchitectureError as error:
+            pictures = _with_maps(model, method, files, pictures)
+        except (ArchitectureError, BackendError) as error:
             told.append(str(error))
-    return Shown(pictures, _table([_cell(p) for p in predictions]), _table(_subjects(tally)), told, csv)
+    subjects = table(each.to_dict() for each in tally.summaries())
+    return Shown(pictures, table(map(_cell, predictions)), subjects, told, csv)
 
 
 def caption(prediction: Prediction) -> str:
@@ -110,12 +111,19 @@ def caption(prediction: Prediction) -> str:
 
 
 def _cell(prediction: Prediction) -> dict[str, Any]:
-    record = {name: _short(value) for name, value in prediction.to_dict().items()}
+    record = prediction.to_dict()
     return {"cell": record.pop("path")} | record
 
 
-def _subjects(tally: SubjectTally) -> list[dict[str, Any]]:
-    return [{name: _short(value) for name, value in each.to_dict().items()} for each in tally.summaries()]
+def table(records: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows as they are read on a page: three digits, yes and no, nothing where nothing is known.
+
+    Example:
+        >>> table([{"cell": "a.png", "p_all": 0.12345, "unfamiliar": False, "error": None}])
+        (['cell', 'p_all', 'unfamiliar', 'error'], [['a.png', 0.123, 'no', '']])
+    """
+    rows = list(records)
+    return ([*rows[0]] if rows else []), [[_short(value) for value in row.values()] for row in rows]
 
 
 def _short(value: Any) -> Any:
@@ -124,10 +132,6 @@ def _short(value: Any) -> Any:
     if value is None:
         return ""
     return round(value, 3) if isinstance(value, float) else value
-
-
-def _table(records: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    return ([*records[0]] if records else []), [[*record.values()] for record in records]
 
 
 def _sentences(network: Network, predictions: Sequence[Prediction]) -> list[str]:
@@ -159,41 +163,21 @@ def _pictures(
 
 def _with_maps(
     model: str,
-    network: Network,
+    method: str,
     files: Sequence[str],
-    predictions: Sequence[Prediction],
     pictures: list[tuple[np.ndarray, str]],
 ) -> list[tuple[np.ndarray, str]]:
-    """The pictures as the network sees the cells, with yellow where its attention lies."""
+    """The pictures as the network sees the cells, with its maps over them; where there is no map, as they are."""
     try:
-        from leukaemia_zoo.prediction.attention import attention_maps
+        from leukaemia_zoo.explanation.maps import iter_explanations
+        from leukaemia_zoo.explanation.pictures import overlay
+    except BackendError:
+        raise
     except ImportError as error:
         raise ArchitectureError("Maps need Keras and a backend, which are not installed here.") from error
 
-    good = [number for number in range(len(pictures)) if predictions[number].error is None]
-    if not good:
-        return pictures
-    pixels = np.stack([network_pixels(files[number], files[number], network.zoo.preprocessing) for number in good])
-    found = list(pictures)
-    for number, cell, attention in zip(good, pixels, attention_maps(model, pixels), strict=True):
-        found[number] = (overlay(cell, attention), pictures[number][1])
-    return found
-
-
-def overlay(pixels: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """A cell with its map on it, stretched from its lowest to its highest value; black stays black.
-
-    Args:
-        pixels: Array (height, width, 3), 0 to 255.
-        attention: Float array (h, w).
-
-    Returns:
-        Uint8 array (192, 192, 3).
-    """
-    spread = max(float(np.ptp(attention)), 1e-6)
-    stretched = Image.fromarray(((attention - attention.min()) / spread * 255).astype(np.uint8))
-    share = np.asarray(stretched.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))[..., None] / 255
-    whole = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    cell = np.asarray(whole.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
-    share = 0.6 * share * (cell.max(axis=2, keepdims=True) > 8)
-    return np.asarray(np.rint(cell * (1 - share) + np.array([255, 210, 60]) * share), np.uint8)
+    explanations = iter_explanations(model, files[: len(pictures)], method=method)
+    return [
+        (picture if one.error is not None else np.asarray(overlay(one, _SIDE)), words)
+        for (picture, words), one in zip(pictures, explanations, strict=True)
+    ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, reason
+from leukaemia_zoo.desk.fields import examine
 from leukaemia_zoo.desk.judging import judge
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError, DeskMissingError, LeukaemiaZooError
@@ -29,6 +31,10 @@ _FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "mo
 """Of the machine: Gradio's own would be fetched from a server of fonts."""
 
 
+_MAPS = [("None, a verdict does not wait", "none"), ("Grad-CAM", "grad_cam"), ("Attention map", "attention")]
+"""What may lie over the cells: words, and the method of `explain`."""
+
+
 def _gradio() -> Any:
     # Before the import, which already looks at them.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -43,7 +49,7 @@ def _gradio() -> Any:
 
 
 def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: str = "On your own machine") -> Any:
-    """A page that judges cells.
+    """A page that judges cells, single ones and those of a field.
 
     Args:
         models: Weights as `load_model` takes them, to choose from; the first is chosen.
@@ -51,7 +57,7 @@ def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: 
         where: Where images go, as the beginning of a sentence.
 
     Returns:
-        The ``gradio.Blocks``, with the endpoint ``/judge``.
+        The ``gradio.Blocks``, with the endpoints ``/judge`` and ``/examine``.
 
     Raises:
         DeskMissingError: If Gradio is not installed.
@@ -62,48 +68,79 @@ def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: 
     load = functools.lru_cache(maxsize=2)(Network.load)
     load(models[0])
 
-    def judged(files: list[str] | None, model: str, maps: bool, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+    def network(model: str) -> Network:
+        if model not in models:
+            raise DataError("That model is not offered here.")
+        return load(model)
+
+    @contextlib.contextmanager
+    def folder() -> Iterator[Path]:
+        """For what is written; mistakes are told on the page."""
+        try:
+            # Gradio removes its own temporary files; these lie among them.
+            yield Path(tempfile.mkdtemp(dir=_temporary()))
+        except LeukaemiaZooError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def judged(files: list[str] | None, model: str, method: str, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
         if not files:
             return [], _value([], []), _value([], []), None, ""
-        # Gradio removes its own temporary files; this one lies among them.
-        folder = Path(tempfile.mkdtemp(dir=_temporary()))
-        try:
-            if model not in models:
-                raise DataError("That model is not offered here.")
+        with folder() as place:
             shown = judge(
-                load(model),
+                network(model),
                 files,
-                folder / "predictions.csv",
+                place / "predictions.csv",
                 model=model,
-                maps=maps,
+                method=None if method == "none" else method,
                 miss_rate=miss_rate,
                 progress=lambda done, total: progress((done, total), unit="cells"),
             )
-        except LeukaemiaZooError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        told = "\n\n".join([*shown.told, NOT_A_DIAGNOSIS])
-        return shown.pictures, _value(*shown.cells), _value(*shown.subjects), str(shown.csv), told
+        return shown.pictures, _value(*shown.cells), _value(*shown.subjects), str(shown.csv), _words(shown.told)
+
+    def examined(file: str | None, model: str, scale: float | None) -> tuple[Any, ...]:
+        if not file:
+            return None, _value([], []), None, ""
+        with folder() as place:
+            shown = examine(network(model), file, place, micrometres_per_pixel=scale, miss_rate=miss_rate)
+        return str(shown.picture), _value(*shown.cells), str(shown.csv), _words(shown.told)
 
     with gr.Blocks(title="leukaemia-zoo", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as blocks:
         gr.HTML(_BANNER.format(NOT_A_DIAGNOSIS))
         gr.Markdown(
             "# leukaemia-zoo\n"
-            "Drop images of single white blood cells, cut out and on black. "
+            "Drop images of single white blood cells, cut out and on black, or a whole field of a smear. "
             f"{where}: a network tells leukaemic (`all`) from normal (`hem`) cells, or the classes of your own model."
         )
-        with gr.Row():
-            files = gr.File(label="Cells", file_count="multiple", type="filepath", scale=2)
-            with gr.Column():
-                model = gr.Dropdown([(_title(name), name) for name in models], value=models[0], label="Model")
-                maps = gr.Checkbox(label="Show where the attention of the network lies, if it has any (takes Keras)")
-                button = gr.Button("Judge", variant="primary")
-        told = gr.Markdown(label="Summary", elem_id="told")
-        pictures = gr.Gallery(label="Cells and verdicts", columns=6, object_fit="contain", interactive=False)
-        subjects = gr.Dataframe(label="Subjects", interactive=False, type="array")
-        cells = gr.Dataframe(label="Cells", interactive=False, type="array")
-        csv = gr.File(label="CSV of all cells", interactive=False)
+        model = gr.Dropdown([(_title(name), name) for name in models], value=models[0], label="Model")
+        with gr.Tab("Single cells"):
+            with gr.Row():
+                files = gr.File(label="Cells", file_count="multiple", type="filepath", scale=2)
+                with gr.Column():
+                    method = gr.Dropdown(_MAPS, value="none", label="Map of where the network looks (takes Keras)")
+                    button = gr.Button("Judge", variant="primary")
+            told = gr.Markdown(label="Summary", elem_id="told")
+            pictures = gr.Gallery(label="Cells and verdicts", columns=6, object_fit="contain", interactive=False)
+            subjects = gr.Dataframe(label="Subjects", interactive=False, type="array")
+            cells = gr.Dataframe(label="Cells", interactive=False, type="array")
+            csv = gr.File(label="CSV of all cells", interactive=False)
+            button.click(judged, [files, model, method], [pictures, cells, subjects, csv, told], api_name="judge")
+        with gr.Tab("A field of a smear"):
+            with gr.Row():
+                file = gr.File(label="Field", type="filepath", scale=2)
+                with gr.Column():
+                    scale = gr.Number(
+                        value=None,
+                        label="Micrometres per pixel",
+                        info="Empty: estimated from the red cells, which is less exact.",
+                        step=0.001,
+                    )
+                    button = gr.Button("Find and judge the white cells", variant="primary")
+            told = gr.Markdown(label="Summary", elem_id="told-of-field")
+            picture = gr.Image(label="White cells and verdicts", type="filepath", format="png", interactive=False)
+            cells = gr.Dataframe(label="White cells", interactive=False, type="array")
+            csv = gr.File(label="CSV of the white cells", interactive=False)
+            button.click(examined, [file, model, scale], [picture, cells, csv, told], api_name="examine")
         gr.HTML('<div style="height:4em"></div>')  # so that the last of it is not below the sentence
-        button.click(judged, [files, model, maps], [pictures, cells, subjects, csv, told], api_name="judge")
     return blocks
 
 
@@ -163,6 +200,10 @@ def _temporary() -> str:
     folder = os.environ.get("GRADIO_TEMP_DIR") or str(Path(tempfile.gettempdir()) / "gradio")
     Path(folder).mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _words(told: list[str]) -> str:
+    return "\n\n".join([*told, NOT_A_DIAGNOSIS])
 
 
 def _value(headers: list[str], rows: list[list[Any]]) -> dict[str, Any]:

@@ -140,6 +140,13 @@ def examined(
             yield ExaminedCell(number, cell, prediction, _answer(cell, prediction))
 
 
+def cell_columns(class_names: tuple[str, ...]) -> list[str]:
+    """The columns of a table of cells: the keys of `ExaminedCell.to_dict`, whether or not there is a cell."""
+    said = ["answer", "label", *(f"p_{name}" for name in class_names), "verdict", "ood_score", "unfamiliar"]
+    shape = ["left", "top", "right", "bottom", "area_um2", "touches_border", "micrometres_per_pixel"]
+    return ["cell", *said, *shape]
+
+
 def _answer(cell: ExtractedCell, prediction: Prediction) -> str:
     if cell.touches_border:
         return CUT

@@ -27,7 +27,7 @@ from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.engine.network import resolve
 from leukaemia_zoo.errors import ImageError
-from leukaemia_zoo.examination.field import colours_of, examined
+from leukaemia_zoo.examination.field import cell_columns, colours_of, examined
 from leukaemia_zoo.examination.geojson import CellsWriter, cell_rows, field_row
 from leukaemia_zoo.examination.picture import LONGEST_SIDE, FieldPicture
 from leukaemia_zoo.prediction.verdicts import iter_predictions
@@ -290,11 +290,9 @@ class _Run:
         """Both tables and the record, from what was left of each field."""
         names = self.network.zoo.class_names
         answers = dict.fromkeys(self.colours, 0)
-        shape = ["left", "top", "right", "bottom", "area_um2", "touches_border", "micrometres_per_pixel"]
-        said = ["answer", "label", *(f"p_{name}" for name in names), "verdict", "ood_score", "unfamiliar"]
         about = ["field", "name", "width", "height", "micrometres_per_pixel", "scale", "cells", *answers, "error"]
         with writing(self.folder / CELLS_TABLE) as cells, writing(self.folder / FIELDS_TABLE) as fields:
-            of_cells = csv.DictWriter(cells, ["field", "cell", *said, *shape, "picture"])
+            of_cells = csv.DictWriter(cells, ["field", *cell_columns(names), "picture"])
             of_fields = csv.DictWriter(fields, about)
             of_cells.writeheader()
             of_fields.writeheader()
