@@ -72,7 +72,9 @@ def ask(client, files, model="cnn_attention", maps="none"):
 
 
 def ask_of_field(client, file, model="cnn_attention", scale=None):
-    return client.predict(gradio_client.handle_file(str(file)), model, scale, api_name="/examine")
+    """As the page asks: it sends the scale as it was written, and an empty text where nothing was."""
+    written = "" if scale is None else str(scale)
+    return client.predict(gradio_client.handle_file(str(file)), model, written, api_name="/examine")
 
 
 def rows_of(shown):
@@ -183,6 +185,7 @@ def test_mistakes_about_a_field_are_told_in_a_sentence(client, field, tmp_path, 
 
     refused("drop it among single cells", next(EXAMPLES.glob("*.png")))
     refused("from 0.01 to 1", field, "cnn_attention", 10)
+    refused("'0,1', which is no number", field, "cnn_attention", "0,1")
     refused("not in the list of choices", field, "/etc", SCALE)
     bare = tmp_path / "bare.png"
     Image.fromarray(draw_field(WHITE[:1], ())[0]).save(bare)
@@ -203,6 +206,9 @@ def test_the_sentence_is_in_sight_and_nobody_else_is_asked(served):
     assert '"analytics_enabled":false' in page.replace(" ", "")
     assert "fonts.googleapis.com" not in page
     assert served.share is False
+    pictures = [each["props"] for each in served.config["components"] if each["type"] in ("gallery", "image")]
+    assert len(pictures) == 2
+    assert all(each["buttons"] == ["download", "fullscreen"] for each in pictures), "share uploads to Hugging Face"
     assert served.local_url.startswith("http://127.0.0.1:")
 
 

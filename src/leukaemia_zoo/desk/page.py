@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, reason
+from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, reason, shown
 from leukaemia_zoo.desk.fields import examine
 from leukaemia_zoo.desk.judging import judge
 from leukaemia_zoo.engine.network import Network
@@ -30,6 +30,9 @@ _BANNER = (
 _FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Of the machine: Gradio's own would be fetched from a server of fonts."""
 
+
+_BUTTONS = ["download", "fullscreen"]
+"""Of a picture: by themselves there is a third, which uploads it to Hugging Face."""
 
 _MAPS = [("None, a verdict does not wait", "none"), ("Grad-CAM", "grad_cam"), ("Attention map", "attention")]
 """What may lie over the cells: words, and the method of `explain`."""
@@ -86,7 +89,7 @@ def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: 
         if not files:
             return [], _value([], []), _value([], []), None, ""
         with folder() as place:
-            shown = judge(
+            found = judge(
                 network(model),
                 files,
                 place / "predictions.csv",
@@ -95,14 +98,14 @@ def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: 
                 miss_rate=miss_rate,
                 progress=lambda done, total: progress((done, total), unit="cells"),
             )
-        return shown.pictures, _value(*shown.cells), _value(*shown.subjects), str(shown.csv), _words(shown.told)
+        return found.pictures, _value(*found.cells), _value(*found.subjects), str(found.csv), _words(found.told)
 
-    def examined(file: str | None, model: str, scale: float | None) -> tuple[Any, ...]:
+    def examined(file: str | None, model: str, scale: str | None) -> tuple[Any, ...]:
         if not file:
             return None, _value([], []), None, ""
         with folder() as place:
-            shown = examine(network(model), file, place, micrometres_per_pixel=scale, miss_rate=miss_rate)
-        return str(shown.picture), _value(*shown.cells), str(shown.csv), _words(shown.told)
+            found = examine(network(model), file, place, micrometres_per_pixel=_number(scale), miss_rate=miss_rate)
+        return str(found.picture), _value(*found.cells), str(found.csv), _words(found.told)
 
     with gr.Blocks(title="leukaemia-zoo", analytics_enabled=False, delete_cache=(_KEPT_S, _KEPT_S)) as blocks:
         gr.HTML(_BANNER.format(NOT_A_DIAGNOSIS))
@@ -119,7 +122,9 @@ def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: 
                     method = gr.Dropdown(_MAPS, value="none", label="Map of where the network looks (takes Keras)")
                     button = gr.Button("Judge", variant="primary")
             told = gr.Markdown(label="Summary", elem_id="told")
-            pictures = gr.Gallery(label="Cells and verdicts", columns=6, object_fit="contain", interactive=False)
+            pictures = gr.Gallery(
+                label="Cells and verdicts", columns=6, object_fit="contain", interactive=False, buttons=_BUTTONS
+            )
             subjects = gr.Dataframe(label="Subjects", interactive=False, type="array")
             cells = gr.Dataframe(label="Cells", interactive=False, type="array")
             csv = gr.File(label="CSV of all cells", interactive=False)
@@ -128,15 +133,17 @@ def build_page(models: Sequence[str], *, miss_rate: float | None = None, where: 
             with gr.Row():
                 file = gr.File(label="Field", type="filepath", scale=2)
                 with gr.Column():
-                    scale = gr.Number(
-                        value=None,
+                    # Of text: Gradio's own field for numbers shows and sends 0 where nothing was written.
+                    scale = gr.Textbox(
                         label="Micrometres per pixel",
                         info="Empty: estimated from the red cells, which is less exact.",
-                        step=0.001,
+                        max_lines=1,
                     )
                     button = gr.Button("Find and judge the white cells", variant="primary")
             told = gr.Markdown(label="Summary", elem_id="told-of-field")
-            picture = gr.Image(label="White cells and verdicts", type="filepath", format="png", interactive=False)
+            picture = gr.Image(
+                label="White cells and verdicts", type="filepath", format="png", interactive=False, buttons=_BUTTONS
+            )
             cells = gr.Dataframe(label="White cells", interactive=False, type="array")
             csv = gr.File(label="CSV of the white cells", interactive=False)
             button.click(examined, [file, model, scale], [picture, cells, csv, told], api_name="examine")
@@ -200,6 +207,18 @@ def _temporary() -> str:
     folder = os.environ.get("GRADIO_TEMP_DIR") or str(Path(tempfile.gettempdir()) / "gradio")
     Path(folder).mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _number(written: str | None) -> float | None:
+    """A number as somebody wrote it; None where there is nothing."""
+    if not (text := (written or "").strip()):
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataError(
+            f"Micrometres per pixel are {shown(text)}, which is no number: write one such as 0.1, or nothing."
+        ) from error
 
 
 def _words(told: list[str]) -> str:
