@@ -521,6 +521,7 @@ def test_a_recipe_is_judged_on_unseen_people(folder, tmp_path):
 # --- the command line ---
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report(folder, tiny_folder, tmp_path, capsys):
     arguments = [
         "benchmark",

@@ -122,7 +122,7 @@ def test_random_weights_are_the_default(tmp_path):
     for init in (None, "none"):
         initial = find_initial_weights(init, "cnn", None)
         assert initial == InitialWeights()
-        assert initial.record() == "random"
+        assert initial.to_dict() == "random"
         made = write_initial_weights(initial, recipe_for("cnn"), 7, tmp_path / "x.safetensors", "run", lines.append)
         assert made.file is None
     assert lines == ["weights: random from seed 7"] * 2
@@ -157,7 +157,7 @@ def test_weights_of_this_package_are_taken_but_for_the_head(saved, tmp_path, way
     made = write_initial_weights(initial, recipe, 0, tmp_path / "initial.safetensors", "run", str.strip)
     assert made.sha256 == sha256_of(given if given.is_file() else file)
     source = {"folder": "mine", "file": "mine/model.safetensors"}.get(way, given.name)
-    assert made.record() == {"source": source, "sha256": made.sha256}
+    assert made.to_dict() == {"source": source, "sha256": made.sha256}
     first = {"bare file": "copy.safetensors", "trunk": "ImageNet"}.get(way, "Our cells")
     assert made.data[0]["name"] == first
     begun, theirs, fresh = new_network(recipe, 2, 0), new_network(recipe, 2, 9), new_network(recipe, 2, 0)
@@ -177,7 +177,7 @@ def test_a_weight_of_the_zoo_is_named_and_its_people_are_known():
         pytest.skip("the pretrained weights are not in this package")
     initial = find_initial_weights("cnn_attention.cnmc", "cnn_attention", None)
     manifest = spec.training["manifest_sha256"]
-    assert initial.record() == {"source": "cnn_attention.cnmc", "sha256": spec.sha256, "manifest_sha256": manifest}
+    assert initial.to_dict() == {"source": "cnn_attention.cnmc", "sha256": spec.sha256, "manifest_sha256": manifest}
     assert {is_cnmc for is_cnmc, _ in initial.trained_on.people} == {True}
     assert "C-NMC 2019" in [row["name"] for row in initial.data]
 

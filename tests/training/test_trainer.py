@@ -810,6 +810,7 @@ def test_a_new_network_is_the_same_for_the_same_seed(recipe):
     assert build_model("cnn_attention", head="texture").count_params() < 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_adaptation")
 def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_others, tmp_path):
     changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "validation_share": 0.0}
