@@ -45,6 +45,7 @@ def test_keras_idioms(program, drawn, capsys):
     assert "a .keras file gives the same: True" in said
 
 
+@pytest.mark.slow
 def test_custom_architecture(program, drawn, tmp_path, capsys):
     program("custom_architecture").main(drawn, tmp_path / "run")
     said = capsys.readouterr().out
