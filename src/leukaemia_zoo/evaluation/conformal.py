@@ -100,14 +100,16 @@ def coverage(
     for label, name in enumerate(class_names):
         rows = labels == label
         weights = _alike(owners[rows]) if rows.any() else np.zeros(0)
-        own = codes[rows]
-        result[name] = {
-            "right": float(weights @ (own == label)) if rows.any() else math.nan,
-            "missed": float(weights @ ((own != label) & (own != UNCERTAIN_CODE))) if rows.any() else math.nan,
-            "referred": float(weights @ (own == UNCERTAIN_CODE)) if rows.any() else math.nan,
-            "people": len(np.unique(owners[rows])),
-        }
+        given = _verdicts(codes[rows], label)
+        shares = {kind: float(weights @ cells) if rows.any() else math.nan for kind, cells in given.items()}
+        result[name] = {**shares, "people": len(np.unique(owners[rows]))}
     return result
+
+
+def _verdicts(codes: IntArray, label: int) -> dict[str, npt.NDArray[np.bool_]]:
+    """What verdicts on cells of one class are: the class, another one, or none."""
+    right, referred = codes == label, codes == UNCERTAIN_CODE
+    return {"right": right, "missed": ~right & ~referred, "referred": referred}
 
 
 def judge_limits(
@@ -149,17 +151,13 @@ def judge_limits(
     places = [keys.index(class_key(name)) for name in class_names]
     codes = verdict_codes(p, limits.at()[places])
     resampling = Resampling(known, subjects, resamples, seed, level)
+    whole = coverage(known, codes, subjects, class_names)
     result: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(class_names):
         own = known == label
         if not own.any():
             continue
-        verdicts = {
-            "missed": own & (codes != label) & (codes != UNCERTAIN_CODE),
-            "referred": own & (codes == UNCERTAIN_CODE),
-            "right": own & (codes == label),
-        }
-        whole = coverage(known, codes, subjects, class_names)[name]
+        verdicts = {kind: own & rows for kind, rows in _verdicts(codes, label).items()}
 
         def shares(counts: FloatArray, units: IntArray, own: Any = own, verdicts: Any = verdicts) -> dict[str, Any]:
             cells = np.bincount(units[own], minlength=counts.shape[1])
@@ -174,7 +172,7 @@ def judge_limits(
         drawn = resampling.draw(shares)
         result[name] = {
             "promised": limits.default[places[label]],
-            **{kind: resampling.interval(whole[kind], drawn[kind], label).to_dict() for kind in verdicts},
-            "people": whole["people"],
+            **{kind: resampling.interval(whole[name][kind], drawn[kind], label).to_dict() for kind in verdicts},
+            "people": whole[name]["people"],
         }
     return result
