@@ -137,10 +137,8 @@ def segmentation(kind: str) -> str:
 
 def explanations(kind: str) -> str:
     """The table of maps on real cells, or what it was measured on."""
-    file = ROOT / "results" / "explanations.json"
-    if not file.is_file():
+    if (found := _figures.measured(ROOT / "results" / "explanations.json")) is None:
         return _figures.NOTHING_YET
-    found = json.loads(file.read_text(encoding="utf-8"))
     if kind == "notes":
         return (
             f"{found['cells']} cells of {found['subjects']} people, half of each class; the two columns on the right: "
@@ -160,10 +158,8 @@ def explanations(kind: str) -> str:
 
 def fields(kind: str) -> str:
     """The table of the command `cells` on whole fields, or what it was measured on."""
-    file = ROOT / "results" / "fields.json"
-    if not file.is_file():
+    if (found := _figures.measured(ROOT / "results" / "fields.json")) is None:
         return _figures.NOTHING_YET
-    found = json.loads(file.read_text(encoding="utf-8"))
     if kind == "notes":
         told = ", ".join(f"{count} {answer}" for answer, count in found["answers"].items() if count)
         return (

@@ -294,12 +294,16 @@ def _ood_notes(found: Mapping[str, Mapping[str, Any]]) -> str:
 # --- From fields to cells: results/segmentation.json, by segmentation_results.py ---
 
 
+def measured(file: Path) -> Any:
+    """Return what a tool left in `results`; None where it has not run."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def precision_table() -> str:
     """Return what `precision_results.py` measured, a row a weight and precision."""
     file = RESULTS.parent / "precision.json"
-    if not file.is_file():
+    if (found := measured(file)) is None:
         return NOTHING_YET
-    found = json.loads(file.read_text(encoding="utf-8"))
     lines = [
         "| Weight | `dtype` | other label | other OOD warning | change of a probability, median | largest |",
         "|---|---|---|---|---|---|",
@@ -317,9 +321,8 @@ def precision_table() -> str:
 def segmentation_table(kind: str) -> str:
     """Return the table `masks`, `fields`, `pbc`, `reject` or `familiar`, or the line `scale`."""
     file = RESULTS.parent / "segmentation.json"
-    if not file.is_file():
+    if (found := measured(file)) is None:
         return NOTHING_YET
-    found = json.loads(file.read_text(encoding="utf-8"))
     if kind == "scale":
         return _scale_notes(found)
     rows = {
@@ -403,9 +406,8 @@ def _scale_notes(found: Mapping[str, Any]) -> str:
 def finetuning_table(kind: str, file: Path | None = None) -> str:
     """Return the `table` of `finetune_results.py`, a row a way to train and number of cells, or its `notes`."""
     file = file or RESULTS.parent / "finetune.json"
-    if not file.is_file():
+    if (found := measured(file)) is None:
         return NOTHING_YET
-    found = json.loads(file.read_text(encoding="utf-8"))
     if kind == "notes":
         return _finetuning_notes(found)
     lines = [
@@ -429,9 +431,8 @@ def finetuning_table(kind: str, file: Path | None = None) -> str:
 def transfer_table(file: Path | None = None) -> str:
     """Return what `transfer_results.py` measured: macro-F1 of a logistic regression on frozen features."""
     file = file or RESULTS.parent / "transfer.json"
-    if not file.is_file():
+    if (found := measured(file)) is None:
         return NOTHING_YET
-    found = json.loads(file.read_text(encoding="utf-8"))
     numbers = list(next(iter(found["weights"].values())))
     lines = [f"| Weight | {' | '.join(f'{number} a class' for number in numbers)} |", "|---" * (len(numbers) + 1) + "|"]
     for name, row in found["weights"].items():
