@@ -14,6 +14,7 @@ from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.prediction.results import Prediction
 from leukaemia_zoo.prediction.verdicts import iter_predictions
+from leukaemia_zoo.prediction.writing import verdict_columns
 
 _KINDS = {"label": str, "verdict": str, "error": str, "ood_score": float, "unfamiliar": bool}
 """Of the columns of a prediction that are no probability; any cell may lack any of them."""
@@ -131,16 +132,6 @@ class BatchPredictor:
         """
         owners = None if subjects is None else [None if owner is None else str(owner) for owner in subjects]
         return iter_predictions(self.network, map(_item, images), names=names, subjects=owners, **self._settings)
-
-
-def verdict_columns(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Names of what is told of a cell beside its path."""
-    return (
-        "subject",
-        "label",
-        *(f"p_{name}" for name in class_names),
-        *("verdict", "ood_score", "unfamiliar", "error"),
-    )
 
 
 def with_verdicts(table: Any, predictions: Sequence[Prediction], class_names: Sequence[str]) -> Any:

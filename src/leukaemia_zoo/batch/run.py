@@ -15,12 +15,12 @@ from leukaemia_zoo._version import __version__
 from leukaemia_zoo.batch.cluster import judged_by_cluster
 from leukaemia_zoo.batch.judging import Work, judge_part, mark_of, told_of
 from leukaemia_zoo.batch.parts import Part, Plan, plan, require
-from leukaemia_zoo.batch.predictor import verdict_columns
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.prediction.writing import verdict_columns
 from leukaemia_zoo.zoo.sources import find
 
 RECORD = "_predictions.json"

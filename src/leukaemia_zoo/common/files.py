@@ -119,6 +119,12 @@ def write_json(path: str | Path, data: Any) -> None:
         beside.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_png(path: str | Path, image: Any) -> None:
+    """Write an image of Pillow as PNG, beside first and then renamed."""
+    with replacing(path) as beside:
+        image.save(beside, "PNG")
+
+
 def sweep(path: Path) -> None:
     """Remove what processes that were killed while they wrote a file have left beside it."""
     for old in path.parent.glob(f"{_start_beside(path)}*"):

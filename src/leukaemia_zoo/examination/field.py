@@ -16,6 +16,7 @@ from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.examination.outlines import outline
 from leukaemia_zoo.prediction.results import Prediction
 from leukaemia_zoo.prediction.verdicts import iter_predictions
+from leukaemia_zoo.prediction.writing import verdict_columns
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
 from leukaemia_zoo.smears.nuclei import FloatArray
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 CUT, UNFAMILIAR = "cut", "unfamiliar"
 """What stands for a class where a cell is cut by the border, or does not look like the training cells."""
+
+_OF_A_FILE = ("path", "subject", "error")
+"""What is told of an image file, and not of a cell of a field."""
 
 _BATCH = 32
 
@@ -61,7 +65,7 @@ class ExaminedCell:
         return {
             "cell": self.number,
             "answer": self.answer,
-            **{key: value for key, value in said.items() if key not in ("path", "subject", "error")},
+            **{key: value for key, value in said.items() if key not in _OF_A_FILE},
             "left": left,
             "top": top,
             "right": right,
@@ -142,9 +146,9 @@ def examined(
 
 def cell_columns(class_names: tuple[str, ...]) -> list[str]:
     """The columns of a table of cells: the keys of `ExaminedCell.to_dict`, whether or not there is a cell."""
-    said = ["answer", "label", *(f"p_{name}" for name in class_names), "verdict", "ood_score", "unfamiliar"]
+    said = [name for name in verdict_columns(class_names) if name not in _OF_A_FILE]
     shape = ["left", "top", "right", "bottom", "area_um2", "touches_border", "micrometres_per_pixel"]
-    return ["cell", *said, *shape]
+    return ["cell", "answer", *said, *shape]
 
 
 def _answer(cell: ExtractedCell, prediction: Prediction) -> str:

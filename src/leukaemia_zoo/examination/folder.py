@@ -22,7 +22,7 @@ from PIL import Image
 
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import list_images, read_image
-from leukaemia_zoo.common.files import distinct_stems, replacing, write_json, writing
+from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.engine.network import resolve
@@ -31,6 +31,7 @@ from leukaemia_zoo.examination.field import cell_columns, colours_of, examined
 from leukaemia_zoo.examination.geojson import CellsWriter, cell_rows, field_row
 from leukaemia_zoo.examination.picture import LONGEST_SIDE, FieldPicture
 from leukaemia_zoo.prediction.verdicts import iter_predictions
+from leukaemia_zoo.prediction.writing import rounded
 from leukaemia_zoo.smears.fields import ExtractedCell, estimate_scale, extract_cells
 from leukaemia_zoo.smears.nuclei import cytology
 from leukaemia_zoo.smears.segmentation import checked_scale
@@ -277,8 +278,7 @@ class _Run:
             writer = CellsWriter(file, str(self.paths[number]), self.colours)
             for one in examined(cells, self.network, self.miss_rate):
                 name = f"{stem}_{one.number:04d}.png"
-                with replacing(self.folder / CELLS / name) as beside:
-                    Image.fromarray(one.cell.image).save(beside, "PNG")
+                write_png(self.folder / CELLS / name, Image.fromarray(one.cell.image))
                 picture.draw(one)
                 writer.write(one, picture=f"{CELLS}/{name}")
                 counts[one.answer] += 1
@@ -306,8 +306,7 @@ class _Run:
                     answers[answer] += count
                 of_fields.writerow(row)
                 for cell in cell_rows(self.geojson(number)):
-                    rounded = {key: round(v, 6) if isinstance(v, float) else v for key, v in cell.items()}
-                    of_cells.writerow({"field": str(path)} | rounded)
+                    of_cells.writerow({"field": str(path)} | {key: rounded(value) for key, value in cell.items()})
         found = ExaminedFields(
             self.folder,
             len(self.paths) - len(failed),

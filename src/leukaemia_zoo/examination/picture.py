@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from leukaemia_zoo.cells.arrays import RGBArray
-from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.files import write_png
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.examination.field import ExaminedCell
 
@@ -69,5 +69,4 @@ class FieldPicture:
         if not any(self._counts.values()):
             self._pen.text((x, self._height + 6), "no white cell was found", "black", self._small)
         self._pen.text((8, self._height + _LEGEND + 4), NOT_A_DIAGNOSIS, "black", self._small)
-        with replacing(path) as beside:
-            self._sheet.save(beside, "PNG")
+        write_png(path, self._sheet)

@@ -13,11 +13,12 @@ import numpy as np
 
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import image_items
-from leukaemia_zoo.common.files import distinct_stems, replacing, write_json, writing
+from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
 from leukaemia_zoo.common.run_folder import make_folder, refuse_to_replace
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.explanation.maps import Explanation, iter_explanations
 from leukaemia_zoo.explanation.pictures import contact_sheet, overlay
+from leukaemia_zoo.prediction.writing import rounded
 from leukaemia_zoo.zoo.loading import as_model, config_of
 
 ON_SHEET = 24
@@ -102,7 +103,7 @@ def explain_files(
     def finish_sheet() -> None:
         if pending:
             made.append(sheets[len(made)])
-            _save(contact_sheet(pending, title), made[-1])
+            write_png(made[-1], contact_sheet(pending, title))
             pending.clear()
 
     with writing(folder / TABLE) as file:
@@ -110,10 +111,10 @@ def explain_files(
         writer = csv.DictWriter(file, [*columns, "picture"])
         writer.writeheader()
         for number, (one, name) in enumerate(zip(found, names, strict=True), start=1):
-            row = {key: round(value, 6) if isinstance(value, float) else value for key, value in one.to_dict().items()}
+            row = {key: rounded(value) for key, value in one.to_dict().items()}
             writer.writerow(row | {"picture": name if one.error is None else None})
             if one.error is None:
-                _save(overlay(one), folder / name)
+                write_png(folder / name, overlay(one))
                 pending.append(one)
                 if one.share_inside is not None and one.cell_share is not None:
                     shares.append((one.share_inside, one.cell_share))
@@ -126,8 +127,3 @@ def explain_files(
         finish_sheet()
     inside, covered = np.mean(shares, axis=0).tolist() if shares else (None, None)
     return ExplainedFiles(folder, len(paths) - len(failed), tuple(failed), tuple(made), inside, covered)
-
-
-def _save(picture: Any, path: Path) -> None:
-    with replacing(path) as beside:
-        picture.save(beside, "PNG")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ def writing_csv(path: Path | None, class_names: tuple[str, ...]) -> Iterator[Any
     if path is None:
         yield lambda record: None
         return
-    columns = ["path", "subject", "label", *(f"p_{name}" for name in class_names)]
-    columns += ["verdict", "ood_score", "unfamiliar", "error"]
     with writing(path) as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, ["path", *verdict_columns(class_names)])
         writer.writeheader()
         yield lambda record: writer.writerow({key: rounded(value) for key, value in record.items()})
+
+
+def verdict_columns(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Names of what is told of a cell beside its path: keys of `Prediction.to_dict`."""
+    return (
+        "subject",
+        "label",
+        *(f"p_{name}" for name in class_names),
+        *("verdict", "ood_score", "unfamiliar", "error"),
+    )
 
 
 def rounded(value: Any) -> Any:
