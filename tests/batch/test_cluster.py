@@ -54,7 +54,7 @@ def test_a_killed_worker_loses_and_doubles_no_cell(cluster, write_cells, tmp_pat
             killed.append((part.name, int(part.read_text().split()[-1])))
             os.kill(killed[0][1], signal.SIGKILL)
 
-    outcome = predict_parquet(MODEL, [cells], out, ray=cluster, most_cells=20, report=report)
+    outcome = predict_parquet(MODEL, [cells], out, ray=cluster, most_cells=20, progress=report)
     assert killed
     assert (outcome.cells, outcome.failed, outcome.parts, outcome.found) == (160, 16, 8, 0)
     same(pq.read_table(out).to_pylist(), lz.predict(MODEL, cells).to_records())

@@ -39,7 +39,7 @@ def test_a_folder_of_images(write_cells, tmp_path, same):
     cells = write_cells(tmp_path / "cells", 30)
     steps = []
     outcome = predict_parquet(
-        MODEL, [cells], tmp_path / "out", most_cells=8, report=lambda *step: steps.append(step), note=steps.append
+        MODEL, [cells], tmp_path / "out", most_cells=8, progress=lambda *step: steps.append(step), log=steps.append
     )
     expected = lz.predict(MODEL, cells).to_records()
     same(rows_of(tmp_path / "out"), expected)
@@ -107,7 +107,7 @@ def report(done, total):
     if done >= 12:
         assert not {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
         os.kill(os.getpid(), signal.SIGKILL)
-predict_parquet("cnn_attention", [sys.argv[1]], sys.argv[2], most_cells=6, report=report)
+predict_parquet("cnn_attention", [sys.argv[1]], sys.argv[2], most_cells=6, progress=report)
 """
 
 
@@ -165,7 +165,7 @@ def test_parquet_that_changed_meanwhile_is_refused(write_cells, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_parquet(MODEL, [table], out, most_cells=2, report=stop)
+        predict_parquet(MODEL, [table], out, most_cells=2, progress=stop)
     parquet_of(files[:5], table)
     os.utime(table, ns=(time.time_ns(), time.time_ns() + 1))
     with pytest.raises(DataError, match="has changed since the run began"):

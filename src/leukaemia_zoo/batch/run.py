@@ -17,7 +17,7 @@ from leukaemia_zoo.batch.judging import Work, judge_part, mark_of, told_of
 from leukaemia_zoo.batch.parts import Part, Plan, plan, require
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder
-from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
+from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, Log
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.prediction.writing import verdict_columns
@@ -71,8 +71,8 @@ def predict_parquet(
     workers: int | None = None,
     most_cells: int | None = None,
     restart: bool = False,
-    report: Callable[[int, int], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    log: Log | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Judge all cells in files, folders and Parquet files, and write a folder of Parquet files.
 
@@ -91,8 +91,8 @@ def predict_parquet(
         workers: Of the cluster, each on a core; None for all cores.
         most_cells: Of a part; None for at most 10,000.
         restart: Begin anew where the folder holds verdicts already.
-        report: Told how many cells are judged, and how many there are.
-        note: Told what is to be known of the files that were met.
+        log: Told what is to be known of the files that were met.
+        progress: Told how many cells are judged, and how many there are.
 
     Raises:
         BatchMissingError: If PyArrow, or Ray for a cluster, is not installed.
@@ -139,21 +139,21 @@ def predict_parquet(
         all_parts = Plan.from_dict(kept)
         all_parts.check_sources()
     for line in all_parts.notes:
-        if note is not None:
-            note(line)
+        if log is not None:
+            log(line)
     work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
     done = {part.number: told for part in all_parts.parts if (told := told_of(work, part)) is not None}
     total, judged = all_parts.cells, sum(told["cells"] for told in done.values())
     left = [part for part in all_parts.parts if part.number not in done]
     outcome = _Sum(config.class_names)
     outcome.add_all(done.values())
-    if report is not None:
-        report(judged, total)
+    if progress is not None:
+        progress(judged, total)
     for told in _judged(work, left, ray, run, workers):
         outcome.add_all([told])
         judged += told["cells"]
-        if report is not None:
-            report(judged, total)
+        if progress is not None:
+            progress(judged, total)
     seconds = time.monotonic() - started
     result = Outcome(out, judged, parts=len(all_parts.parts), found=len(done), seconds=seconds, **outcome.values())
     if judged != total:

@@ -114,7 +114,7 @@ def _without(cells: JudgedCells, overlaps: list[Overlap]) -> tuple[JudgedCells, 
     if len(rows) == len(cells):
         raise LeakError(
             f"Nothing is left to judge on: {overlaps[0].told}; take other cells, or judge the recipe on unseen people "
-            "with cross_validate (--cross-validate 5)."
+            "with refit_folds=5 (--cross-validate 5)."
         )
     kept = cells.subset(np.setdiff1d(np.arange(len(cells)), rows))
     gone = {cells.subjects[row] for row in rows} - {None}

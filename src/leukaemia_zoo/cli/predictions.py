@@ -219,8 +219,8 @@ def _predict_parquet(
             ray=ray,
             workers=workers,
             restart=restart,
-            report=step,
-            note=lambda told: tell(f"note: {printable(told)}"),
+            progress=step,
+            log=lambda told: tell(f"note: {printable(told)}"),
         )
     if not quiet:
         config = find(model).spec.config

@@ -231,7 +231,7 @@ def refuse(overlap: Overlap) -> None:
     if len(overlap.rows):
         raise LeakError(
             f"{overlap.told}: leave them out with exclude_overlap (--exclude-overlap), take other cells, or judge its "
-            "recipe on unseen people with cross_validate (--cross-validate 5)."
+            "recipe on unseen people with refit_folds=5 (--cross-validate 5)."
         )
 
 
