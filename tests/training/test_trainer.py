@@ -38,6 +38,7 @@ from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.trainer import train
 from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo import build_model
+from leukaemia_zoo.zoo.registry import weights
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 SMALL = {
@@ -462,6 +463,31 @@ def test_a_trunk_tells_the_record_what_it_was_distilled_on(cells, teacher, recip
     assert record["distillation"]["teacher"]["weights"] == teacher.name
     assert (first["distillation"]["given"], record["distillation"]["given"]) == (False, True)
     assert "seen" not in record["distillation"]
+
+
+def test_the_classifier_of_a_weight_is_learnt_anew_on_its_trunk(cells, tmp_path):
+    spec = weights()["cnn_attention.pbc_cnmc"]
+    few = {"validation_folds": 3, "validation_share": 0.34}
+    settings = {"recipe": recipe_for(spec.name, few), "trunk": spec.name, "log": str.strip}
+    own = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=2, **settings).record
+    model = train("cnn_attention", cells, tmp_path / "run", **settings)
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    for about in (own, record):
+        assert about["distillation"]["taken_from"] == spec.name
+        assert about["distillation"]["unlabelled"] == "pbc_full"
+        assert not about["notes"][len(cells.notes) :]
+        assert about["data"] == [dict(row) for row in spec.data]
+    shipped = load_model(spec.name)
+    for layer in shipped.layers:
+        if layer.name not in ("statistics_norm", "logits"):
+            for old, new in zip(layer.get_weights(), model.get_layer(layer.name).get_weights(), strict=True):
+                np.testing.assert_array_equal(old, new)
+
+
+def test_layers_that_learnt_from_labels_are_no_trunk(cells, recipe, tmp_path):
+    with pytest.raises(DataError, match=r"learnt from labelled cells.*--init"):
+        train("mobilenet", cells, tmp_path / "run", recipe=recipe, trunk="mobilenet.pbc", log=str.strip)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path, monkeypatch):

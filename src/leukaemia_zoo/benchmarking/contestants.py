@@ -18,7 +18,7 @@ from PIL import Image
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.benchmarking.judged_cells import JudgedCells
 from leukaemia_zoo.cells.table import class_key
-from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE, RunFolder
+from leukaemia_zoo.common.run_folder import RUN, RunFolder
 from leukaemia_zoo.common.text import Log, shown
 from leukaemia_zoo.errors import ArchitectureError, DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
@@ -27,11 +27,12 @@ from leukaemia_zoo.explanation.pictures import overlay
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.training.cross_validation import out_of_fold
 from leukaemia_zoo.training.leaks import TRAINED_FURTHER, TrainedOn, training_of
-from leukaemia_zoo.training.recipes import Recipe, TrainingOptions, recipe_for
+from leukaemia_zoo.training.provenance import refit_recipe
+from leukaemia_zoo.training.recipes import TrainingOptions
 from leukaemia_zoo.zoo.loading import config_of, load_model, weights_digest
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec, weights
 from leukaemia_zoo.zoo.sources import Found, find
-from leukaemia_zoo.zoo.tensors import named_variables, save_tensors
+from leukaemia_zoo.zoo.tensors import named_variables
 
 _ONE_MODEL = "a name, a folder, a loaded model or a callable from images to probabilities"
 _MAP_SIDE = 96
@@ -264,17 +265,12 @@ def refit_on_folds(
             f"'{candidate.name}' cannot be cross-validated: only weights given by name can, on cells in files; judge "
             "it as it is, on people it was not trained on."
         )
-    recipe = _clean_recipe(spec)
+    recipe = refit_recipe(spec)
     if recipe is None:
         raise DataError(
             f"'{candidate.name}' cannot be cross-validated from its weight, because its features were learnt on "
             f"labelled cells: run `leukaemia-zoo train {spec.config.architecture} --cross-validate {folds}` instead."
         )
-    distillation = spec.training["distillation"]
-    settings = json.loads(json.dumps(dataclasses.asdict(recipe)))["distillation"]
-    about = {"recipe": settings, "taken_from": spec.name, "sha256": spec.sha256}
-    trunk = state.file(TRUNK_FILE)
-    save_tensors(candidate.loaded(), trunk, config={"distillation": about})
     state.own_folder(RUN)
     for number in range(folds):
         state.file(f"fold_{number}.json")
@@ -283,26 +279,13 @@ def refit_on_folds(
         cells.table,
         state.folder,
         folds=folds,
-        options=TrainingOptions(recipe, "of the weight", trunk=trunk, seed=seed, log=log),
+        options=TrainingOptions(recipe, "of the weight", trunk=candidate.found.file, seed=seed, log=log),
     )
     told = (
         f"Every cell was judged by a network whose classifier had seen no cell of its person; its features were learnt "
-        f"without labels on {distillation['unlabelled']}."
+        f"without labels on {spec.training['distillation']['unlabelled']}."
     )
     return Refitted(found.probabilities, found.folds, {**candidate.about(), "folds": found.parts}, told)
-
-
-def _clean_recipe(spec: WeightSpec) -> Recipe | None:
-    """The recipe of a weight, if nothing but its classifier has seen labelled cells."""
-    settings = dict(spec.training.get("recipe") or {})
-    distillation = spec.training.get("distillation") or {}
-    if not settings.get("distillation") or not distillation.get("unlabelled") or settings.get("fine_tune_epochs"):
-        return None
-    initial = spec.training.get("init", "random")
-    if initial != "random" and not str(initial.get("source", "")).startswith("ImageNet, "):
-        return None  # those weights may have seen labelled cells
-    architecture = settings.pop("architecture")
-    return recipe_for(architecture, settings)
 
 
 def _batches(cells: JudgedCells, size: int) -> Iterator[np.ndarray]:

@@ -43,6 +43,7 @@ from leukaemia_zoo.training.provenance import (
     find_initial_weights,
     found_teachers,
     load_logits_teacher,
+    trunk_record,
 )
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
@@ -58,7 +59,7 @@ from leukaemia_zoo.training.trainer import (
 from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo.loading import save_model
 from leukaemia_zoo.zoo.outputs import has_statistics
-from leukaemia_zoo.zoo.tensors import load_tensors, read_config
+from leukaemia_zoo.zoo.tensors import load_tensors
 
 _OF_A_FOLD = ("images", "history", "seconds", "run", "sha256")
 """What the record of a distillation says that differs from fold to fold, if each has its own."""
@@ -360,7 +361,7 @@ def _refuse_tested_images(cells: Cells, sources: Sources, log: Log) -> None:
         return
     seen = seen_by_trunk(sources.trunk)
     if seen is None:
-        if "taken_from" not in ((read_config(sources.trunk) or {}).get("distillation") or {}):
+        if "taken_from" not in trunk_record(sources.trunk):
             log(f"note: {UNKNOWN_IMAGES}")
         return
     found = cells_among(seen, cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.training.classifier import new_network
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE
 from leukaemia_zoo.training.leaks import Overlap, TrainedOn, find_overlap, seen_by_trunk, training_of
-from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.training.recipes import Recipe, recipe_for
 from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.loading import load_model
 from leukaemia_zoo.zoo.registry import WeightSpec, weights
@@ -248,6 +249,60 @@ def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
         return None
     prints = [file_fingerprint(path) for path in cells.paths]
     return find_overlap(cells, prints, trained, str(initial.source))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Trunks that learnt without labels
+
+
+def find_trunk(trunk: str | Path | None) -> Path | None:
+    """The file of a trunk: as given, or that of a weight of the zoo or of a saved model.
+
+    Raises:
+        DataError: If labelled cells had a part in the trunk of the weight.
+        WeightsError: If it cannot be had.
+    """
+    if trunk is None or Path(trunk).is_file():
+        return None if trunk is None else Path(trunk)
+    found = sources.find(str(trunk))
+    if refit_recipe(found.spec) is None:
+        raise DataError(
+            f"The layers of {trunk} learnt from labelled cells, which the record of a trunk would not tell: begin with "
+            "it with init (--init), or give a weight whose trunk learnt without labels."
+        )
+    return found.file
+
+
+def trunk_record(file: Path) -> dict[str, Any]:
+    """What is known of the distillation of a trunk: its own header, or the description of the weight that it is of."""
+    about = (read_config(file) or {}).get("distillation")
+    if isinstance(about, dict):
+        return about
+    digest = sha256_of(file)
+    spec = next((row for row in weights().values() if row.sha256 == digest), None)
+    if spec is None and (file.parent / sources.CONFIG_FILE).is_file():
+        spec = sources.find(str(file.parent)).spec
+    recipe = None if spec is None else refit_recipe(spec)
+    if spec is None or recipe is None:
+        return {}
+    known = {key: value for key, value in spec.training["distillation"].items() if key != "sha256"}
+    settings = json.loads(json.dumps(recipe.to_dict()))["distillation"]
+    init = spec.training.get("init", "random")
+    begun = {"init": dict(init)} if init != "random" else {}
+    return {"recipe": settings, **known, **begun, "taken_from": spec.name, "data": [dict(row) for row in spec.data]}
+
+
+def refit_recipe(spec: WeightSpec) -> Recipe | None:
+    """The recipe of a weight, if nothing but its classifier has seen labelled cells; None otherwise."""
+    settings = dict(spec.training.get("recipe") or {})
+    distillation = spec.training.get("distillation") or {}
+    if not settings.get("distillation") or not distillation.get("unlabelled") or settings.get("fine_tune_epochs"):
+        return None
+    initial = spec.training.get("init", "random")
+    if initial != "random" and not str(initial.get("source", "")).startswith("ImageNet, "):
+        return None  # those weights may have seen labelled cells
+    architecture = settings.pop("architecture")
+    return recipe_for(architecture, settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -143,9 +143,10 @@ class TrainingOptions:
             None of the cells that a cross-validation tests may be among them, under whatever name, nor another cell of
             their subjects.
         trunk: ``distilled.safetensors`` that a training or cross-validation with the same distillation left, to save
-            its time; None distils. What it was distilled on the record takes from its header. A cross-validation
-            refuses one that was distilled on the people whom it tests; a trunk of an older release does not say what it
-            has seen, which a note of the result says.
+            its time, or a weight of the zoo whose trunk learnt without labels, to learn its classifier anew; None
+            distils. What it was distilled on the record takes from its header. A cross-validation refuses one that was
+            distilled on the people whom it tests; a trunk of an older release does not say what it has seen, which a
+            note of the result says.
         init: Weights before the first stage: ``"imagenet"`` for those that Keras publishes for five of the
             architectures, a safetensors file or saved-model folder of this package or a name of the zoo for all tensors
             but the last layer's, None for random ones. A cross-validation refuses weights that know those whom it

@@ -21,7 +21,7 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import replacing, sha256_of
 from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE, is_of_this_package
-from leukaemia_zoo.training.provenance import InitialWeights, LogitsTeacher
+from leukaemia_zoo.training.provenance import InitialWeights, LogitsTeacher, find_trunk, trunk_record
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.zoo import sources as places
 from leukaemia_zoo.zoo.tensors import read_config
@@ -44,14 +44,14 @@ class Sources:
 
     teacher: str | Path | None
     unlabelled: str | Path | None
-    trunk: str | Path | None
+    trunk: Path | None
     initial: InitialWeights = dataclasses.field(default_factory=InitialWeights)
     logits_teachers: tuple[LogitsTeacher, ...] = ()
 
     @classmethod
     def of(cls, options: TrainingOptions, initial: InitialWeights, teachers: tuple[LogitsTeacher, ...]) -> Sources:
         """What the options name, with what was found of it."""
-        return cls(options.teacher, options.unlabelled, options.trunk, initial, teachers)
+        return cls(options.teacher, options.unlabelled, find_trunk(options.trunk), initial, teachers)
 
 
 def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices: int = 1) -> str:
@@ -72,7 +72,8 @@ def provenance(
     """What produced a result, as far as it is the same for a training and a cross-validation."""
     data = [_C_NMC if cells.source == "c-nmc" else {"name": cells.source, "source": "given", "licence": "not stated"}]
     header = (read_config(features) or {}) if features is not None else {}
-    about, given = header.get("distillation", {}), sources.trunk is not None
+    given = sources.trunk is not None
+    about = trunk_record(sources.trunk) if sources.trunk is not None else header.get("distillation", {})
     initial, taught = sources.initial.to_dict(), [dict(row) for row in sources.initial.data]
     if given and about.get("init"):
         # Nothing is known of the beginning of a trunk but what its own header says.
@@ -85,7 +86,7 @@ def provenance(
     if features is not None and "init" not in header:
         # Who taught a trunk that is given its own header says, not this call.
         teacher = (about.get("teacher") or {}).get("weights") if given else sources.teacher
-        data += [row for row in _data_of_teacher(teacher) if row not in data]
+        data += [row for row in about.get("data", _data_of_teacher(teacher)) if row not in data]
     distillation, notes = None, list(cells.notes)
     if features is not None and "init" not in header:
         # What made a trunk that is given, its own header knows, not this call; an older one says less.
@@ -94,7 +95,7 @@ def provenance(
             told["teacher"] = None  # the one that the record of that weight names
         elif given and "seen" not in about:
             notes.append(UNKNOWN_IMAGES)
-        about = {key: value for key, value in about.items() if key not in ("init", "seen")}
+        about = {key: value for key, value in about.items() if key not in ("init", "seen", "data")}
         distillation = {**told, **about, "sha256": sha256_of(features), "given": given}
     return {
         "package": __version__,

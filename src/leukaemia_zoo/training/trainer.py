@@ -40,6 +40,7 @@ from leukaemia_zoo.training.provenance import (
     find_initial_weights,
     found_teachers,
     load_logits_teacher,
+    trunk_record,
     write_initial_weights,
 )
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
@@ -275,8 +276,7 @@ def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path
         )
     model = new_network(recipe, 2, seed)
     if sources.trunk is not None:
-        about = (read_config(sources.trunk) or {}).get("distillation") or {}
-        if about.get("recipe") != plain(recipe.to_dict()["distillation"]):
+        if trunk_record(sources.trunk).get("recipe") != plain(recipe.to_dict()["distillation"]):
             raise DataError(
                 f"{sources.trunk} was not distilled by this recipe: leave out the trunk (--trunk), or give the recipe "
                 "it had (--recipe)."
