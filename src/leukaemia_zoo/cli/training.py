@@ -22,9 +22,7 @@ from leukaemia_zoo.cli import options, paths
     help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none'",
 )
 @options.file("--unlabelled", "cell images for the distillation, without labels (default: the training cells)", "DIR")
-@options.file(
-    "--trunk", "distilled.safetensors of a run with the same distillation, or a weight such as cnn.cnmc"
-)
+@options.file("--trunk", "distilled.safetensors of a run with the same distillation, or a weight such as cnn.cnmc")
 @click.option(
     "--init",
     type=paths.home,
