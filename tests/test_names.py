@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import leukaemia_zoo as lz
-from leukaemia_zoo._names import old_method, renamed, takes
+from leukaemia_zoo._names import NAMES, old_method, renamed, takes
 
 SOURCE = Path(lz.__file__).parent
-WINGS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name not in ("cli", "common"))
+WINGS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name in NAMES)
 
 OLD_NAMES = {
     **dict.fromkeys(("build_model", "save_pretrained", "push_to_hub", "publish", "ModelConfig"), "zoo"),

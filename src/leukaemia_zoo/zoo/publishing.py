@@ -23,7 +23,7 @@ from leukaemia_zoo.common.files import check_integrity, replacing, write_json
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import Log, close_matches, silent
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo import hub
+from leukaemia_zoo.hub import addresses, transfers
 from leukaemia_zoo.zoo import registry as zoo_registry
 from leukaemia_zoo.zoo.cards import CARD_FILE, LIBRARY, checked_about, model_card, refuse_to_replace_card
 from leukaemia_zoo.zoo.registry import WeightSpec, checkout_file, packaged_file
@@ -154,7 +154,7 @@ def push_to_hub(
             "store its kernels as float16, or leave out half."
         )
     name = os.fspath(model)
-    if is_in_zoo(name) or name.startswith(hub.PREFIX):
+    if is_in_zoo(name) or name.startswith(addresses.PREFIX):
         found = find(name)
         spec, file = found.spec, found.file
     else:
@@ -268,14 +268,14 @@ def _send(upload: _Upload, message: str | None, private: bool | None, token: str
         CARD_FILE: upload.card,
     }
     message = message or f"Upload {spec.name} with {LIBRARY}"
-    revision = hub.upload(repo, files, message=message, private=private, token=token)
+    revision = transfers.upload(repo, files, message=message, private=private, token=token)
     _compare(spec, repo, revision, token)
-    return Published(spec.name, repo, revision, hub.page(repo, revision), spec.sha256, spec.size)
+    return Published(spec.name, repo, revision, addresses.page(repo, revision), spec.sha256, spec.size)
 
 
 def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> None:
     """Raise unless the Hub has the file that was sent."""
-    found = hub.listed(repo, revision, [WEIGHTS_FILE], token=token).get(WEIGHTS_FILE)
+    found = transfers.listed(repo, revision, [WEIGHTS_FILE], token=token).get(WEIGHTS_FILE)
     where = f"{WEIGHTS_FILE} of {repo} at {revision[:12]}"
     if found is not None and found.size == spec.size and found.sha256 is None:
         raise IntegrityError(
@@ -297,7 +297,7 @@ def checked_repo(repo: str) -> str:
     Raises:
         UnknownNameError: If it is none.
     """
-    if not hub.is_repo(repo):
+    if not addresses.is_repo(repo):
         raise UnknownNameError(
             f"{repo!r} is no repository on the Hub: write org/name, with letters, digits and single '-', '_' and '.', "
             "such as lab/my-cells."
@@ -323,7 +323,7 @@ def _folder_of_large(folder: Path | str | None) -> Path | None:
 
 def _uploads(table: Path, large: Path | None, namespace: str, names: Sequence[str] | None) -> list[_Upload]:
     """What is to be published, all of it checked."""
-    if not hub.is_repo(f"{namespace}/name"):
+    if not addresses.is_repo(f"{namespace}/name"):
         raise UnknownNameError(
             f"{namespace!r} is no user or organisation on the Hub: write its name alone, such as lab, of letters, "
             "digits and single '-'."

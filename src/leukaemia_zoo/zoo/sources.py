@@ -22,7 +22,7 @@ from leukaemia_zoo.common.files import check_integrity, replacing, sha256_of, wr
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import reason, shown
 from leukaemia_zoo.errors import DataError, HubStorageError, TensorMismatchError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo import hub
+from leukaemia_zoo.hub import addresses, cache, transfers
 from leukaemia_zoo.zoo.registry import (
     ARCHITECTURES,
     WeightSpec,
@@ -70,9 +70,8 @@ def is_elsewhere(name: str) -> bool:
     if not name or is_in_zoo(name):
         return False
     path = Path(name)
-    return (
-        name.startswith(hub.PREFIX) or os.sep in name or "/" in name or path.exists() or path.suffix.lower() in _FILES
-    )
+    is_path = os.sep in name or "/" in name or path.exists() or path.suffix.lower() in _FILES
+    return name.startswith(addresses.PREFIX) or is_path
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
@@ -133,8 +132,8 @@ def check_download(name: str) -> None:
         UnknownNameError: If it is none.
         DataError: If it is a folder.
     """
-    if name.startswith(hub.PREFIX):
-        hub.parse(name)
+    if name.startswith(addresses.PREFIX):
+        addresses.parse(name)
     elif is_elsewhere(name):
         if Path(name).exists():
             raise DataError(f"{name} is there already: there is nothing to download, load_model takes it as it is.")
@@ -174,7 +173,7 @@ def download(model: str, out: str | os.PathLike[str] | None = None) -> Found:
     found = find(model)
     if out is None:
         return found
-    own = model.startswith(hub.PREFIX)  # what somebody calls a weight must not replace another one
+    own = model.startswith(addresses.PREFIX)  # what somebody calls a weight must not replace another one
     target = Path(out) / (_folder_name(model) if own else found.spec.name)
     row = dataclasses.replace(found.spec, file=WEIGHTS_FILE)
     made: list[Path] = []
@@ -207,7 +206,7 @@ def local_files(name: str) -> list[Path]:
 
 def _folder_name(uri: str) -> str:
     """``org--name`` or ``org--name@revision``: two repositories, or two revisions of one, get two folders."""
-    return "@".join(part.replace("/", "--") for part in hub.parse(uri) if part)
+    return "@".join(part.replace("/", "--") for part in addresses.parse(uri) if part)
 
 
 def _of_the_zoo(spec: WeightSpec) -> Found:
@@ -226,8 +225,8 @@ def _of_the_zoo(spec: WeightSpec) -> Found:
 
 def _elsewhere(name: str, architecture: str | None = None) -> Found:
     """A weight that the caller names by path or repository."""
-    if name.startswith(hub.PREFIX):
-        return _from_repository(*hub.parse(name))
+    if name.startswith(addresses.PREFIX):
+        return _from_repository(*addresses.parse(name))
     path = Path(name)
     if path.suffix.lower() in _OF_KERAS and not path.is_dir():
         raise WeightsError(
@@ -304,7 +303,7 @@ def _row_of(path: Path) -> WeightSpec:
 
 def _from_repository(repo: str, revision: str | None) -> Found:
     """A model in somebody's repository: nothing is believed of it but that its description is ours in form."""
-    config, commit = hub.fetch_config(repo, revision, CONFIG_FILE)
+    config, commit = transfers.fetch_config(repo, revision, CONFIG_FILE)
     if revision is None:
         _log.warning(
             "hf://%s names no revision: commit %s was taken; write hf://%s@%s to get the same again.",
@@ -315,22 +314,22 @@ def _from_repository(repo: str, revision: str | None) -> Found:
     if known is None or known.sha256 != spec.sha256:
         # A weight of the zoo is known by its bytes: what was found out about it must not pass to another one.
         spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, weight=None))
-    if spec.size > hub.LARGEST_WEIGHTS:
+    if spec.size > transfers.LARGEST_WEIGHTS:
         raise WeightsError(
             f"The description in {repo} claims a weight of {spec.size:,} bytes, more than any architecture has: do not "
             "use it."
         )
     found = _from_hub(spec, repo, commit, spec.file)
-    _check_description(found.spec, found.file, f"{hub.PREFIX}{repo}")
+    _check_description(found.spec, found.file, f"{addresses.PREFIX}{repo}")
     return found
 
 
 def _from_hub(spec: WeightSpec, repo: str, commit: str, name: str) -> Found:
-    file = hub.HubFile(repo, commit, name, spec.sha256, spec.size)
-    place = "cache" if hub.is_cached(file) else "hub"
-    origin = f"{hub.PREFIX}{repo}@{commit}"
+    file = addresses.HubFile(repo, commit, name, spec.sha256, spec.size)
+    place = "cache" if cache.is_cached(file) else "hub"
+    origin = f"{addresses.PREFIX}{repo}@{commit}"
     spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, origin=origin))
-    return Found(spec, hub.fetch(file), place)
+    return Found(spec, transfers.fetch(file), place)
 
 
 def _read_config(path: Path) -> WeightSpec:
