@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,15 @@ def examine(
             drawing.draw(cell)
             writer.writerow({key: rounded(value) for key, value in cell.to_dict().items()})
     drawing.save(picture)
-    return ShownField(picture, table(cell.to_dict() for cell in found.cells), _sentences(found, [*colours]), written)
+    return ShownField(
+        picture, table(cell.to_dict() for cell in found.cells), _sentences(found, drawing.counts), written
+    )
 
 
-def _sentences(found: ExaminedField, answers: list[str]) -> list[str]:
-    given = [cell.answer for cell in found.cells]
-    counts = {answer: given.count(answer) for answer in answers if answer in given}
+def _sentences(found: ExaminedField, drawn: Mapping[str, int]) -> list[str]:
+    counts = {answer: count for answer, count in drawn.items() if count}
     listed = ", ".join(f"{count} {answer}" for answer, count in counts.items())
-    told = [f"White cells found: {len(given)} ({listed})." if given else "No white cell was found."]
+    told = [f"White cells found: {len(found.cells)} ({listed})." if counts else "No white cell was found."]
     told += [f"{answer.capitalize()}: {_MEANING[answer]}." for answer in counts if answer in _MEANING]
     scale = f"{found.micrometres_per_pixel:.4g} micrometres per pixel, "
     if found.scale_was_given:

@@ -14,7 +14,7 @@ from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import ArchitectureError, BackendError, DataError, ImageError
-from leukaemia_zoo.prediction.results import Prediction, SubjectTally
+from leukaemia_zoo.prediction.results import CellTally, Prediction, SubjectTally
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.prediction.writing import writing_csv
 
@@ -135,14 +135,14 @@ def _short(value: Any) -> Any:
 
 
 def _sentences(network: Network, predictions: Sequence[Prediction]) -> list[str]:
-    judged = [prediction for prediction in predictions if prediction.error is None]
-    labels = [prediction.label for prediction in judged]
-    counts = ", ".join(f"{labels.count(name)} {name}" for name in network.zoo.class_names)
-    told = [f"{len(judged)} of {len(predictions)} images judged: {counts}."]
+    tally = CellTally.of(network.zoo.class_names)
+    for prediction in predictions:
+        tally.add(prediction)
+    counts = ", ".join(f"{count} {name}" for name, count in tally.counts.items())
+    told = [f"{tally.judged} of {tally.cells} images judged: {counts}."]
     if network.zoo.verdict_limits is not None:
-        number = sum(prediction.verdict == UNCERTAIN for prediction in judged)
-        told.append(f"{number} uncertain, for a human to judge.")
-    if number := sum(bool(prediction.unfamiliar) for prediction in judged):
+        told.append(f"{tally.uncertain} uncertain, for a human to judge.")
+    if number := tally.unfamiliar:
         told.append(f"{number} unlike the cells that this weight was trained on: do not rely on what is said of them.")
     return told + [f"Not read: {prediction.error}" for prediction in predictions if prediction.error is not None]
 

@@ -273,7 +273,6 @@ class _Run:
         stem = self.stems[number]
         (self.folder / CELLS).mkdir(exist_ok=True)
         picture = FieldPicture(overview, size[0], self.colours)
-        counts = dict.fromkeys(self.colours, 0)
         with writing(self.geojson(number)) as file:
             writer = CellsWriter(file, str(self.paths[number]), self.colours)
             for one in examined(cells, self.network, self.miss_rate):
@@ -281,10 +280,17 @@ class _Run:
                 write_png(self.folder / CELLS / name, Image.fromarray(one.cell.image))
                 picture.draw(one)
                 writer.write(one, picture=f"{CELLS}/{name}")
-                counts[one.answer] += 1
             picture.save(self.picture(number))
-            about = {"field": str(self.paths[number]), "name": stem, "width": size[0], "height": size[1]}
-            writer.close(**about, micrometres_per_pixel=scale, scale=where, cells=sum(counts.values()), answers=counts)
+            writer.close(
+                field=str(self.paths[number]),
+                name=stem,
+                width=size[0],
+                height=size[1],
+                micrometres_per_pixel=scale,
+                scale=where,
+                cells=sum(picture.counts.values()),
+                answers=picture.counts,
+            )
 
     def finish(self, told: str, failed: dict[str, str]) -> ExaminedFields:
         """Both tables and the record, from what was left of each field."""
