@@ -63,6 +63,17 @@ def test_an_old_name_answers_and_says_where_it_is_now(name):
     assert name not in lz.__all__
 
 
+@pytest.mark.parametrize("wing", ["", *WINGS])
+def test_nothing_is_printed_by_default(wing):
+    """Every log and every bar is None unless it is given, whether an option or an argument."""
+    package = importlib.import_module(f"leukaemia_zoo.{wing}".rstrip("."))
+    for name in set(package.__all__) - {"__version__"}:
+        value = getattr(package, name)
+        parameters = inspect.signature(value).parameters if callable(value) else {}
+        for told in parameters.keys() & {"log", "progress"}:
+            assert parameters[told].default is None, f"{name}({told}=...)"
+
+
 def test_importing_the_package_and_looking_around_loads_nothing_heavy():
     code = (
         "import sys, leukaemia_zoo as lz; lz.cells, lz.zoo, lz.training, lz.adaptation, dir(lz.training); "

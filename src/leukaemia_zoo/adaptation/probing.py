@@ -104,7 +104,7 @@ def linear_probe(
         resamples: Of the bootstrap over subjects, or over cells where none is known.
         level: Nominal coverage of the intervals.
         seed: Of folds and resamples.
-        log: Called with each line of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
 
     Returns:
         A `Probe`; `print` shows it.

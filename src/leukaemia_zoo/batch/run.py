@@ -16,7 +16,7 @@ from leukaemia_zoo.batch.judging import Work, judge_part, mark_of, tally_of
 from leukaemia_zoo.batch.parts import Part, Plan, plan, require
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder
-from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, Log
+from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, Log, silent
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.prediction.results import CellTally
@@ -91,7 +91,7 @@ def predict_parquet(
         workers: Of the cluster, each on a core; None for all cores.
         most_cells: Of a part; None for at most 10,000.
         restart: Begin anew where the folder holds verdicts already.
-        log: Told what is to be known of the files that were met.
+        log: Called with what is to be known of the files that were met, such as ``print``; None for none.
         progress: Told how many cells are judged, and how many there are.
 
     Raises:
@@ -139,8 +139,7 @@ def predict_parquet(
         all_parts = Plan.from_dict(kept)
         all_parts.check_sources()
     for line in all_parts.notes:
-        if log is not None:
-            log(line)
+        (log or silent)(line)
     work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
     tally, left, total = CellTally.of(config.class_names), [], all_parts.cells
     for part in all_parts.parts:

@@ -24,7 +24,7 @@ from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import list_images, read_image
 from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
-from leukaemia_zoo.common.text import Log
+from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.engine.network import resolve
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.examination.field import cell_columns, colours_of, examined
@@ -95,7 +95,7 @@ def examine_fields(
         stain: As `extract_cells` takes it.
         miss_rate: As `predict` takes it.
         restart: Begin anew where the folder holds an interrupted run with other arguments, or files of others.
-        log: Called with lines of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
         progress: Called with the number of fields done and of all.
 
     Returns:
@@ -108,7 +108,7 @@ def examine_fields(
         SlidesMissingError: There is a whole slide, and the extra `slides` is not installed.
     """
     paths, notes = _listed(fields)
-    tell = log or (lambda line: None)
+    tell = log or silent
     for note in notes:
         tell(f"note: {note}")
     # Whatever a user may have to mend is told before anything is written.

@@ -123,7 +123,7 @@ def distil(
     *,
     seed: int = 0,
     state: RunFolder | None = None,
-    log: Log | None = print,
+    log: Log | None = None,
     keep_first_filters: bool = False,
 ) -> list[dict[str, float]]:
     """Train the trunk of a network to give the feature maps of an ImageNet network; labels are not used.
@@ -135,7 +135,7 @@ def distil(
         teacher_weights: See `load_teacher`.
         seed: Seed of the views and of the order.
         state: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
-        log: Called with a line an epoch.
+        log: Called with a line an epoch, such as ``print``; None for none.
         keep_first_filters: Leave the student's first convolution as it is; otherwise it begins with the teacher's
             filters, where it has their shape.
 

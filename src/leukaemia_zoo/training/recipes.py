@@ -157,7 +157,7 @@ class TrainingOptions:
         seed: Of the split, the weights, the order and the views.
         devices: Number of devices that share the batches of distillation and fine-tuning, or ``"all"``.
         restart: Begin anew instead of resuming.
-        log: Called with each line of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
     """
 
     recipe: Recipe | str | Path | Mapping[str, Any] | None = None
@@ -169,7 +169,7 @@ class TrainingOptions:
     seed: int = 0
     devices: int | str = 1
     restart: bool = False
-    log: Log | None = print
+    log: Log | None = None
 
     def recipe_of(self, architecture: str) -> Recipe:
         """The recipe that is meant, see `recipe_for`."""

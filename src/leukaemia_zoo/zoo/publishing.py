@@ -174,7 +174,7 @@ def publish(
     private: bool | None = None,
     token: str | None = None,
     dry_run: bool = False,
-    log: Log | None = print,
+    log: Log | None = None,
 ) -> list[Published]:
     """Put the weights of the zoo on the Hub, one repository each, and pin them in the registry.
 
@@ -189,8 +189,8 @@ def publish(
         registry: Registry to read and to write back to; None for the package's own.
         private: Whether new repositories are private; None for the account's own setting.
         token: With the right to write; None for HF_TOKEN or the stored login.
-        dry_run: Check and tell, but touch neither the network nor a file.
-        log: Called with each line about what happens; None for none.
+        dry_run: Check, and tell the log what would happen, but touch neither the network nor a file.
+        log: Called with each line about what happens, such as ``print``; None for none.
 
     Returns:
         One entry a weight, in the order of the registry; none after a dry run.
@@ -203,7 +203,7 @@ def publish(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.zoo.publish("lab", names=["cnn.cnmc"], dry_run=True, log=None)
+        >>> lz.zoo.publish("lab", names=["cnn.cnmc"], dry_run=True)
         []
     """
     tell = log or silent
