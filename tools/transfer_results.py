@@ -5,8 +5,8 @@
 `--data` is a folder with `cells.csv` (path, label, subject) such as DeepAPL, cells of patients with acute leukaemia
 (github.com/sidhomj/DeepAPL, no licence stated: nothing that is shipped may be trained on it). In each of five draws
 half of the people test; of the others so many cells a class are drawn, a logistic regression learns from their
-embeddings, standardised, and is judged by the macro-averaged F1 of the classes. Nothing is chosen on the people who
-test: penalty (C = 0.01) and crop are the same for all weights.
+embeddings (means over the views of the weight), standardised, and is judged by the macro-averaged F1 of the classes.
+Nothing is chosen on the people who test: penalty (C = 0.01) and crop are the same for all weights.
 
 With `--fine-tune` the same people and numbers go through `fine_tune` instead, as a user would call it: each draw learns
 from that many cells a class of one half of the people, chooses on folds of them, and is judged on the other half.
@@ -81,10 +81,10 @@ def main() -> None:
 
 
 def network(name: str) -> Network:
-    """The weight with one crop for all, and one view."""
+    """The weight with one crop for all."""
     loaded = Network.load(name)
     crop = dataclasses.replace(loaded.zoo.preprocessing, crop_fraction=CROP, reference_frame=None)
-    loaded.zoo = dataclasses.replace(loaded.zoo, preprocessing=crop, views=1)
+    loaded.zoo = dataclasses.replace(loaded.zoo, preprocessing=crop)
     return loaded
 
 
