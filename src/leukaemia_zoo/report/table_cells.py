@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leukaemia_zoo.evaluation.intervals import Interval
-from leukaemia_zoo.report.contents import (
-    fixed,
-    interval,
-    number,
-    text,
-)
+from leukaemia_zoo.report.contents import fixed, interval, number, text
 
 # Characters of a text that may stand in a table; the record of a training takes thousands.
 _BRIEF = 240
