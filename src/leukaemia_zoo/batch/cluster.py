@@ -87,19 +87,7 @@ class PartJudge:
 def judged_by_cluster(
     work: Work, parts: Sequence[Part], address: str, tries: Path, workers: int | None = None
 ) -> Iterator[CellTally]:
-    """The cells of each part, as it is done; see `judge_part`.
-
-    Args:
-        work: What the workers have to know.
-        parts: What is to be judged.
-        address: Of the cluster, or `LOCAL`.
-        tries: Folder where workers leave their process number for each part that they begin.
-        workers: How many; None for one a core of the cluster.
-
-    Raises:
-        ClusterError: If there is no cluster, or parts end all of their workers.
-        LeukaemiaZooError: What a worker raises.
-    """
+    """The cells of each part, as it is done; see `judge_part`."""
     _check_answer(address)
     # Ray would report the use of a cluster that we start to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -176,9 +176,6 @@ def preliminary_names(label_file: Path) -> dict[str, CnmcName]:
     """The original name of each numbered cell of the preliminary test set, by its number.
 
     `Patient_ID` is the cell's original name, `new_names` the file, and 1 in `labels` means ALL.
-
-    Raises:
-        DataError: If the file is not the official label file.
     """
     table = read_table(label_file, ("patient_id", "new_names", "labels"))
     names: dict[str, CnmcName] = {}

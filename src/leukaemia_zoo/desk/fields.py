@@ -51,20 +51,7 @@ def examine(
     micrometres_per_pixel: float | None = None,
     miss_rate: float | None = None,
 ) -> ShownField:
-    """Find the white cells of a field, judge them, and put in words what came out.
-
-    Args:
-        network: Of the weight.
-        file: Image of a field.
-        folder: Where ``field.png`` and ``cells.csv`` are written.
-        micrometres_per_pixel: Its scale; None estimates it from the red cells.
-        miss_rate: As `predict` takes it.
-
-    Raises:
-        ImageError: It is no field, or its scale cannot be estimated.
-        DataError: The weight has no limits of verdicts for the miss rate.
-        CytologyMissingError: A package of the extra `cytology` is not installed.
-    """
+    """Find the white cells of a field, judge them, leave ``field.png`` and ``cells.csv``, and say what came out."""
     pixels = read_image(file)
     # Before the scale is looked for, of which a single cell tells nothing.
     if lies_on_black(pixels):

@@ -54,21 +54,7 @@ def judge(
     miss_rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Shown:
-    """Judge cells and put in words what came out.
-
-    Args:
-        network: Of the weight.
-        files: Images of single cells.
-        csv: The file to write.
-        model: Name or folder of the weight, for the maps, which Keras makes.
-        method: Lay over each picture the map that `explain` makes by this method, if it can of this network; None for
-            no maps, which take Keras and some seconds.
-        miss_rate: As `predict` takes it.
-        progress: Told how many cells are judged, and how many there are.
-
-    Raises:
-        DataError: If there are no files, or the weight has no limits of verdicts for the miss rate.
-    """
+    """Judge cells, write the CSV and say what came out; with a method of `explain`, its maps lie over the pictures."""
     if not files:
         raise DataError("There are no cells: drop image files of single cells.")
     names = [Path(file).name for file in files]

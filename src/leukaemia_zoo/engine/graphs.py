@@ -43,19 +43,7 @@ def graph_name(config: ModelConfig) -> str:
 
 
 def find_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
-    """The graph of a network, from images to embeddings.
-
-    Args:
-        config: Of the network.
-        weights: Its safetensors file, which a graph that has to be made is compared with Keras on.
-
-    Returns:
-        The bytes of an ONNX file without weights.
-
-    Raises:
-        IntegrityError: If a graph in the package is not the one that was released.
-        EngineError: If there is none, and Keras or ``onnx`` is not installed to make it, or it differs from Keras.
-    """
+    """The graph of a network, ONNX without weights; one that must be made is compared with Keras on these weights."""
     name = graph_name(config)
     if name in _index()["graphs"]:
         return _packaged(name)

@@ -220,19 +220,10 @@ def calibration_slope_intercept(labels: npt.ArrayLike, probabilities: npt.ArrayL
 def resampled_slope_intercept(
     labels: IntArray, probabilities: FloatArray, counts: FloatArray, units: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return `calibration_slope_intercept` of each of R resamples, both of shape (R,), for checked predictions.
+    """Slopes and intercepts of R resamples, (R,), for checked predictions; NaN where there is no best fit.
 
-    All resamples are fitted at once, by Newton's method from the fit to the cells as they are, with steps halved where
-    they overshoot.
-
-    Args:
-        labels: Shape (N,), 0 or 1.
-        probabilities: Shape (N, 2).
-        counts: How often each unit was drawn, shape (R, units).
-        units: Unit of each cell, shape (N,).
-
-    Returns:
-        Slopes and intercepts, NaN where a resample has no best fit.
+    `counts` (R, units) is how often each unit was drawn, `units` (N,) the unit of each cell. All resamples are fitted
+    at once, by Newton's method from the fit to the cells as they are, with steps halved where they overshoot.
     """
     slope, intercept = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     start = calibration_slope_intercept(labels, probabilities)

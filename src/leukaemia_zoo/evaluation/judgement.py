@@ -190,23 +190,7 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """Say how two models differ on the same cells, by `bootstrap.paired_difference`.
-
-    Args:
-        labels: Integers of shape (N,), 0 to K - 1.
-        a: Probabilities of one model, shape (N, K), or (N,) for two classes.
-        b: Likewise, of the other one.
-        subjects: As in `judge`.
-        thresholds: The threshold of a and that of b, each one number or one a cell.
-        resamples: Number of resamples.
-        seed: Seed of the draws.
-        level: Nominal coverage.
-
-    Returns:
-        `unit`, `resamples`, `level`, `seed` and `metrics`, intervals of metric of a - metric of b by name.
-
-    Raises:
-        DataError: Something is not as said here.
+    """How two models differ on the same cells, by `paired_difference`; the thresholds are that of a and that of b.
 
     Example:
         >>> found = compare([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.6, 0.7, 0.8, 0.9], ["a", "b", "c", "d"])

@@ -212,14 +212,7 @@ class WeightedCells:
         return self.resampled(np.ones((1, 1)), np.zeros(len(self.labels), np.int64), names)
 
     def resampled(self, counts: FloatArray, units: IntArray, names: Sequence[str]) -> dict[str, FloatArray]:
-        """Metrics of shape (R,) of R resamples.
-
-        Args:
-            counts: How often each unit was drawn, shape (R, units).
-            units: Unit of each cell, shape (N,).
-            names: The metrics that are wanted: any of `TWO_CLASS_METRICS`, `MULTI_CLASS_METRICS` and, with a colon and
-                the label behind them, of `PER_CLASS_METRICS`.
-        """
+        """Metrics (R,) of R resamples that drew each unit `counts` (R, units) times; a class as ``name:label``."""
         per_unit = np.zeros((counts.shape[1], self.table.shape[1]))
         np.add.at(per_unit, units, self.table)
         sums = counts @ per_unit

@@ -56,13 +56,7 @@ def curve_rows(record: Mapping[str, Any]) -> list[Row]:
 
 
 def write_curves(folder: Path, record: Mapping[str, Any], log: Log = silent) -> None:
-    """Write ``curves.csv`` and ``curves.svg`` beside a record.
-
-    Args:
-        folder: Where.
-        record: What ``training.json`` holds.
-        log: Told in one line if the picture could not be drawn for want of Matplotlib.
-    """
+    """Write ``curves.csv`` and ``curves.svg`` beside a record; the log is told if Matplotlib is missing."""
     rows = curve_rows(record)
     if not rows:
         return

@@ -38,11 +38,7 @@ _PAIRS = 24
 
 
 def plots(contents: Contents) -> dict[str, Plot]:
-    """Draw all plots for which the report has data, by name.
-
-    Raises:
-        PlotsMissingError: Matplotlib is not installed.
-    """
+    """Draw all plots for which the report has data, by name."""
     looks = _looks(contents)
     found: dict[str, Plot] = {}
     with drawing():

@@ -36,7 +36,7 @@ GLOSSARY = {
     "intercept": "Calibration intercept, fitted with the slope: 0 is calibrated, above 0 the last class is more "
     "frequent than promised.",
 }
-"""What the metrics are, for readers of another trade; the definitions are those of `evaluation.metrics`."""
+"""What the metrics are, for readers of another trade; the definitions are those of `metrics.metrics`."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class TrainedOn:
     Attributes:
         manifest_sha256: Of the split manifest of its own training.
         people: Whose cells they are.
-        fingerprints: Sorted uint64 of the images, see `cells.fingerprint`.
+        fingerprints: Sorted uint64 of the images, see `table.fingerprint`.
         files: sha256 of the image files, where the manifest lies beside the network.
         gaps: What is not known of it, half a sentence each.
     """
@@ -85,11 +85,6 @@ class Overlap:
 
 def person_of(path: str | Path, subject: str | None, source: str = "") -> Person | None:
     """Whose cell a file is: an official file name tells it whatever a table says, else the given subject.
-
-    Args:
-        path: Of the image; made up for arrays.
-        subject: As given.
-        source: Of the table of cells.
 
     Example:
         >>> person_of("UID_21_1_2_all.png", "mine"), person_of("a.png", "21"), person_of("a.png", None)

@@ -241,12 +241,7 @@ def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
 
 
 def find_trunk(trunk: str | Path | None) -> Path | None:
-    """The file of a trunk: as given, or that of a weight of the zoo or of a saved model.
-
-    Raises:
-        DataError: If labelled cells had a part in the trunk of the weight.
-        WeightsError: If it cannot be had.
-    """
+    """The file of a trunk: as given, or that of a weight of the zoo or of a saved model."""
     if trunk is None or Path(trunk).is_file():
         return None if trunk is None else Path(trunk)
     found = sources.find(str(trunk))

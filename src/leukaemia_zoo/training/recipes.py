@@ -236,14 +236,6 @@ def _is_pair(value: Any) -> bool:
 def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> Recipe:
     """A recipe with settings replaced.
 
-    Args:
-        recipe: The recipe.
-        changes: Settings that replace its own, as a dict or a JSON file; see `recipe_for`.
-
-    Raises:
-        UnknownNameError: If there is no such setting.
-        DataError: If the file is no JSON object, or a value is not of its kind.
-
     Example:
         >>> changed(recipe_for("cnn"), {"patience": 5}).patience
         5

@@ -292,11 +292,7 @@ def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> N
 
 
 def checked_repo(repo: str) -> str:
-    """The name of a repository, if it is one.
-
-    Raises:
-        UnknownNameError: If it is none.
-    """
+    """The name of a repository, if it is one."""
     if not addresses.is_repo(repo):
         raise UnknownNameError(
             f"{repo!r} is no repository on the Hub: write org/name, with letters, digits and single '-', '_' and '.', "

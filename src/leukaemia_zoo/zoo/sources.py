@@ -75,19 +75,7 @@ def is_elsewhere(name: str) -> bool:
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
-    """Find the weight that is meant.
-
-    Args:
-        name: Architecture or weight of the zoo, folder, or ``hf://org/name@revision``.
-        path: Folder, ``.safetensors`` file or ``hf://`` repository to take the weight from; ``name`` then says the
-            architecture.
-
-    Raises:
-        UnknownNameError: If there is no such name.
-        WeightsError: If there is no weight; its subclasses say why, also for the Hub.
-        IntegrityError: If the file is not the promised one.
-        TensorMismatchError: If ``path`` holds a weight of another architecture.
-    """
+    """Find the weight that a name, a folder or ``hf://org/name@revision`` means, or one of that name at `path`."""
     if path is not None:
         expected = model_info(name).architecture.name
         found = _elsewhere(os.fspath(path), expected)
@@ -113,12 +101,7 @@ def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
 
 
 def read_whole(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
-    """Row and weight file of a saved model, the file as the row promises it, the row as the file was saved with it.
-
-    Raises:
-        WeightsError: If the folder holds no model, or its two files do not belong together.
-        IntegrityError: If the weight file is not the promised one.
-    """
+    """Row and weight file of a saved model, the file as the row promises it, the row as the file was saved with it."""
     spec, file = read_saved(folder)
     check_integrity(file, spec.sha256, spec.size, mend="save, copy or download the model again")
     _check_description(spec, file, os.fspath(folder))
@@ -126,12 +109,7 @@ def read_whole(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
 
 
 def check_download(name: str) -> None:
-    """Raise what is wrong with a name for `download`, as far as it can be told without looking for the weight.
-
-    Raises:
-        UnknownNameError: If it is none.
-        DataError: If it is a folder.
-    """
+    """Raise what is wrong with a name for `download`, as far as it can be told without looking for the weight."""
     if name.startswith(addresses.PREFIX):
         addresses.parse(name)
     elif is_elsewhere(name):
