@@ -45,9 +45,9 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     """MobileNet 1.0 up to the layers whose feature maps are imitated.
 
     Args:
-        weights: ``"imagenet"`` to download Keras' own weights; a ``.npz`` file with one array a weight, named
-            ``layer/variable`` as in ``keras.applications.MobileNet``, in which layers that are not needed may be
-            missing; or a ``mobilenet`` of this package, as its name in the zoo or its folder.
+        weights: ``"imagenet"`` to download Keras' own weights; an ``.npz`` file with one array a weight, named
+            ``layer/variable`` as in ``keras.applications.MobileNet`` (layers that are not needed may be missing); or
+            the name in the zoo or the folder of a ``mobilenet`` of this package.
         input_size: Height and width.
         layer_names: Layers of MobileNet.
 
@@ -136,12 +136,12 @@ def distil(
         seed: Seed of the views and of the order.
         state: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
         log: Called with a line an epoch, such as ``print``; None for none.
-        keep_first_filters: Leave the student's first convolution as it is; otherwise it begins with the teacher's
-            filters, where it has their shape.
+        keep_first_filters: Leave the student's first convolution as it is, instead of giving it the teacher's filters
+            where it has their shape.
 
     Returns:
-        The losses of each epoch: the share of the variance of the teacher's features, inside the cell, that the student
-        does not explain; one a pair of layers.
+        For each epoch a loss a pair of layers: the share of the variance of the teacher's features inside the cell that
+        the student does not explain.
 
     Raises:
         DataError: If the student lacks a layer of the recipe's pairs.
@@ -223,7 +223,7 @@ def _keep(model: keras.Model, state: RunFolder, history: list[dict[str, float]])
 
 
 def _resumed(model: keras.Model, state: RunFolder | None) -> list[dict[str, float]]:
-    """Go back to the last epoch that was kept; its history."""
+    """Load the last epoch that was kept; returns its history."""
     history: list[dict[str, float]] | None = None if state is None else state.load_json("distillation.json")
     if state is None or history is None:
         return []
@@ -237,7 +237,7 @@ def _as_list(outputs: Any) -> list[Any]:
 
 
 def _own_loss(_: Any, output: Any) -> Any:
-    """The output is the loss of each image. Keras takes the mean: it knows among how many devices they are shared."""
+    """The output is the loss of each image already; Keras takes the mean, also where devices share the images."""
     return output
 
 

@@ -1,8 +1,8 @@
 """To the Hugging Face Hub: a model of somebody's own, or every weight of the zoo.
 
-A repository gets ``config.json``, ``model.safetensors`` and ``README.md``, in one commit, and nothing else of the
-folder that they came from: training leaves file names of cells and subjects beside them. After the commit the Hub is
-asked what it has stored. The registry pins a weight by that commit only once size and sha256 are the local ones.
+A repository gets ``config.json``, ``model.safetensors`` and ``README.md`` in one commit, and nothing else of their
+folder, where training leaves file names of cells and subjects. Then the Hub is asked what it has stored: the registry
+pins a weight by that commit only if size and sha256 are the local ones.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Published:
         repo: Repository, ``org/name``.
         revision: Commit, 40 hexadecimal digits.
         url: Where a person can look at it.
-        sha256: Of ``model.safetensors``, and ``size`` in bytes.
-        size: Bytes.
+        sha256: Of ``model.safetensors``.
+        size: Of the same file, in bytes.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class _Upload:
-    """One weight that is ready to be sent: its file was checked, and what goes beside it is made."""
+    """One weight that is ready to be sent: its file is checked, and the bytes that go beside it are made."""
 
     spec: WeightSpec
     file: Path
@@ -178,8 +178,8 @@ def publish(
 ) -> list[Published]:
     """Put the weights of the zoo on the Hub, one repository each, and pin them in the registry.
 
-    All files are checked before the first one is sent. Each row gets its repository and commit as soon as the Hub was
-    found to have the file, so that an interrupted run can be run again; what is there already makes no new commit.
+    All files are checked before the first one is sent. Each row gets its repository and commit as soon as the Hub has
+    the file, so that an interrupted run can be run again: what is there already makes no new commit.
 
     Args:
         namespace: User or organisation: the repositories are ``namespace/<weight name>``.
@@ -247,8 +247,8 @@ def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[W
 
 
 def _prepared(spec: WeightSpec, file: Path, repo: str) -> _Upload:
-    # Neither the commit, which is not known yet, nor where the row was pinned before may stand in the files: with it no
-    # second upload would be the same as the first.
+    # No commit may stand in the files, neither the new one, which is not known yet, nor that of the row: with one, a
+    # second upload would differ from the first.
     config = dataclasses.replace(spec.config, origin=None)
     sent = dataclasses.replace(spec, config=config, file=WEIGHTS_FILE, repo=None, revision=None)
     try:
