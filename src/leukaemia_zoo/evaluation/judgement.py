@@ -1,6 +1,6 @@
 """All that is said of one model in a report: metrics, operating points, calibration, subjects, subgroups, curves.
 
-Conventions are those of `evaluation`: the intervals come from `bootstrap`, the choices from `operating`. Results are
+Conventions are those of `evaluation`: the intervals come from `intervals`, the choices from `thresholds`. Results are
 plain data that JSON can hold, with None for what is not defined and intervals as `{"value", "low", "high"}`.
 """
 
@@ -15,20 +15,12 @@ import numpy.typing as npt
 
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, reliability, resampled_slope_intercept
-from leukaemia_zoo.evaluation.inputs import (
-    FloatArray,
-    IntArray,
-    Subjects,
-    Threshold,
-    checked_predictions,
-    subject_codes,
-)
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
 from leukaemia_zoo.evaluation.intervals import (
     Interval,
     Resampling,
     auroc_interval,
     bootstrap_over_subjects,
-    paired_difference,
     wilson_interval,
 )
 from leukaemia_zoo.evaluation.metrics import PER_CLASS_METRICS, WeightedCells, called_classes, per_subject
@@ -177,28 +169,6 @@ def judge(
         "curves": curves(truth, table, names),
         "most_wrong": _most_wrong(truth, table, subjects, names),
     }
-
-
-def compare(
-    labels: npt.ArrayLike,
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
-    subjects: Subjects,
-    *,
-    thresholds: tuple[Threshold, Threshold] = (0.5, 0.5),
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, Any]:
-    """How two models differ on the same cells, by `paired_difference`; the thresholds are that of a and that of b.
-
-    Example:
-        >>> found = compare([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.6, 0.7, 0.8, 0.9], ["a", "b", "c", "d"])
-        >>> found["metrics"]["specificity"]
-        {'value': 1.0, 'low': 1.0, 'high': 1.0}
-    """
-    found = paired_difference(labels, a, b, subjects, None, resamples, seed, level, thresholds).to_dict()
-    return {"metrics" if key == "intervals" else key: value for key, value in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------------
