@@ -1,9 +1,4 @@
-"""Whether a probability can be taken at its word, and one temperature that mends it.
-
-Conventions, here and in `evaluation`: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K)
-with rows that sum to 1, or for two classes (N,), the probability of the last class. Of two classes the last is the
-positive one.
-"""
+"""Whether a probability can be taken at its word, and one temperature that mends it; conventions as in `inputs`."""
 
 from __future__ import annotations
 

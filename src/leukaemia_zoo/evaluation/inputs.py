@@ -2,6 +2,7 @@
 
 Conventions of the whole wing: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K) with rows
 that sum to 1, or for two classes (N,), the probability of the last class. Of two classes the last is the positive one.
+Subjects are one name a cell, None where the person is not known.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """How sure one can be of a metric: intervals for new subjects, and for the difference of two models.
 
-Conventions are those of `evaluation`.
-
-Intervals come from a bootstrap over subjects. Cells of one person resemble each other, so that 757 cells of a child are
-not 757 independent observations; a bootstrap over cells gives intervals that are several times too narrow.
+Conventions are those of `inputs`. Intervals come from a bootstrap over subjects. Cells of one person resemble each
+other, so that 757 cells of a child are not 757 independent observations; a bootstrap over cells gives intervals that
+are several times too narrow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """All that is said of one model in a report: metrics, operating points, calibration, subjects, subgroups, curves.
 
-Conventions are those of `evaluation`: the intervals come from `intervals`, the choices from `thresholds`. Results are
+Conventions are those of `inputs`; the intervals come from `intervals`, the choices from `thresholds`. Results are
 plain data that JSON can hold, with None for what is not defined and intervals as `{"value", "low", "high"}`.
 """
 

@@ -1,9 +1,4 @@
-"""How good the probabilities of a model are; `bootstrap` says how sure one can be of that number.
-
-Conventions: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K) with rows that sum to 1, or
-for two classes (N,), the probability of the last class. Of two classes the last, `all`, is the positive one. Subjects
-are one name a cell, None where the person is not known.
-"""
+"""How good the probabilities of a model are; `intervals` says how sure one can be of that. Conventions as in `inputs`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where to set the threshold, what a verdict then means, and choices that never see the cells they are judged on.
 
-Conventions are those of `evaluation`. What is chosen from data, thresholds and temperatures, is chosen on one set of
+Conventions are those of `inputs`. What is chosen from data, thresholds and temperatures, is chosen on one set of
 cells and judged on another. Either there are validation cells, and one choice; or the cells have folds, and the choice
 for each fold is made on the cells of all others (cross-fitting).
 """

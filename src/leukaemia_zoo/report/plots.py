@@ -1,4 +1,4 @@
-"""The plots of a benchmark report: what is drawn. `svg` says how it becomes part of a page."""
+"""The plots of a benchmark report: what is drawn. `drawing` says how it becomes part of a page."""
 
 from __future__ import annotations
 
