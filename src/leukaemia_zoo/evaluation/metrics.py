@@ -1,4 +1,4 @@
-"""How good the probabilities of a model are; `intervals` says how sure one can be of that. Conventions as in `inputs`."""
+"""How good the probabilities of a model are; `intervals` says how sure one can be. Conventions are those of `inputs`."""
 
 from __future__ import annotations
 
