@@ -1,4 +1,4 @@
-"""How good the probabilities of a model are; `intervals` says how sure one can be. Conventions are those of `inputs`."""
+"""How good the probabilities of a model are; `intervals` says how sure one can be. Conventions as in `inputs`."""
 
 from __future__ import annotations
 
