@@ -272,11 +272,11 @@ def progress(items: Iterable[Any], total: int, unit: str, quiet: bool) -> Iterab
 
 
 @contextlib.contextmanager
-def progress_bar(unit: str, file: TextIO | None = None) -> Iterator[Any]:
+def progress_bar(unit: str) -> Iterator[Any]:
     """A progress bar as a function of what is done and how much there is."""
     from tqdm import tqdm
 
-    with tqdm(unit=f" {unit}", delay=0.5, disable=None, file=file or sys.stderr) as bar:
+    with tqdm(unit=f" {unit}", delay=0.5, disable=None, file=sys.stderr) as bar:
 
         def step(done: int, total: int) -> None:
             bar.total = total

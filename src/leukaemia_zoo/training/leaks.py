@@ -17,7 +17,7 @@ from leukaemia_zoo.cells.cnmc import canonical_subject, official_row, subject_fr
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
 from leukaemia_zoo.common.files import replacing, sha256_of
 from leukaemia_zoo.common.reading import read_arrays, read_json
-from leukaemia_zoo.common.text import reason
+from leukaemia_zoo.common.text import reason, shortened
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.zoo.registry import WeightSpec, weights
 from leukaemia_zoo.zoo.tensors import read_config
@@ -200,7 +200,7 @@ def find_overlap(cells: Cells, fingerprints: Sequence[int], trained: TrainedOn |
         return Overlap(not gaps, rows, (), 0, told)
     subjects = tuple(sorted({person[1] for row in np.flatnonzero(of_people) if (person := people[row])}))
     images = int(same.sum())
-    whose = f"{of_people.sum():,} are of {len(subjects)} people that it was trained on ({_some(subjects)}), "
+    whose = f"{of_people.sum():,} are of {len(subjects)} people that it was trained on ({shortened(subjects)}), "
     told = (
         f"{len(rows):,} of {len(cells):,} cells must not judge '{name}': {whose if subjects else ''}{images:,} are "
         f"identical to its training images{but}"
@@ -216,7 +216,7 @@ def _not_comparable(rest: Sequence[Person | None], trained: TrainedOn) -> Iterat
     alike = sorted({person[1] for person in rest if person and canonical_subject(person[1]) in others[person[0]]})
     if alike:
         yield (
-            f"people could not be told apart: {len(alike)} have names like people of its training ({_some(alike)}), "
+            f"people could not be told apart: {len(alike)} have names like people of its training ({shortened(alike)}), "
             "and no official file name of C-NMC 2019 says whether they are the same"
         )
 
@@ -263,10 +263,6 @@ def unpack(path: Path) -> dict[str, TrainedOn]:
 @functools.cache
 def _packaged() -> dict[str, TrainedOn]:
     return unpack(Path(str(resources.files("leukaemia_zoo"))) / "data" / "trainings.npz")
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def seen_images(paths: Sequence[Path]) -> TrainedOn:
