@@ -112,8 +112,8 @@ def tuned_score(name: str, cells: Cells, number: int, seed: int, unfreeze: str |
     layers = {} if unfreeze is None else {"unfreeze": unfreeze if unfreeze == "all" else int(unfreeze)}
     settings = {"test_share": 0.5, "per_class": number, "seed": seed, "cost": False, "resamples": 100, "log": None}
     tuned = fine_tune(name, cells, **settings, **layers)
-    (judged,) = tuned.report.data["models"].values()
-    print(f"  draw {seed}: {judged['metrics']['macro_f1']['value']:.3f}", flush=True)
+    (judged,) = (block for name, block in tuned.report.data["models"].items() if name.startswith("fine-tuned"))
+    print(f"  draw {seed}: {judged['metrics']['macro_f1']['value']:.3f}, {tuned.record['chosen']}", flush=True)
     return float(judged["metrics"]["macro_f1"]["value"])
 
 
