@@ -216,8 +216,8 @@ def _not_comparable(rest: Sequence[Person | None], trained: TrainedOn) -> Iterat
     alike = sorted({person[1] for person in rest if person and canonical_subject(person[1]) in others[person[0]]})
     if alike:
         yield (
-            f"people could not be told apart: {len(alike)} have names like people of its training ({shortened(alike)}), "
-            "and no official file name of C-NMC 2019 says whether they are the same"
+            f"people could not be told apart: {len(alike)} have names like people of its training "
+            f"({shortened(alike)}), and no official file name of C-NMC 2019 says whether they are the same"
         )
 
 
