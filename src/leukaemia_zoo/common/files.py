@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +36,16 @@ STANDARD_OUTPUT = "-"
 
 _YOUNG_S = 1.0
 """So long a file may be there before whoever made it has locked it."""
+
+
+def package_folder() -> Path:
+    """Where this package is installed: its data lie there, beside the wings."""
+    return Path(str(resources.files("leukaemia_zoo")))
+
+
+def cache_folder(what: str) -> Path:
+    """Folder of this user for what one call keeps for the next: in XDG_CACHE_HOME, or else in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukaemia-zoo" / what
 
 
 @contextlib.contextmanager

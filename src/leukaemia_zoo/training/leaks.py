@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from leukaemia_zoo.cells.cnmc import canonical_subject, official_row, subject_from_name
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
-from leukaemia_zoo.common.files import replacing, sha256_of
+from leukaemia_zoo.common.files import package_folder, replacing, sha256_of
 from leukaemia_zoo.common.reading import read_arrays, read_json
 from leukaemia_zoo.common.text import reason, shortened
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
@@ -262,7 +261,7 @@ def unpack(path: Path) -> dict[str, TrainedOn]:
 
 @functools.cache
 def _packaged() -> dict[str, TrainedOn]:
-    return unpack(Path(str(resources.files("leukaemia_zoo"))) / "data" / "trainings.npz")
+    return unpack(package_folder() / "data" / "trainings.npz")
 
 
 def seen_images(paths: Sequence[Path]) -> TrainedOn:

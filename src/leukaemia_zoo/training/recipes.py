@@ -7,14 +7,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import Log, close_matches, reason, shown, silent
 from leukaemia_zoo.errors import DataError, UnknownNameError
-from leukaemia_zoo.zoo.registry import ARCHITECTURES
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, packaged_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +207,7 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
         raise UnknownNameError(
             f"There is no architecture '{architecture}'; {close_matches(architecture, ARCHITECTURES)}"
         )
-    rows = json.loads((resources.files("leukaemia_zoo") / "recipes.json").read_text(encoding="utf-8"))
+    rows = packaged_table("recipes.json")
     if name not in rows:
         raise UnknownNameError(f"There is no recipe for '{name}' yet; {close_matches(name, rows)}")
     settings = {**rows[name], "architecture": architecture}

@@ -14,12 +14,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo._names import renamed
-from leukaemia_zoo.common.files import check_integrity, replacing, write_json
+from leukaemia_zoo.common.files import check_integrity, package_folder, replacing, write_json
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import Log, close_matches, silent
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
@@ -306,7 +305,7 @@ def checked_repo(repo: str) -> str:
 
 
 def _packaged_table() -> Path:
-    return Path(str(resources.files("leukaemia_zoo"))) / "weights.json"
+    return package_folder() / "weights.json"
 
 
 def _folder_of_large(folder: Path | str | None) -> Path | None:

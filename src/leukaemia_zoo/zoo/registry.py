@@ -13,11 +13,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.cells.preprocessing import MAX_SIDE, Preprocessing
+from leukaemia_zoo.common.files import package_folder
 from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.common.text import close_matches, reason, shortened, shown
 from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
@@ -311,14 +311,14 @@ class ModelInfo:
         }
 
 
-def _rows(file: str) -> Any:
+def packaged_table(file: str) -> Any:
     """A table that lies beside the wings."""
-    return json.loads((resources.files("leukaemia_zoo") / file).read_text(encoding="utf-8"))
+    return json.loads((package_folder() / file).read_text(encoding="utf-8"))
 
 
 _BY_NAME = {
     row["name"]: ModelSpec(**{**row, "input_size": tuple(row["input_size"]), "heads": tuple(row["heads"])})
-    for row in _rows("architectures.json")
+    for row in packaged_table("architectures.json")
 }
 
 ARCHITECTURES: Mapping[str, ModelSpec] = _BY_NAME
@@ -333,17 +333,17 @@ def register(spec: ModelSpec) -> None:
 @functools.cache
 def weights() -> Mapping[str, WeightSpec]:
     """Every pretrained weight by name, from ``weights.json``."""
-    return {spec.name: spec for spec in map(WeightSpec.from_dict, _rows("weights.json"))}
+    return {spec.name: spec for spec in map(WeightSpec.from_dict, packaged_table("weights.json"))}
 
 
 def packaged_file(spec: WeightSpec) -> Path:
     """Where the file of a weight lies in the installed package."""
-    return Path(str(resources.files("leukaemia_zoo"))) / "weights" / spec.file
+    return package_folder() / "weights" / spec.file
 
 
 def checkout_file(spec: WeightSpec) -> Path:
     """Where the file of a weight that is too large for the package lies in a checkout: ``weights/`` at its root."""
-    return Path(str(resources.files("leukaemia_zoo"))).parents[1] / "weights" / spec.file
+    return package_folder().parents[1] / "weights" / spec.file
 
 
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
