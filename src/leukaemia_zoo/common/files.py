@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -15,12 +16,10 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TextIO
-
-import numpy as np
 
 from leukaemia_zoo.errors import DataError, IntegrityError, WeightsError
 
@@ -299,11 +298,24 @@ def _unreadable(path: str | Path, error: OSError) -> WeightsError:
 
 
 def plain(value: Any) -> Any:
-    """Numbers as JSON has them: no NumPy types, no NaN."""
-    if isinstance(value, dict):
+    """Copy to what JSON can hold: text keys, lists, no NumPy types; numbers that are not finite become None.
+
+    Example:
+        >>> plain({1: (0.5, float("nan"))})
+        {'1': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Sequence | set | frozenset):
         return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    raise TypeError(f"{type(value).__name__} cannot stand in a report")
