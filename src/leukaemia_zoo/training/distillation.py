@@ -31,7 +31,7 @@ from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
 from leukaemia_zoo.zoo.layers import CellMask
-from leukaemia_zoo.zoo.tensors import load_tensors, read_config
+from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config
 
 _NOISE = 4.0
 """Standard deviation, in grey levels, of the noise that `DistillationRecipe.restain` adds."""
@@ -72,7 +72,7 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
             ) from None
     teacher = keras.Model(inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
     if source is None:
-        _assign_arrays(teacher, Path(weights))
+        assign_arrays(teacher, Path(weights), "The teacher's weights")
     teacher.trainable = False
     return teacher
 
@@ -100,18 +100,20 @@ def _own_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     return teacher
 
 
-def _assign_arrays(teacher: keras.Model, path: Path) -> None:
+def assign_arrays(model: keras.Model, file: Path, what: str, own_layers: tuple[str, ...] = ()) -> None:
+    """Copy the arrays of an ``.npz`` file, named ``layer/variable``, into a network, but for its `own_layers`."""
     try:
         # Older releases of Keras call the kernel of a depthwise convolution by its full name.
-        found = {name.replace("/depthwise_kernel", "/kernel"): array for name, array in read_arrays(path).items()}
+        found = {name.replace("/depthwise_kernel", "/kernel"): array for name, array in read_arrays(file).items()}
     except (OSError, ValueError) as error:
-        raise WeightsError(f"The teacher's weights {path} cannot be read as an .npz file ({error}).") from None
-    for layer in teacher.layers:
-        for variable in layer.weights:
-            name = f"{layer.name}/{variable.name}".replace("/depthwise_kernel", "/kernel")
-            if name not in found or found[name].shape != tuple(variable.shape):
-                raise WeightsError(f"The teacher's weights {path} lack '{name}' of the shape {tuple(variable.shape)}.")
-            variable.assign(found[name].astype(np.float32))
+        raise WeightsError(f"{what} {file} cannot be read as an .npz file ({error}).") from None
+    for name, variable in named_variables(model).items():
+        if own_layers and name.startswith(own_layers):
+            continue
+        key = name.replace("/depthwise_kernel", "/kernel")
+        if key not in found or found[key].shape != tuple(variable.shape):
+            raise WeightsError(f"{what} {file} lack '{key}' of the shape {tuple(variable.shape)}.")
+        variable.assign(found[key].astype(np.float32))
 
 
 @renamed(report="log")

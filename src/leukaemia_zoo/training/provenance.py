@@ -18,7 +18,7 @@ from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.training.classifier import new_network
-from leukaemia_zoo.training.distillation import TEACHER_SOURCE
+from leukaemia_zoo.training.distillation import TEACHER_SOURCE, assign_arrays
 from leukaemia_zoo.training.leaks import Overlap, TrainedOn, find_overlap, seen_by_trunk, training_of
 from leukaemia_zoo.training.recipes import Recipe, recipe_for
 from leukaemia_zoo.zoo import sources
@@ -116,23 +116,6 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
     return InitialWeights(_label(init), digest, tuple(spec.data), file, trained, spec.training.get("init"))
 
 
-def _take_arrays(model: keras.Model, file: Path) -> None:
-    """Copy the arrays of an ``.npz`` file, named ``layer/variable``, into a network; its own head stays random."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            # Older releases of Keras call the kernel of a depthwise convolution by its full name.
-            found = {name.replace("/depthwise_kernel", "/kernel"): arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"The initial weights {file} cannot be read as an .npz file ({error}).") from None
-    for name, variable in named_variables(model).items():
-        if name.startswith(_OWN_LAYERS):
-            continue
-        key = name.replace("/depthwise_kernel", "/kernel")
-        if key not in found or found[key].shape != tuple(variable.shape):
-            raise WeightsError(f"The initial weights {file} lack '{key}' of the shape {tuple(variable.shape)}.")
-        variable.assign(found[key].astype(np.float32))
-
-
 def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:
     """The file of weights of this package, after its row or None."""
     path = Path(init)
@@ -188,7 +171,7 @@ def write_initial_weights(
         if initial.file is None:
             about = {"sha256": _take_imagenet(model, recipe)}
         elif initial.file.suffix == ARRAYS:
-            _take_arrays(model, initial.file)
+            assign_arrays(model, initial.file, "The initial weights", _OWN_LAYERS)
             about = {"sha256": initial.sha256}
         else:
             load_tensors(model, initial.file, without_head=True)
