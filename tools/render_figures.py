@@ -429,18 +429,20 @@ def finetuning_table(kind: str, file: Path | None = None) -> str:
 
 
 def transfer_table(file: Path | None = None) -> str:
-    """Return what `transfer_results.py` measured: macro-F1 of a logistic regression on frozen features."""
+    """Return what `transfer_results.py` measured: macro-F1 on frozen features, and by `fine_tune`."""
     file = file or RESULTS.parent / "transfer.json"
     if (found := measured(file)) is None:
         return NOTHING_YET
     numbers = list(next(iter(found["weights"].values())))
     lines = [f"| Weight | {' | '.join(f'{number} a class' for number in numbers)} |", "|---" * (len(numbers) + 1) + "|"]
-    for name, row in found["weights"].items():
+    rows = {f"`{name}`": row for name, row in found["weights"].items()}
+    rows |= {f"`{name}` by `fine_tune`": row for name, row in found.get("fine_tuned", {}).items()}
+    for name, row in rows.items():
         values = (f"{own['mean']:.3f} ({own['low']:.3f} to {own['high']:.3f})" for own in row.values())
-        lines.append(f"| `{name}` | {' | '.join(values)} |")
+        lines.append(f"| {name} | {' | '.join(values)} |")
     about = (
         f"{found['cells']:,} cells of {found['people']} people, {len(found['classes'])} classes; half of the people "
-        f"test; means of {found['draws']} draws, in brackets the worst and the best; one view."
+        f"test; means of {found['draws']} draws, in brackets the worst and the best."
     )
     return "\n".join([*lines, "", about])
 
