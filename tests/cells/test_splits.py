@@ -113,6 +113,17 @@ def test_patients_with_cells_of_both_classes_stay_whole() -> None:
     assert all(set(split.cells(name, cells).labels.tolist()) == {0, 1} for name in split.parts)
 
 
+def test_a_class_that_is_nobodys_main_class_lies_in_every_part() -> None:
+    # Eight people have blasts alone, four of the others one smudge each beside many blasts.
+    people = {f"P{number}": (20 + number, 0) for number in range(8)} | {f"S{number}": (30, 1) for number in range(4)}
+    for seed in range(5):
+        folds = kfold_by_subject(table(people), 4, seed)
+        cells = table(people)
+        assert [np.bincount(cells.labels[list(fold.parts["test"])]).tolist()[1] for fold in folds] == [1, 1, 1, 1]
+        blasts = [np.bincount(cells.labels[list(fold.parts["test"])])[0] for fold in folds]
+        assert max(blasts) - min(blasts) <= 20
+
+
 def test_too_few_subjects_are_counted() -> None:
     cells = table({"H1": (5, 0), "H2": (5, 0), "1": (0, 5), "2": (0, 5), "3": (0, 5)})
     with pytest.raises(DataError, match=r"too few subjects for 3 parts \(2 hem, 3 all\)"):

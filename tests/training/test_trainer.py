@@ -26,8 +26,8 @@ from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
 from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.report.report import Report
+from leukaemia_zoo.training import distillation, tuning
 from leukaemia_zoo.training import trainer as training
-from leukaemia_zoo.training import tuning
 from leukaemia_zoo.training.classifier import embed, new_network
 from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
@@ -600,11 +600,12 @@ def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path)
 
 
 @pytest.mark.usefixtures("steps_in_graphs")
-def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe):
+@pytest.mark.parametrize("turned", [False, True])
+def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe, turned):
     student = new_network(recipe, 2, 0)
     before = [np.array(value) for value in student.get_layer("logits").get_weights()]
     pixels = read_arrays(cells, recipe, 0).pixels[0]
-    long = dataclasses.replace(recipe.distillation, epochs=4, steps_per_epoch=8, colour=0.2)
+    long = dataclasses.replace(recipe.distillation, epochs=4, steps_per_epoch=8, colour=0.2, turned_teacher=turned)
     history = distil(student, pixels, long, teacher, log=lambda text: None)
     assert all(history[-1][pair] < 0.9 * history[0][pair] for pair in history[0])
     for value, expected in zip(student.get_layer("logits").get_weights(), before, strict=True):
@@ -625,6 +626,16 @@ def test_a_network_of_the_teachers_layers_learns_to_see_the_same_in_another_stai
     assert 0 < np.abs(learnt - first).max() < 0.1 * np.abs(first).max()  # its own weights, not far from where it began
     norm = student.get_layer("conv1_bn")
     np.testing.assert_array_equal(np.asarray(norm.moving_mean), 0)  # as in the teacher
+
+
+def test_what_the_teacher_sees_turned_is_turned_back():
+    maps = np.random.default_rng(0).random((32, 5, 5, 2)).astype("float32")
+    chosen = distillation._Chances(seed=0)(maps, training=True)
+    turned = np.asarray(distillation._turned(maps, chosen))
+    ways = {tuple(way) for way in np.asarray(chosen).reshape(-1, 3).tolist()}
+    assert len(ways) == 8
+    assert sum(np.array_equal(one, other) for one, other in zip(turned, maps, strict=True)) < 16
+    np.testing.assert_array_equal(np.asarray(distillation._turned(turned, chosen, back=True)), maps)
 
 
 def test_restaining_takes_layers_of_the_teacher(teacher):

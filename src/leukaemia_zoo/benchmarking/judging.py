@@ -128,18 +128,21 @@ def _choice_folds(cells: JudgedCells, options: BenchmarkOptions) -> tuple[IntArr
         len({cells.subjects[row] or row for row in np.flatnonzero(cells.labels == label)})
         for label in np.unique(cells.labels)
     )
-    folds = min(options.choice_folds, fewest)
-    if folds < 2 or len(np.unique(cells.labels)) < len(cells.class_names):
-        return None, "nowhere: there are too few subjects to choose on others"
-    result = np.zeros(len(cells), np.int64)
     # A cell whose person is not known is a person of its own, and the same as its copies.
     people = tuple(
         subject or f"image {value:016x}" for subject, value in zip(cells.subjects, cells.fingerprints, strict=True)
     )
     table = dataclasses.replace(cells.table, subjects=people)
-    for number, fold in enumerate(kfold_by_subject(table, folds, options.seed)):
-        result[list(fold.parts["test"])] = number
-    return result, f"for each of {folds} folds by subject on the others"
+    result = np.zeros(len(cells), np.int64)
+    for folds in range(min(options.choice_folds, fewest), 1, -1):
+        try:
+            dealt = kfold_by_subject(table, folds, options.seed)
+        except DataError:  # a class lies with too few people, who have others too
+            continue
+        for number, fold in enumerate(dealt):
+            result[list(fold.parts["test"])] = number
+        return result, f"for each of {folds} folds by subject on the others"
+    return None, "nowhere: there are too few subjects to choose on others"
 
 
 def other_people(data: Any, candidates: list[Candidate], cells: JudgedCells) -> JudgedCells:

@@ -160,7 +160,12 @@ def distil(
     )
     # The views are made here and not in the model's own graph, because teacher and student must see the same ones.
     views = augmentation(inputs, training=True)
-    targets = dict(zip(names, _as_list(teacher(views, training=False)), strict=True))
+    if recipe.turned_teacher:
+        chosen = _Chances(seed=seed + 2)(views, training=True)
+        maps = [_turned(target, chosen, back=True) for target in _as_list(teacher(_turned(views, chosen)))]
+    else:
+        maps = _as_list(teacher(views, training=False))
+    targets = dict(zip(names, maps, strict=True))
     student_layers = list(dict.fromkeys(layer for layer, _ in recipe.pairs))
     trunk = keras.Model(student.inputs, [student.get_layer(name).output for name in student_layers], name="trunk")
     shown = _Restained(recipe.restain, seed=seed + 1)(views, training=True) if recipe.restain else views
@@ -263,6 +268,27 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     ]
     error = ops.mean(ops.square(ops.cast(projected, "float32") - standardised), axis=-1, keepdims=True)
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
+
+
+class _Chances(CellAugmentation):
+    """Three throws of a coin for each view, (batch, 1, 1, 3): which symmetries of a square it is to be turned by."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed)
+
+    def call(self, images: Any, training: bool | None = None) -> Any:
+        return ops.cast(self._uniform((ops.shape(images)[0], 1, 1, 3), 0.0, 1.0) < 0.5, "float32")
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (input_shape[0], 1, 1, 3)
+
+
+def _turned(maps: Any, chosen: Any, back: bool = False) -> Any:
+    """Flip along rows, flip along columns and swap the two, as `chosen` says of each; or undo it."""
+    changes = [lambda x: ops.flip(x, axis=1), lambda x: ops.flip(x, axis=2), lambda x: ops.transpose(x, (0, 2, 1, 3))]
+    for number in (2, 1, 0) if back else (0, 1, 2):
+        maps = ops.where(chosen[..., number : number + 1] > 0.5, changes[number](maps), maps)
+    return maps
 
 
 class _Restained(CellAugmentation):

@@ -36,6 +36,8 @@ class DistillationRecipe:
         restain: For a network whose layers are MobileNet's own: above 0 it begins with MobileNet's weights and sees
             every view in another stain (of this strength; see ``colour`` of `CellAugmentation`) and with noise, while
             MobileNet sees it as it is. So it learns to see the same whatever the stain.
+        turned_teacher: Show the teacher each view turned by quarters and mirrored by chance, and turn its feature maps
+            back: the network learns their mean over the eight, so that one view says nearly what the mean of all says.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -50,6 +52,7 @@ class DistillationRecipe:
     cut_out: float = 0.8
     crop_fraction: float = 0.9
     restain: float = 0.0
+    turned_teacher: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
