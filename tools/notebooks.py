@@ -61,13 +61,13 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     """Return a notebook as a page of the documentation, with outputs, and its pictures by their names beside it."""
     kept = KEPT / f"{path.stem}-{_inputs(path)[:20]}"
     if not kept.is_dir():
-        keep(path, *run(path))
+        kept = keep(path, *run(path))
     pictures = {file.relative_to(kept).as_posix(): file.read_bytes() for file in sorted(kept.rglob("*.png"))}
     return (kept / "page.md").read_text(encoding="utf-8"), pictures
 
 
-def keep(path: Path, notebook: Any, seconds: float) -> None:
-    """Keep what came out of a notebook for `page`, which then need not run it again."""
+def keep(path: Path, notebook: Any, seconds: float) -> Path:
+    """Keep what came out of a notebook for `page`, which then need not run it again; the folder."""
     from nbconvert import MarkdownExporter
 
     for cell in notebook.cells:
@@ -82,7 +82,9 @@ def keep(path: Path, notebook: Any, seconds: float) -> None:
     about = f"`examples/notebooks/{path.name}`, run for this page in {seconds:.0f} seconds."
     text = f"{text.rstrip()}\n\n---\n\n{about}\n"
     pictures = {name: bytes(data) for name, data in resources["outputs"].items()}
-    _write(KEPT / f"{path.stem}-{_inputs(path)[:20]}", {"page.md": text.encode(), **pictures})
+    kept = KEPT / f"{path.stem}-{_inputs(path)[:20]}"
+    _write(kept, {"page.md": text.encode(), **pictures})
+    return kept
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
