@@ -6,8 +6,8 @@ is kept in `build/notebooks` until the notebook or the package changes, because 
 
 from __future__ import annotations
 
-import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,15 @@ from mkdocs.structure.files import File, Files
 from leukaemia_zoo.zoo.cards import model_card
 from leukaemia_zoo.zoo.registry import WeightSpec, weights
 
-ROOT = Path(__file__).parents[1]
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
-
-def _tool(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_notebooks = _tool("notebooks")
+import notebooks
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the generated pages where the navigation names them."""
-    notebooks = [{_notebooks.title(path): f"notebooks/{path.stem}.md"} for path in _notebooks.NOTEBOOKS]
-    _fill(config.nav, "Notebooks", notebooks)
+    pages = [{notebooks.title(path): f"notebooks/{path.stem}.md"} for path in notebooks.NOTEBOOKS]
+    _fill(config.nav, "Notebooks", pages)
     _fill(config.nav, "Model cards", ["cards/index.md", *({name: f"cards/{name}.md"} for name in weights())])
     return config
 
@@ -44,8 +34,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages, and the pictures of the notebooks."""
     made: dict[str, str | bytes] = {"cards/index.md": cards_page()}
     made |= {f"cards/{spec.name}.md": card(spec) for spec in weights().values()}
-    for path in _notebooks.NOTEBOOKS:
-        text, pictures = _notebooks.page(path)
+    for path in notebooks.NOTEBOOKS:
+        text, pictures = notebooks.page(path)
         made[f"notebooks/{path.stem}.md"] = text
         made |= {f"notebooks/{name}": data for name, data in pictures.items()}
     for name, content in made.items():
@@ -72,9 +62,7 @@ def card(spec: WeightSpec) -> str:
         f'```python\nimport leukaemia_zoo as lz\n\nprint(lz.predict("{spec.name}", "examples/cells")[0])\n```\n\n'
         "[Where the file comes from](../hub.md#where-a-weight-comes-from), [limits](../limits.md).\n\n"
     )
-    text = re.sub(r"(?<=^## How to use\n\n).*?(?=^## )", lambda _: usage, text, count=1, flags=re.MULTILINE | re.DOTALL)
-    # A doi is written as text on the Hub, and is a link here.
-    return re.sub(r"doi (10\.\S+?)(?=[,;.]?(?:\s|$))", r"[doi \1](https://doi.org/\1)", text)
+    return re.sub(r"(?<=^## How to use\n\n).*?(?=^## )", lambda _: usage, text, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
 def _fill(nav: list[Any], section: str, pages: list[Any]) -> None:

@@ -7,7 +7,6 @@ that no figure, parameter count or output of a command is typed by hand.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -23,6 +22,10 @@ from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, weights
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))
+
+import render_figures as _figures  # noqa: E402
+
 MARK = re.compile(r"^<!-- zoo: (\w+)(?: (.+?))? -->$", re.MULTILINE)
 
 
@@ -30,18 +33,6 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the marks of a page."""
     markdown = MARK.sub(lambda found: RENDERERS[found[1]](found[2] or ""), markdown)
     return re.sub(r"(\d) \(([\d.-]+) to ([\d.-]+)\) \|", r"\1&nbsp;(\2&nbsp;to&nbsp;\3) |", markdown)
-
-
-def _tool(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_figures = _tool("render_figures")
 
 
 def architectures(_: str) -> str:
@@ -265,8 +256,9 @@ def _linked(text: str) -> str:
 
 def page_parity(_: str) -> str:
     """How far the page in the browser is from Python."""
-    tool = _tool("page_parity")
-    return str(tool.table(json.loads(tool.RESULTS.read_text(encoding="utf-8"))))
+    from page_parity import RESULTS, table
+
+    return table(json.loads(RESULTS.read_text(encoding="utf-8")))
 
 
 RENDERERS: dict[str, Callable[[str], str]] = {

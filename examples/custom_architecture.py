@@ -36,7 +36,7 @@ def main(data: Path, out: Path) -> None:
     # Random weights: all layers learn, and BatchNorm with them.
     model = lz.load_model("small_separable", weights=None)
     recipe = {"fine_tune_epochs": 2, "fine_tune_learning_rate": 0.003}
-    tuned = lz.fine_tune(model, data, out, recipe=recipe, unfreeze="all", keep_statistics=False)
+    tuned = lz.fine_tune(model, data, out, recipe=recipe, unfreeze="all", keep_statistics=False, log=print)
     print(tuned.report)
 
     # Any process that has registered the name can load the folder; one that has not is told so.

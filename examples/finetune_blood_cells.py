@@ -34,7 +34,8 @@ def main(data: Path, out: Path, per_class: int | None = None) -> None:
     print(lz.adaptation.linear_probe("cnn_attention", data, cache=False, resamples=200))
 
     # Test part, folds, crop, penalty, fine-tuning, temperature and report: all chosen by the call, all recorded.
-    tuned = lz.fine_tune("cnn_attention", data, out, per_class=per_class, recipe={"fine_tune_epochs": 3})
+    recipe = {"fine_tune_epochs": 3}
+    tuned = lz.fine_tune("cnn_attention", data, out, per_class=per_class, recipe=recipe, log=print)
     print(tuned.report)
 
     # The folder is a model like those of the zoo.

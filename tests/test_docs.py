@@ -148,6 +148,13 @@ def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
     assert "30 cells of 5 subjects" in page
 
 
+def test_a_card_on_the_site_links_each_doi_once():
+    pytest.importorskip("mkdocs")
+    page = _import("docs/generated_pages.py").card(_row("cnn.cnmc"))
+    assert "[doi 10.1000/one](https://doi.org/10.1000/one)." in page
+    assert page.count("https://doi.org/10.1000/one") == 1
+
+
 def test_the_tables_of_unfamiliar_images(hooks, monkeypatch):
     own = {"what": "whole fields", "images": 40, "flagged": 0.95, "auroc": {"value": 0.991, "low": 0.98, "high": 1.0}}
     cells = {"what": "held-out cells", "cells": 1500, "of": 7861, "subjects": 60}

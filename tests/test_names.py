@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import leukaemia_zoo as lz
-from leukaemia_zoo._names import old_method, renamed, takes
+from leukaemia_zoo._names import NAMES, old_method, renamed, takes
 
 SOURCE = Path(lz.__file__).parent
-WINGS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name not in ("cli", "common"))
+WINGS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py") if path.parent.name in NAMES)
 
 OLD_NAMES = {
     **dict.fromkeys(("build_model", "save_pretrained", "push_to_hub", "publish", "ModelConfig"), "zoo"),
@@ -61,6 +61,17 @@ def test_an_old_name_answers_and_says_where_it_is_now(name):
     assert found is getattr(getattr(lz, wing), name)
     assert told[0].filename == __file__
     assert name not in lz.__all__
+
+
+@pytest.mark.parametrize("wing", ["", *WINGS])
+def test_nothing_is_printed_by_default(wing):
+    """Every log and every bar is None unless it is given, whether an option or an argument."""
+    package = importlib.import_module(f"leukaemia_zoo.{wing}".rstrip("."))
+    for name in set(package.__all__) - {"__version__"}:
+        value = getattr(package, name)
+        parameters = inspect.signature(value).parameters if callable(value) else {}
+        for told in parameters.keys() & {"log", "progress"}:
+            assert parameters[told].default is None, f"{name}({told}=...)"
 
 
 def test_importing_the_package_and_looking_around_loads_nothing_heavy():

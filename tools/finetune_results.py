@@ -180,7 +180,6 @@ def fine_tuned(model: Any, number: int, seed: int, options: argparse.Namespace, 
         time_budget_s=options.time_budget,
         crop_fraction=DEFAULT_CROP,
         resamples=20,
-        log=lambda line: None,
         **settings,
     )
     (judged,) = (own for own in found.report.data["models"].values() if own["kind"] == "saved")

@@ -25,7 +25,8 @@ os.environ |= {"HF_HOME": CACHE.name, "HF_HUB_OFFLINE": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from leukaemia_zoo import Preprocessing, load_model, save_model  # noqa: E402
-from leukaemia_zoo.zoo import ModelConfig, build_model, hub, registry  # noqa: E402  # noqa: E402
+from leukaemia_zoo.hub.cache import cache_path  # noqa: E402
+from leukaemia_zoo.zoo import ModelConfig, build_model, registry  # noqa: E402
 from leukaemia_zoo.zoo.sources import WEIGHTS_FILE  # noqa: E402
 
 NAME = "resnet50.timing"
@@ -48,7 +49,7 @@ def main() -> None:
     model.zoo = ModelConfig("resnet50", ("hem", "all"), "pooled", Preprocessing((224, 224)), weight=NAME)
     saved = Path(CACHE.name) / "saved"
     row = dataclasses.replace(save_model(model, saved), name=NAME, repo=f"timing/{NAME}", revision="0" * 40)
-    file = hub.cache_path(hub.HubFile(row.repo or "", row.revision or "", WEIGHTS_FILE, row.sha256, row.size))
+    file = cache_path(row.repo or "", row.revision or "", WEIGHTS_FILE)
     file.parent.mkdir(parents=True)
     (saved / WEIGHTS_FILE).rename(file)
     registry.weights = lambda: {NAME: row}  # type: ignore[assignment]

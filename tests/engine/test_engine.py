@@ -17,6 +17,7 @@ from PIL import Image
 from leukaemia_zoo import predict
 from leukaemia_zoo.cells import read_image
 from leukaemia_zoo.cells.preprocessing import symmetric_views
+from leukaemia_zoo.common.files import cache_folder
 from leukaemia_zoo.engine import graphs, stream
 from leukaemia_zoo.engine.classifier import Classifier
 from leukaemia_zoo.engine.golden import golden_cells
@@ -151,7 +152,7 @@ def test_a_model_of_another_size_gets_its_graph_once(own_folder, draw_cell, monk
     frames = [draw_cell(seed) for seed in range(2)]
     expected = predict(load_model(own_folder), frames).probabilities
     np.testing.assert_allclose(predict(own_folder, frames).probabilities, expected, atol=TOLERANCE)
-    (kept,) = graphs.cache_folder().iterdir()
+    (kept,) = cache_folder("graphs").iterdir()
     assert kept.name == f"cnn.texture.48x48.{hashlib.sha256(kept.read_bytes()).hexdigest()}.onnx"
     # From now on Keras is not asked; a damaged graph is.
     monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: None)

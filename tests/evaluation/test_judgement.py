@@ -12,8 +12,14 @@ from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation import calibration, intervals, judgement
 from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, resampled_slope_intercept
 from leukaemia_zoo.evaluation.inputs import check_probabilities
-from leukaemia_zoo.evaluation.intervals import Resampling, auroc_interval, bootstrap_over_subjects, wilson_interval
-from leukaemia_zoo.evaluation.judgement import compare, judge
+from leukaemia_zoo.evaluation.intervals import (
+    Resampling,
+    auroc_interval,
+    bootstrap_over_subjects,
+    paired_difference,
+    wilson_interval,
+)
+from leukaemia_zoo.evaluation.judgement import judge
 from leukaemia_zoo.evaluation.metrics import called_classes, metrics
 
 
@@ -318,10 +324,10 @@ def test_the_result_is_plain_data(two):
 
 def test_differences_are_paired():
     labels, told, subjects, _ = made_up()
-    same = compare(labels, told, told, subjects, resamples=50)["metrics"]["auroc"]
+    same = paired_difference(labels, told, told, subjects, resamples=50).to_dict()["intervals"]["auroc"]
     assert same == {"value": 0.0, "low": 0.0, "high": 0.0}
     worse = np.stack([1 - told[:, 1] * 0 - 0.5, told[:, 1] * 0 + 0.5], axis=1)
-    found = compare(labels, told, worse, subjects, resamples=200)["metrics"]["auroc"]
+    found = paired_difference(labels, told, worse, subjects, resamples=200).to_dict()["intervals"]["auroc"]
     assert found["value"] == pytest.approx(roc_auc_score(labels, told[:, 1]) - 0.5)
     assert found["low"] > 0
 

@@ -19,7 +19,7 @@ from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import ArchitectureError, DataError, ImageError
 from leukaemia_zoo.prediction import Prediction, Predictions, iter_predictions
-from leukaemia_zoo.prediction.results import SubjectTally
+from leukaemia_zoo.prediction.results import CellTally, SubjectTally
 from leukaemia_zoo.zoo import registry
 
 NAMES = ("hem", "all")
@@ -274,6 +274,25 @@ def test_a_tally_by_hand():
     assert (summary.subject, summary.cells, summary.counts) == ("x", 3, (1, 2))
     assert summary.mean_probabilities == pytest.approx((0.4, 0.6))
     assert summary.label == "all"
+
+
+def test_tallies_of_parts_add_up_to_that_of_the_whole():
+    """Also when they travel as JSON, as those of the parts of a run do."""
+    said = [("all", "all", False), ("all", "uncertain", True), ("hem", "hem", None), (None, None, None)]
+    cells = [
+        Prediction("f", None, label, label and (0.5, 0.5), NAMES, verdict=verdict, unfamiliar=unfamiliar)
+        for label, verdict, unfamiliar in said * 3
+    ]
+    whole, parts = CellTally.of(NAMES), CellTally.of(NAMES)
+    for cell in cells:
+        whole.add(cell)
+    for part in (cells[:5], cells[5:]):
+        tally = CellTally.of(NAMES)
+        for cell in part:
+            tally.add(cell)
+        parts.add_all(CellTally.from_dict(json.loads(json.dumps(tally.to_dict()))))
+    assert parts == whole == CellTally({"hem": 3, "all": 6}, failed=3, uncertain=3, unfamiliar=3)
+    assert (whole.cells, whole.judged) == (12, 9)
 
 
 def test_the_verdict_on_a_subject_is_that_of_the_mean_and_not_of_most_cells():

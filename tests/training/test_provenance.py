@@ -182,6 +182,22 @@ def test_a_weight_of_the_zoo_is_named_and_its_people_are_known():
     assert "C-NMC 2019" in [row["name"] for row in initial.data]
 
 
+def test_a_damaged_file_of_arrays_is_told(tmp_path):
+    file = tmp_path / "mobilenet.npz"
+    np.savez_compressed(file, **{"conv1/kernel": np.ones((3, 3, 3, 32), np.float32)})
+    whole = file.read_bytes()
+    recipe = recipe_for("mobilenet", {"input_size": 40, "distillation": None})
+    for content, told in (
+        (whole[: len(whole) // 2], "cannot be read"),
+        (b"PK", "cannot be read"),
+        (whole, "lack 'conv1_bn"),
+    ):
+        file.write_bytes(content)
+        initial = find_initial_weights(file, "mobilenet", None)
+        with pytest.raises(WeightsError, match=rf"The initial weights .*mobilenet\.npz {told}"):
+            write_initial_weights(initial, recipe, 0, tmp_path / "initial.safetensors", "run", str.strip)
+
+
 def test_what_cannot_be_begun_with_is_said(saved, tmp_path):
     folder, recipe = saved
     with pytest.raises(DataError, match="no ImageNet weights for 'cnn_attention'"):

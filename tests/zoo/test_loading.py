@@ -14,6 +14,7 @@ from backend_outputs import cells, set_fixed_weights
 from safetensors.numpy import load, save
 
 from leukaemia_zoo import Preprocessing, embed, fine_tune, load_model, predict, save_model
+from leukaemia_zoo.common import files
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.engine.graphs import TOLERANCE
 from leukaemia_zoo.errors import (
@@ -706,7 +707,7 @@ def test_a_large_weight_is_found_in_a_checkout_and_nowhere_else(folder, tmp_path
     spec, file = read_saved(folder)
     spec = dataclasses.replace(spec, file="tiny.test.safetensors")
     root = tmp_path / "checkout"
-    monkeypatch.setattr(registry.resources, "files", lambda name: root / "src" / name)
+    monkeypatch.setattr(files.resources, "files", lambda name: root / "src" / name)
     place = registry.checkout_file(spec)
     assert place == root / "weights" / "tiny.test.safetensors"
     monkeypatch.setattr(sources, "model_info", lambda name: registry.ModelInfo(ARCHITECTURES["cnn_attention"], spec))

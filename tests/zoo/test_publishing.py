@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 
 from leukaemia_zoo import load_model, save_model
 from leukaemia_zoo.errors import ArchitectureError, IntegrityError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo import hub as hub_module
+from leukaemia_zoo.hub import transfers
 from leukaemia_zoo.zoo import publishing, registry
 from leukaemia_zoo.zoo.cards import CARD_FILE
 from leukaemia_zoo.zoo.publishing import publish, push_to_hub, save_pretrained
@@ -35,7 +35,7 @@ FIGURES = {"validation": {"on": "9 cells", "values": {"auroc": {"value": 0.9, "l
 def no_network(monkeypatch):
     """What asks the Hub for anything fails the test."""
     for name in ("upload", "listed"):
-        monkeypatch.setattr(hub_module, name, lambda *_, **__: pytest.fail("the network was used"))
+        monkeypatch.setattr(transfers, name, lambda *_, **__: pytest.fail("the network was used"))
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def zoo(tiny_folder, tmp_path):
 def stored(zoo, monkeypatch):
     """A commit, as of a Hub that takes the first weight and tells of it what is true."""
     row = json.loads(zoo[0].read_text(encoding="utf-8"))[1]
-    remote = {WEIGHTS_FILE: hub_module.Remote(row["size"], row["sha256"])}
-    monkeypatch.setattr(hub_module, "upload", lambda *_, **__: "a" * 40)
-    monkeypatch.setattr(hub_module, "listed", lambda *_, **__: remote)
+    remote = {WEIGHTS_FILE: transfers.Remote(row["size"], row["sha256"])}
+    monkeypatch.setattr(transfers, "upload", lambda *_, **__: "a" * 40)
+    monkeypatch.setattr(transfers, "listed", lambda *_, **__: remote)
     return "a" * 40
 
 
@@ -291,7 +291,7 @@ def test_a_registry_that_cannot_be_written(zoo, stored, monkeypatch):
     table, folder = zoo
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda *_: False)
-        patched.setattr(hub_module, "upload", lambda *_, **__: pytest.fail("the network was used"))
+        patched.setattr(transfers, "upload", lambda *_, **__: pytest.fail("the network was used"))
         with pytest.raises(WeightsError, match="cannot be written to, so that nothing was published"):
             publish("org", names=NAMES, weights=folder, registry=table)
 
@@ -366,7 +366,7 @@ PUSH = """
 import dataclasses, json, sys
 import numpy as np
 import leukaemia_zoo as lz
-from leukaemia_zoo.zoo.hub import listed
+from leukaemia_zoo.hub.transfers import listed
 from leukaemia_zoo.zoo.tensors import named_variables
 
 folder, figures = sys.argv[1], json.loads(sys.argv[2])

@@ -24,6 +24,7 @@ from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 from leukaemia_zoo.evaluation.inputs import IntArray
 
@@ -43,8 +44,6 @@ DEFAULT_CROP = 0.6
 _LIKE = 0.87
 """Likeness of two class names (difflib's ratio) from which one may be a slip: lymphocyt and lymphocyte have 0.95,
 monocite and monocyte 0.88, promyelocyte and myelocyte 0.86."""
-
-_MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,17 +155,17 @@ def _without_unreadable(
 ) -> tuple[Cells, list[_Seen]]:
     good = [row for row, one in enumerate(seen) if isinstance(one, _Seen)]
     found = [one for one in seen if isinstance(one, _Seen)]
-    bad = [path for path, one in zip(cells.paths, seen, strict=True) if isinstance(one, ImageError)]
+    bad = [path.name for path, one in zip(cells.paths, seen, strict=True) if isinstance(one, ImageError)]
     if not bad:
         return cells, found
     reason = next(str(one) for one in seen if isinstance(one, ImageError))
     if not skip:
-        others = f"; so it is with {len(bad) - 1} more ({_some(bad[1:])})" if len(bad) > 1 else ""
+        others = f"; so it is with {len(bad) - 1} more ({shortened(bad[1:])})" if len(bad) > 1 else ""
         raise DataError(
             f"{reason.rstrip('.')}{others}; mend or remove it, or leave such images out with skip_unreadable "
             "(--skip-unreadable)."
         )
-    note = f"{len(bad):,} images that cannot be read left out: {_some(bad)}."
+    note = f"{len(bad):,} images that cannot be read left out: {shortened(bad)}."
     warn(note)
     kept = cells.subset(good)
     return dataclasses.replace(kept, notes=(*kept.notes, note)), found
@@ -261,11 +260,6 @@ def usual_preprocessing(
         return own, f"the weight's own: {like.mean():.0%} of the frames are black around the cell and of C-NMC's size"
     seen = f"{np.median(inspected.sides):.0f} pixels and {'black' if inspected.on_black.mean() > 0.5 else 'coloured'}"
     return None, f"the frames (typically {seen} around the cell) are not C-NMC's"
-
-
-def _some(paths: Sequence[Path]) -> str:
-    more = f" and {len(paths) - _MOST_NAMED:,} more" if len(paths) > _MOST_NAMED else ""
-    return ", ".join(path.name for path in paths[:_MOST_NAMED]) + more
 
 
 def people_of_classes(inspected: Inspected) -> dict[str, int]:

@@ -53,7 +53,7 @@ class FineTuningOptions:
         private: Whether a new repository there is private.
         seed: Of split, order and views.
         restart: Begin anew where the folder holds another run.
-        log: Called with each line of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
 
     Raises:
         DataError: If a value is out of its range, or two of them exclude each other.
@@ -79,7 +79,7 @@ class FineTuningOptions:
     private: bool | None = None
     seed: int = 0
     restart: bool = False
-    log: Log | None = print
+    log: Log | None = None
 
     def __post_init__(self) -> None:
         if self.push_to is not None:

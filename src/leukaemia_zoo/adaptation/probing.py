@@ -16,11 +16,12 @@ from leukaemia_zoo.adaptation.inspection import DEFAULT_CROP, inspect_cells, usu
 from leukaemia_zoo.adaptation.splits import folds_by_people
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.files import cache_folder
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.evaluation.intervals import Interval, Resampling
 from leukaemia_zoo.evaluation.metrics import WeightedCells
-from leukaemia_zoo.prediction.features import default_cache, embed_files
+from leukaemia_zoo.prediction.features import embed_files
 from leukaemia_zoo.training.runs import checked_seed
 from leukaemia_zoo.zoo.loading import as_model, config_of
 from leukaemia_zoo.zoo.registry import BLOOD_TRUNK
@@ -100,11 +101,11 @@ def linear_probe(
         crop_fraction: Side of that crop as a share of the frame's shorter side.
         inverse_penalty: C of the logistic regression; classes count alike.
         cache: Folder for the embeddings, by the weights, the preprocessing and the bytes of each image; True for
-            `default_cache`, False for none.
+            ``leukaemia-zoo/embeddings`` in XDG_CACHE_HOME or ``~/.cache``, False for none.
         resamples: Of the bootstrap over subjects, or over cells where none is known.
         level: Nominal coverage of the intervals.
         seed: Of folds and resamples.
-        log: Called with each line of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
 
     Returns:
         A `Probe`; `print` shows it.
@@ -142,7 +143,7 @@ def linear_probe(
     model = keras.Model(given.inputs, given.outputs, name=given.name)
     model.zoo = dataclasses.replace(config, preprocessing=preprocessing)
     (log or silent)(f"embeddings of {len(cells):,} cells")
-    place = default_cache() if cache is True else cache
+    place = cache_folder("embeddings") if cache is True else cache
     features = embed_files(model, cells.paths, place or None).astype(np.float64)
     with threadpool_limits(1, "blas"):  # problems so small are solved sooner without threads
         probabilities = _out_of_fold(features, cells.labels, fold_of, inverse_penalty)

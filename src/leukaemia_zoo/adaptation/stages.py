@@ -17,14 +17,7 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.text import silent
 from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
-from leukaemia_zoo.training.classifier import (
-    Embeddings,
-    Fitted,
-    classifiers,
-    embed,
-    fit_classifier,
-    new_network,
-)
+from leukaemia_zoo.training.classifier import Embeddings, Fitted, classifiers, embed, fit_classifier, new_network
 from leukaemia_zoo.training.drawing import read_arrays
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState, Training

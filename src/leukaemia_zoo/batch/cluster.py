@@ -19,6 +19,7 @@ from leukaemia_zoo.batch.predictor import BatchPredictor
 from leukaemia_zoo.common.text import reason, shown
 from leukaemia_zoo.engine.network import cores
 from leukaemia_zoo.errors import ClusterError, DataError, LeukaemiaZooError
+from leukaemia_zoo.prediction.results import CellTally
 
 LOCAL = "local"
 """Instead of an address: a cluster that is started on this machine and ends with the run."""
@@ -57,7 +58,7 @@ class PartJudge:
     def _told(self, part: Part) -> dict[str, Any]:
         """Of a mistake its sentence: Ray hands on what is raised as the text of a traceback."""
         try:
-            return self._judged(part)
+            return self._judged(part).to_dict()
         except LeukaemiaZooError as error:
             return {"mistake": str(error), "kind": type(error).__name__}
         except OSError as error:
@@ -65,7 +66,7 @@ class PartJudge:
             mend = "every machine must see it under the same path, with room and the right to write"
             return {"mistake": f"{where} ({error.strerror or reason(error)}): {mend}.", "kind": DataError.__name__}
 
-    def _judged(self, part: Part) -> dict[str, Any]:
+    def _judged(self, part: Part) -> CellTally:
         if self._predictor is None:
             self._predictor = self._work.predictor()
         tries = self._tries / part.name
@@ -78,27 +79,15 @@ class PartJudge:
                 f"{_TRIES} workers ended while they judged cells {part.first:,} to {part.first + part.cells - 1:,} of "
                 f"{part.file}: give workers more memory, or look for an image among these that is too large for it."
             )
-        told = judge_part(self._work, part, self._predictor)
+        tally = judge_part(self._work, part, self._predictor)
         tries.unlink(missing_ok=True)
-        return told
+        return tally
 
 
 def judged_by_cluster(
     work: Work, parts: Sequence[Part], address: str, tries: Path, workers: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """What is told of each part, as it is done; see `judge_part`.
-
-    Args:
-        work: What the workers have to know.
-        parts: What is to be judged.
-        address: Of the cluster, or `LOCAL`.
-        tries: Folder where workers leave their process number for each part that they begin.
-        workers: How many; None for one a core of the cluster.
-
-    Raises:
-        ClusterError: If there is no cluster, or parts end all of their workers.
-        LeukaemiaZooError: What a worker raises.
-    """
+) -> Iterator[CellTally]:
+    """The cells of each part, as it is done; see `judge_part`."""
     _check_answer(address)
     # Ray would report the use of a cluster that we start to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -129,7 +118,7 @@ def judged_by_cluster(
                 told = json.loads(row["told"])
                 if "mistake" in told:
                     raise getattr(errors, told["kind"])(told["mistake"])
-                yield told
+                yield CellTally.from_dict(told)
         except ray.exceptions.RayError as error:
             raise ClusterError(
                 f"The cluster gave up ({reason(getattr(error, 'cause', None) or error)}): see its logs; the parts "

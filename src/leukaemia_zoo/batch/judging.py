@@ -11,11 +11,10 @@ from typing import Any
 from leukaemia_zoo.batch.parts import FILE_COLUMN, Part, require
 from leukaemia_zoo.batch.predictor import BatchPredictor, utf8, with_verdicts
 from leukaemia_zoo.common.files import replacing
-from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, reason
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.prediction.results import Prediction
+from leukaemia_zoo.prediction.results import CellTally, Prediction
 
 _AT_ONCE = 128
 """Rows that are read at once: 80 MB of C-NMC's largest files."""
@@ -55,21 +54,12 @@ class Work:
         return BatchPredictor(network, image=self.image or FILE_COLUMN, miss_rate=self.miss_rate, threads=threads)
 
 
-def judge_part(work: Work, part: Part, predictor: BatchPredictor) -> dict[str, Any]:
-    """Judge the cells of a part and write their verdicts, unless they are there.
-
-    Returns:
-        ``cells``, ``failed``, ``counts``, ``uncertain`` and ``unfamiliar``.
-
-    Raises:
-        DataError: If its file cannot be read, or holds other cells than when it was cut.
-    """
-    if (told := told_of(work, part)) is not None:
-        return told
+def judge_part(work: Work, part: Part, predictor: BatchPredictor) -> CellTally:
+    """Judge the cells of a part and write their verdicts, unless they are there."""
+    if (known := tally_of(work, part)) is not None:
+        return known
     pa, pq = require("pyarrow"), require("pyarrow.parquet")
-    class_names = predictor.network.zoo.class_names
-    told = {"cells": 0, "failed": 0, "uncertain": 0, "unfamiliar": 0, "counts": dict.fromkeys(class_names, 0)}
-    tables = []
+    tally, tables = CellTally.of(predictor.network.zoo.class_names), []
     try:
         with pq.ParquetFile(part.file, buffer_size=_BUFFER) as file:
             columns = [FILE_COLUMN] if work.image is None else list(dict.fromkeys((work.image, *work.keep)))
@@ -78,17 +68,18 @@ def judge_part(work: Work, part: Part, predictor: BatchPredictor) -> dict[str, A
                 table, predictions = _with_verdicts(work, part, row, pa.Table.from_batches([batch]), predictor)
                 row += len(predictions)
                 tables.append(table)
-                _count(told, predictions)
+                for prediction in predictions:
+                    tally.add(prediction)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{part.file} cannot be read ({reason(error)}): write or copy it again.") from error
-    if told["cells"] != part.cells:
+    if tally.cells != part.cells:
         raise DataError(f"{part.file} has changed since the run began: begin anew with restart (--restart).")
     whole = pa.concat_tables(tables)
-    marked = {_MARK: json.dumps({"fingerprint": work.fingerprint, "told": told, "use": NOT_A_DIAGNOSIS}).encode()}
-    whole = whole.replace_schema_metadata((whole.schema.metadata or {}) | marked)
+    mark = {"fingerprint": work.fingerprint, "told": tally.to_dict(), "use": NOT_A_DIAGNOSIS}
+    whole = whole.replace_schema_metadata((whole.schema.metadata or {}) | {_MARK: json.dumps(mark).encode()})
     with replacing(Path(work.out) / part.name) as beside:
         pq.write_table(whole, beside, compression="zstd")
-    return told
+    return tally
 
 
 def _with_verdicts(
@@ -116,21 +107,10 @@ def _with_verdicts(
     return with_verdicts(kept, predictions, predictor.network.zoo.class_names), predictions
 
 
-def _count(told: dict[str, Any], predictions: list[Prediction]) -> None:
-    for prediction in predictions:
-        told["cells"] += 1
-        if prediction.label is None:
-            told["failed"] += 1
-            continue
-        told["counts"][prediction.label] += 1
-        told["uncertain"] += prediction.verdict == UNCERTAIN
-        told["unfamiliar"] += bool(prediction.unfamiliar)
-
-
-def told_of(work: Work, part: Part) -> dict[str, Any] | None:
-    """What is told of a part that is written already."""
+def tally_of(work: Work, part: Part) -> CellTally | None:
+    """The cells of a part that is written already."""
     mark = mark_of(Path(work.out) / part.name)
-    return mark["told"] if mark is not None and mark["fingerprint"] == work.fingerprint else None
+    return CellTally.from_dict(mark["told"]) if mark is not None and mark["fingerprint"] == work.fingerprint else None
 
 
 def mark_of(file: Path) -> Any:

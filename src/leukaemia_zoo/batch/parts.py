@@ -88,11 +88,7 @@ class Plan:
         return cls(parts, data["image"], tuple(data["keep"]), sources, tuple(data["notes"]))
 
     def check_sources(self) -> None:
-        """Raise if a Parquet file is not the one that the parts were cut from.
-
-        Raises:
-            DataError: It names the file.
-        """
+        """Raise if a Parquet file is not the one that the parts were cut from."""
         for file, size, changed in self.sources:
             if _state(Path(file)) != (size, changed):
                 raise DataError(
@@ -102,11 +98,7 @@ class Plan:
 
 
 def require(name: str) -> Any:
-    """A module of the extras ``parquet`` and ``ray``.
-
-    Raises:
-        BatchMissingError: It is not installed.
-    """
+    """A module of the extras ``parquet`` and ``ray``."""
     extra = "ray" if name.split(".")[0] == "ray" else "parquet"
     try:
         return importlib.import_module(name)
@@ -125,20 +117,7 @@ def plan(
     taken: Sequence[str] = (),
     most_cells: int | None = None,
 ) -> Plan:
-    """Cut what is given into parts.
-
-    Args:
-        paths: Image files, Parquet files, and folders of the ones or the others.
-        listing: Where to write the list of image files, which the parts then are ranges of.
-        image: The column of the images; None for the only one that can be it.
-        keep: The columns to keep beside the verdicts; None for all.
-        taken: Names of the columns that the verdicts need.
-        most_cells: Of a part; None for a number that suits the number of cells.
-
-    Raises:
-        ImageError: If a path does not exist, or there are no cells.
-        DataError: If images and Parquet files are mixed, or the Parquet files do not fit each other or the options.
-    """
+    """Cut what is given into parts; the image files, which parts are ranges of, are listed in the file `listing`."""
     images, tables, notes = _found(paths)
     if images and tables:
         raise DataError(

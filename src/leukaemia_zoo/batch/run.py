@@ -9,17 +9,17 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.batch.cluster import judged_by_cluster
-from leukaemia_zoo.batch.judging import Work, judge_part, mark_of, told_of
+from leukaemia_zoo.batch.judging import Work, judge_part, mark_of, tally_of
 from leukaemia_zoo.batch.parts import Part, Plan, plan, require
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder
-from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, Log
+from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, Log, silent
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.prediction.results import CellTally
 from leukaemia_zoo.prediction.writing import verdict_columns
 from leukaemia_zoo.zoo.sources import find
 
@@ -91,7 +91,7 @@ def predict_parquet(
         workers: Of the cluster, each on a core; None for all cores.
         most_cells: Of a part; None for at most 10,000.
         restart: Begin anew where the folder holds verdicts already.
-        log: Told what is to be known of the files that were met.
+        log: Called with what is to be known of the files that were met, such as ``print``; None for none.
         progress: Told how many cells are judged, and how many there are.
 
     Raises:
@@ -139,35 +139,32 @@ def predict_parquet(
         all_parts = Plan.from_dict(kept)
         all_parts.check_sources()
     for line in all_parts.notes:
-        if log is not None:
-            log(line)
+        (log or silent)(line)
     work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
-    done = {part.number: told for part in all_parts.parts if (told := told_of(work, part)) is not None}
-    total, judged = all_parts.cells, sum(told["cells"] for told in done.values())
-    left = [part for part in all_parts.parts if part.number not in done]
-    outcome = _Sum(config.class_names)
-    outcome.add_all(done.values())
+    tally, left, total = CellTally.of(config.class_names), [], all_parts.cells
+    for part in all_parts.parts:
+        if (known := tally_of(work, part)) is None:
+            left.append(part)
+        else:
+            tally.add_all(known)
     if progress is not None:
-        progress(judged, total)
-    for told in _judged(work, left, ray, run, workers):
-        outcome.add_all([told])
-        judged += told["cells"]
+        progress(tally.cells, total)
+    for of_part in _judged(work, left, ray, run, workers):
+        tally.add_all(of_part)
         if progress is not None:
-            progress(judged, total)
-    seconds = time.monotonic() - started
-    result = Outcome(out, judged, parts=len(all_parts.parts), found=len(done), seconds=seconds, **outcome.values())
-    if judged != total:
-        raise DataError(f"{judged:,} of {total:,} cells were judged: call it again for the others.")
+            progress(tally.cells, total)
+    seconds, number = time.monotonic() - started, len(all_parts.parts)
+    result = Outcome(out, parts=number, found=number - len(left), seconds=seconds, **tally.to_dict())
+    if tally.cells != total:
+        raise DataError(f"{tally.cells:,} of {total:,} cells were judged: call it again for the others.")
     record = dataclasses.asdict(result) | {"out": None, "model": config.weight or name, "sha256": found.spec.sha256}
     write_json(out / RECORD, {**record, "version": __version__, "use": NOT_A_DIAGNOSIS})
     run.remove()
     return result
 
 
-def _judged(
-    work: Work, parts: list[Part], ray: str | None, run: RunFolder, workers: int | None
-) -> Iterator[dict[str, Any]]:
-    """What is told of each part, as it is done."""
+def _judged(work: Work, parts: list[Part], ray: str | None, run: RunFolder, workers: int | None) -> Iterator[CellTally]:
+    """The cells of each part, as it is done."""
     if not parts:
         return
     if ray is not None:
@@ -176,24 +173,6 @@ def _judged(
     predictor = work.predictor(threads=workers)
     for part in parts:
         yield judge_part(work, part, predictor)
-
-
-class _Sum:
-    """What is told of all parts."""
-
-    def __init__(self, class_names: Iterable[str]) -> None:
-        self._counts = dict.fromkeys(class_names, 0)
-        self._numbers = dict.fromkeys(("failed", "uncertain", "unfamiliar"), 0)
-
-    def add_all(self, told: Iterable[dict[str, Any]]) -> None:
-        for each in told:
-            for name, count in each["counts"].items():
-                self._counts[name] += count
-            for name in self._numbers:
-                self._numbers[name] += each[name]
-
-    def values(self) -> dict[str, Any]:
-        return {**self._numbers, "counts": dict(self._counts)}
 
 
 def _clear(out: Path, restart: bool) -> None:

@@ -42,7 +42,7 @@ class JudgedCells:
     Attributes:
         table: Labels, subjects, classes; paths are made up for arrays.
         frames: The frames themselves where they were given as arrays, else None.
-        fingerprints: Of each frame, see `overlap.fingerprint`.
+        fingerprints: Of each frame, see `table.fingerprint`.
         baseline_features: What each baseline sees, (cells, features) by its name.
     """
 

@@ -35,7 +35,7 @@ class BenchmarkOptions:
         seed: Of folds and resamples.
         batch_size: Images computed at once.
         restart: Begin anew where the folder holds an interrupted run.
-        log: Called with each line of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
         progress: Called with the number of cells done and of all.
 
     Raises:

@@ -20,7 +20,6 @@ from leukaemia_zoo.benchmarking.cost import measure_costs
 from leukaemia_zoo.benchmarking.judged_cells import MANIFEST_FILE, JudgedCells, read_judged_cells
 from leukaemia_zoo.benchmarking.judging import Judged, as_they_are, common_classes, other_people, predicted, refitted
 from leukaemia_zoo.benchmarking.options import BenchmarkOptions
-from leukaemia_zoo.common.files import plain
 from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.common.run_folder import BENCHMARK, RunFolder, folder_or_temporary, refuse_to_replace
 from leukaemia_zoo.common.text import Log
@@ -159,18 +158,16 @@ def benchmark(
         choices = judged.choices if options.validation is None else "on the validation cells"
         seconds = {"predict_s": judged.seconds, "bootstrap_s": bootstrap_seconds}
         report = Report(
-            plain(
-                {
-                    "schema": 1,
-                    "leukaemia_zoo": __version__,
-                    "data": {**described, "unit": unit, "excluded": judged.excluded},
-                    "settings": {**options.settings(), "choices": choices},
-                    "environment": environment(),
-                    "models": blocks,
-                    "differences": differences,
-                    "timing": {"total_s": time.perf_counter() - started, **seconds},
-                }
-            )
+            {
+                "schema": 1,
+                "leukaemia_zoo": __version__,
+                "data": {**described, "unit": unit, "excluded": judged.excluded},
+                "settings": {**options.settings(), "choices": choices},
+                "environment": environment(),
+                "models": blocks,
+                "differences": differences,
+                "timing": {"total_s": time.perf_counter() - started, **seconds},
+            }
         )
         if out is not None:
             report.save(folder)

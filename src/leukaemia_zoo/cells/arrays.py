@@ -191,11 +191,7 @@ def lies_on_black(pixels: RGBArray) -> bool:
 
 
 def check_visible(pixels: RGBArray, name: str) -> None:
-    """Refuse a frame in which the networks would see nothing: every pixel of it is background.
-
-    Raises:
-        ImageError: With the name and the highest value.
-    """
+    """Refuse a frame in which the networks would see nothing: every pixel of it is background."""
     if (highest := int(pixels.max())) <= BLACK:
         raise ImageError(
             f"{name} is black where the cell should be (highest value {highest} of 255, background up to {BLACK}): "

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
+from leukaemia_zoo.common.files import package_folder
 from leukaemia_zoo.common.folders import walk
 from leukaemia_zoo.common.tables import read_table
 from leukaemia_zoo.errors import DataError
@@ -116,7 +116,7 @@ class OfficialFiles:
 @cache
 def official_files() -> OfficialFiles:
     """Load the packaged list (made by `tools/pack_official_hashes.py`) once."""
-    packed = files("leukaemia_zoo").joinpath("data/cnmc_official.npz").read_bytes()
+    packed = (package_folder() / "data" / "cnmc_official.npz").read_bytes()
     with np.load(BytesIO(packed), allow_pickle=False) as arrays:
         return OfficialFiles(tuple(arrays["paths"].tobytes().decode().split("\n")), arrays["digests"], arrays["sizes"])
 
@@ -176,9 +176,6 @@ def preliminary_names(label_file: Path) -> dict[str, CnmcName]:
     """The original name of each numbered cell of the preliminary test set, by its number.
 
     `Patient_ID` is the cell's original name, `new_names` the file, and 1 in `labels` means ALL.
-
-    Raises:
-        DataError: If the file is not the official label file.
     """
     table = read_table(label_file, ("patient_id", "new_names", "labels"))
     names: dict[str, CnmcName] = {}

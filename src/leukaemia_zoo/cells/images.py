@@ -100,11 +100,7 @@ class Listing:
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> Listing:
-    """List the image files among files and folders, with all that has to be told of them; see `find_images`.
-
-    Raises:
-        ImageError: A path does not exist, or a folder that was named cannot be listed.
-    """
+    """List the image files among files and folders, with all that has to be told of them; see `find_images`."""
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     found: list[Path] = []
@@ -179,14 +175,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
 
 
 def image_items(images: Any) -> tuple[Any, bool]:
-    """The images one by one, and whether they are files.
-
-    Args:
-        images: One path or a sequence of paths, of which folders stand for the images in them; or one frame, a batch or
-            a sequence of frames, images of Pillow or open binary files.
-
-    Raises:
-        ImageError: If it is nothing of these.
+    """The images one by one, and whether they are files; a folder stands for the images in it.
 
     Example:
         >>> import numpy as np
@@ -211,15 +200,7 @@ def image_items(images: Any) -> tuple[Any, bool]:
 
 
 def frame_of(item: Any, name: str) -> RGBArray:
-    """One of the items of `image_items` as uint8 RGB.
-
-    Args:
-        item: A path, an array, an image of Pillow or an open binary file.
-        name: What to call it in messages, if it has no path.
-
-    Raises:
-        ImageError: If it is no image; the message says why.
-    """
+    """One of the items of `image_items` as uint8 RGB; `name` is what to call one without a path."""
     if isinstance(item, str | os.PathLike):
         return read_image(item)
     if isinstance(item, Image.Image):

@@ -40,7 +40,7 @@ def save_manifest(
         path: The file to write.
         cells: The table the split was made for.
         split: The split.
-        fingerprints: Of each cell of the table, see `cells.fingerprint`; None reads the images.
+        fingerprints: Of each cell of the table, see `table.fingerprint`; None reads the images.
 
     Returns:
         The manifest's hash, `manifest_sha256(path)`.

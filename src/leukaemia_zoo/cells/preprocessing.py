@@ -200,16 +200,7 @@ class Preprocessing:
 
 
 def network_pixels(item: Any, name: str, preprocessing: Preprocessing) -> RGBArray:
-    """What a network takes of one image.
-
-    Args:
-        item: One of the items of `image_items`: a path, an array, an image of Pillow or an open binary file.
-        name: What to call it in messages, if it has no path.
-        preprocessing: From its frame to the network's input.
-
-    Raises:
-        ImageError: If it is no image, or every pixel of it is background.
-    """
+    """What a network takes of one of the items of `image_items`; `name` is what to call one without a path."""
     pixels = preprocessing(frame_of(item, name))
     check_visible(pixels, os.fspath(item) if isinstance(item, str | os.PathLike) else name)
     return pixels
@@ -259,15 +250,7 @@ VIEWS = (1, 2, 4, 8)
 
 
 def check_views(views: object, input_size: tuple[int, int]) -> None:
-    """Refuse a number of views that a prediction cannot average over.
-
-    Args:
-        views: What somebody asked for.
-        input_size: Height and width that the network takes: only a square can be turned.
-
-    Raises:
-        DataError: If it is none of `VIEWS`, or the input is no square.
-    """
+    """Refuse a number of views that a prediction cannot average over; only a square input can be turned."""
     if isinstance(views, bool) or views not in VIEWS:
         known = ", ".join(map(str, VIEWS[:-1]))
         raise DataError(f"A prediction averages over {known} or {VIEWS[-1]} views, not {views!r}.")
@@ -324,18 +307,10 @@ def drawn_view(
     mirrored: bool,
     factor: float = 1.0,
 ) -> RGBArray:
-    """One view of a frame turned by any angle, mirrored and sized, in one resampling.
+    """One view of a uint8 frame, turned by an angle in radians, mirrored and sized, in one resampling.
 
-    Args:
-        frame: Uint8 array (height, width, 3), RGB, as `Preprocessing.reduced` gives it.
-        preprocessing: From a frame to the network's input; its interpolation plays no part.
-        angle: In radians.
-        mirrored: Whether left and right are swapped.
-        factor: The view shows so much more around the cell: above 1 the cell gets smaller.
-
-    Returns:
-        Uint8 array (h, w, 3) of the network's input size. Beyond the edge of a photograph lies its mirror image, so
-        that a turned view has no black corners; around a cell on black it is black.
+    With a factor above 1 the cell gets smaller. Beyond the edge of a photograph lies its mirror image, so that a turned
+    view has no black corners; around a cell on black it is black.
 
     Example:
         >>> drawn_view(np.zeros((256, 256, 3), np.uint8), Preprocessing((100, 100)), 0.5, True).shape
@@ -381,13 +356,7 @@ def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
 
 
 def upright_views(maps: np.ndarray) -> np.ndarray:
-    """Turn maps of the views that `symmetric_views` gives back, so that they lie on one another.
-
-    Args:
-        maps: Array (1, 4 or 8, N, height, width).
-
-    Returns:
-        Array of the same shape.
+    """Turn maps (views, N, height, width) of the views of `symmetric_views` back, so that they lie on one another.
 
     Example:
         >>> image = np.arange(16).reshape(1, 4, 4, 1)

@@ -84,17 +84,7 @@ def read_data(path: str | Path, *, skip_unreadable: bool = False) -> Cells:
 def as_cells(
     data: str | os.PathLike[str] | Cells, positive: str | None = None, *, skip_unreadable: bool = False
 ) -> Cells:
-    """The table that is meant: one as it is, or what `read_data` reads at a path.
-
-    Args:
-        data: A table, or a folder or CSV file.
-        positive: The class that shall be the last, which of two is the positive one; None leaves the order.
-        skip_unreadable: Of a path: pass over folders that cannot be listed, with a note, instead of refusing.
-
-    Raises:
-        DataError: If it is neither, or cannot be read.
-        UnknownNameError: If there is no class ``positive``.
-    """
+    """The table that is meant, or what `read_data` reads at a path; `positive` shall be its last class."""
     if isinstance(data, Cells):
         cells = data
     elif isinstance(data, str | os.PathLike):

@@ -148,11 +148,7 @@ def class_key(name: str) -> str:
 
 
 def check_class_names(names: Iterable[str]) -> None:
-    """Refuse classes that are one in two spellings, and one that is called as the verdict without a class.
-
-    Raises:
-        DataError: Naming them.
-    """
+    """Refuse classes that are one in two spellings, and one that is called as the verdict without a class."""
     first: dict[str, str] = {}
     for name in names:
         if class_key(name) == UNCERTAIN:
@@ -219,9 +215,6 @@ def fingerprint(frame: npt.ArrayLike) -> int:
 
 def file_fingerprint(path: str | Path) -> int:
     """Return the `fingerprint` of an image file.
-
-    Raises:
-        DataError: If the file cannot be read as an image.
 
     >>> file_fingerprint("my_cells/blast/1.png") == file_fingerprint("my_cells/lymphocyte/2.png")
     False

@@ -64,7 +64,7 @@ def publish(namespace: str, names: tuple[str, ...], **settings: Any) -> int:
     """Put the zoo's weights on the Hugging Face Hub and pin them."""
     from leukaemia_zoo.zoo import publishing
 
-    publishing.publish(namespace, names=list(names) or None, **settings)
+    publishing.publish(namespace, names=list(names) or None, log=print, **settings)
     return 0
 
 

@@ -16,7 +16,8 @@ from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file
 
 if TYPE_CHECKING:
-    from leukaemia_zoo.prediction.results import Prediction, SubjectSummary
+    from leukaemia_zoo.batch.run import Outcome
+    from leukaemia_zoo.prediction.results import CellTally, Prediction, SubjectSummary
     from leukaemia_zoo.zoo.registry import ModelConfig, ModelInfo, WeightSpec
 
 
@@ -60,10 +61,12 @@ def _verdict_width(class_names: tuple[str, ...]) -> int:
 
 def summary(
     model: str,
-    counts: dict[str, int],
-    failed: int,
-    skipped: int,
-    summaries: Sequence[SubjectSummary],
+    tally: CellTally | Outcome,
+    limits: VerdictLimits | None,
+    miss_rate: float | None,
+    *,
+    skipped: int = 0,
+    summaries: Sequence[SubjectSummary] = (),
     what: str = "file",
 ) -> Iterator[str]:
     """What was found in each subject, where any is known, and in all files or cells."""
@@ -86,31 +89,37 @@ def summary(
             values += [each.label]
             cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
             yield f"{each.subject:<{first}}  {each.cells:6d}  {cells}"
-    parts = [f"{count} {name}" for name, count in counts.items()]
-    parts += [f"{failed} not read"] if failed else []
-    yield f"\n{_count(sum(counts.values()) + failed, what)} by {model}: {', '.join(parts)}."
+    parts = [f"{count} {name}" for name, count in tally.counts.items()]
+    parts += [f"{tally.failed} not read"] if tally.failed else []
+    yield f"\n{_count(tally.cells, what)} by {model}: {', '.join(parts)}."
     if skipped:
         yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
+    if limits is not None:
+        yield _uncertain(tally, limits, miss_rate)
 
 
-def uncertain(number: int, cells: int, limits: VerdictLimits, miss_rate: float | None) -> str:
+def _uncertain(tally: CellTally | Outcome, limits: VerdictLimits, miss_rate: float | None) -> str:
     """How many cells are left to a human, and at what miss rates."""
     rates = limits.default if miss_rate is None else (miss_rate,) * len(limits.class_names)
     allowed = ", ".join(f"{name} {rate:g}" for name, rate in zip(limits.class_names, rates, strict=True))
-    verb = "is" if number == 1 else "are"
+    verb = "is" if tally.uncertain == 1 else "are"
     return (
-        f"{number:,} of {_count(cells, 'cell')} {verb} uncertain, for a human to judge: two or more classes are not "
-        f"ruled out (miss rate: {allowed})."
+        f"{tally.uncertain:,} of {_count(_judged(tally), 'cell')} {verb} uncertain, for a human to judge: two or "
+        f"more classes are not ruled out (miss rate: {allowed})."
     )
 
 
-def unfamiliar(number: int, cells: int, limit: float) -> str:
+def unfamiliar(tally: CellTally | Outcome, limit: float) -> str:
     """The warning about images that do not look like the training cells."""
-    verb, whose = ("does", "its verdict") if number == 1 else ("do", "their verdicts")
+    verb, whose = ("does", "its verdict") if tally.unfamiliar == 1 else ("do", "their verdicts")
     return (
-        f"{number:,} of {_count(cells, 'image')} {verb} not look like the cells this weight was trained on (OOD score "
-        f"above {limit:.2f}): do not rely on {whose}."
+        f"{tally.unfamiliar:,} of {_count(_judged(tally), 'image')} {verb} not look like the cells this weight was "
+        f"trained on (OOD score above {limit:.2f}): do not rely on {whose}."
     )
+
+
+def _judged(tally: CellTally | Outcome) -> int:
+    return tally.cells - tally.failed
 
 
 def _count(number: int, what: str) -> str:
@@ -263,11 +272,11 @@ def progress(items: Iterable[Any], total: int, unit: str, quiet: bool) -> Iterab
 
 
 @contextlib.contextmanager
-def progress_bar(unit: str, file: TextIO | None = None) -> Iterator[Any]:
+def progress_bar(unit: str) -> Iterator[Any]:
     """A progress bar as a function of what is done and how much there is."""
     from tqdm import tqdm
 
-    with tqdm(unit=f" {unit}", delay=0.5, disable=None, file=file or sys.stderr) as bar:
+    with tqdm(unit=f" {unit}", delay=0.5, disable=None, file=sys.stderr) as bar:
 
         def step(done: int, total: int) -> None:
             bar.total = total

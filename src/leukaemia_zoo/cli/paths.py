@@ -36,11 +36,7 @@ def path(text: str) -> Path:
 
 
 def expanded(texts: Iterable[str]) -> list[str]:
-    """Files and folders, in the order given; those of a pattern in the order of their names.
-
-    Raises:
-        DataError: If nothing matches a pattern.
-    """
+    """Files and folders, in the order given; those of a pattern in the order of their names."""
     found = []
     for text in texts:
         matches = _matches(text)

@@ -18,7 +18,6 @@ from leukaemia_zoo.cli import options, output
 from leukaemia_zoo.cli import paths as cli_paths
 from leukaemia_zoo.cli.output import print_lines, progress, tell, without_notes_of_the_backend
 from leukaemia_zoo.common.files import STANDARD_OUTPUT, refuse_to_overwrite, writing
-from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, printable
 from leukaemia_zoo.errors import DataError, ImageError
 from leukaemia_zoo.prediction.writing import rounded, writing_csv
@@ -133,7 +132,7 @@ def predict(
     if subjects and not any(_look_up(subject_of, path) for path in paths):
         raise DataError(f"{subjects} has a subject for none of the {len(paths)} files: compare their paths.")
 
-    from leukaemia_zoo.prediction.results import SubjectTally
+    from leukaemia_zoo.prediction.results import CellTally, SubjectTally
     from leukaemia_zoo.prediction.verdicts import iter_predictions, resolve_in
 
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
@@ -144,9 +143,8 @@ def predict(
     )
     # Data on the standard output are for a program: what is for people must not stand among them.
     data = STANDARD_OUTPUT in (str(csv_file), str(json_file))
-    tally, table = SubjectTally(), not quiet and not data and len(paths) <= _TABLE_ROWS
-    failed, unfamiliar, uncertain, reasons = 0, 0, 0, []
-    counts = dict.fromkeys(network.zoo.class_names, 0)
+    tally, subject_tally, reasons = CellTally.of(network.zoo.class_names), SubjectTally(), []
+    table = not quiet and not data and len(paths) <= _TABLE_ROWS
     with contextlib.ExitStack() as stack:
         write_csv = stack.enter_context(writing_csv(csv_file, network.zoo.class_names))
         write_json = stack.enter_context(_json_writer(json_file))
@@ -156,12 +154,8 @@ def predict(
             write_csv(prediction.to_dict())
             write_json(prediction.to_dict())
             tally.add(prediction)
-            if prediction.error is None:
-                counts[prediction.label] += 1
-                unfamiliar += bool(prediction.unfamiliar)
-                uncertain += prediction.verdict == UNCERTAIN
-            else:
-                failed += 1
+            subject_tally.add(prediction)
+            if prediction.error is not None:
                 # Below the table where there is one; of very many files at once, so that they need no memory.
                 reasons.append(prediction.error) if table else _tell_not_read(prediction.error)
             if table:
@@ -172,17 +166,16 @@ def predict(
     if not quiet:
         name = model if is_elsewhere(model) else network.zoo.weight or model
         people = sys.stderr if data else sys.stdout
-        print_lines(output.summary(name, counts, failed, len(skipped), tally.summaries()), people)
-        if network.zoo.verdict_limits is not None:
-            cells = sum(counts.values())
-            print(output.uncertain(uncertain, cells, network.zoo.verdict_limits, miss_rate), file=people)
+        summaries, limits = subject_tally.summaries(), network.zoo.verdict_limits
+        lines = output.summary(name, tally, limits, miss_rate, skipped=len(skipped), summaries=summaries)
+        print_lines(lines, people)
         if not (table or csv_file or json_file):
             print(f"Above {_TABLE_ROWS} files there is no table: --csv FILE or --json FILE writes each one.")
         print(NOT_A_DIAGNOSIS, file=people)
-    if unfamiliar:
+    if tally.unfamiliar:
         sys.stdout.flush()
-        print(output.unfamiliar(unfamiliar, sum(counts.values()), network.zoo.ood_limit), file=sys.stderr)
-    return 1 if failed or listing.faults else 0
+        print(output.unfamiliar(tally, network.zoo.ood_limit), file=sys.stderr)
+    return 1 if tally.failed or listing.faults else 0
 
 
 def _is_address(text: str) -> bool:
@@ -224,16 +217,14 @@ def _predict_parquet(
         )
     if not quiet:
         config = find(model).spec.config
-        print_lines(output.summary(config.weight or model, outcome.counts, outcome.failed, 0, [], "cell"))
-        if config.verdict_limits is not None:
-            print(output.uncertain(outcome.uncertain, sum(outcome.counts.values()), config.verdict_limits, miss_rate))
+        name = config.weight or model
+        print_lines(output.summary(name, outcome, config.verdict_limits, miss_rate, what="cell"))
         found = f", of which an earlier run had written {outcome.found}" if outcome.found else ""
         print(f"{printable(str(out))}: {outcome.parts} parts{found}; {outcome.seconds:.0f} s.")
         print(NOT_A_DIAGNOSIS)
         if outcome.unfamiliar and config.ood_limit is not None:
             sys.stdout.flush()
-            told = output.unfamiliar(outcome.unfamiliar, sum(outcome.counts.values()), config.ood_limit)
-            print(told, file=sys.stderr)
+            print(output.unfamiliar(outcome, config.ood_limit), file=sys.stderr)
     return 1 if outcome.failed else 0
 
 

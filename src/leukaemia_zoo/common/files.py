@@ -8,6 +8,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -15,11 +16,10 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path, PurePath
 from typing import Any, TextIO
-
-import numpy as np
 
 from leukaemia_zoo.errors import DataError, IntegrityError, WeightsError
 
@@ -37,22 +37,23 @@ _YOUNG_S = 1.0
 """So long a file may be there before whoever made it has locked it."""
 
 
+def package_folder() -> Path:
+    """Where this package is installed: its data lie there, beside the wings."""
+    return Path(str(resources.files("leukaemia_zoo")))
+
+
+def cache_folder(what: str) -> Path:
+    """Folder of this user for what one call keeps for the next: in XDG_CACHE_HOME, or else in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukaemia-zoo" / what
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path to write to, whose content becomes that of ``path`` at the end, all or nothing.
 
-    A regular file is written beside its place and renamed; so is the file that a link leads to, and the link stays. A
-    device, a pipe or an open file is written to as it is. What a killed process left beside ``path`` is removed.
-
-    Args:
-        path: The file to make or replace. Its folder is made where it is missing. The rights of a file that is there
-            stay.
-
-    Yields:
-        The path to write to.
-
-    Raises:
-        OSError: If the file cannot be written; PermissionError also if it is there and write-protected.
+    A regular file is written beside its place and renamed; so is the file that a link leads to, and the link stays. Its
+    folder is made where it is missing, and the rights of a file that is there stay. A device, a pipe or an open file is
+    written to as it is. What a killed process left beside ``path`` is removed.
     """
     path = Path(path)
     target = _regular_target(path)
@@ -79,16 +80,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[TextIO]:
-    """Open a text file for writing as `replacing` does; into what is no regular file each line goes at once.
+    """Open a text file, or ``-`` for the standard output, as `replacing` does; a device gets each line at once.
 
     File names may hold bytes that are no UTF-8; they are written as ``\\udc..``, so that the file stays readable.
-
-    Args:
-        path: The file; ``-`` for the standard output.
-
-    Raises:
-        DataError: If it is the standard output, and there is none.
-        OSError: If the file cannot be written.
     """
     form: dict[str, Any] = {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
     path = Path(path)
@@ -136,16 +130,9 @@ def sweep(path: Path) -> None:
 
 
 def refuse_to_overwrite(outputs: Iterable[tuple[str, Any]], inputs: Iterable[tuple[str, Any]]) -> None:
-    """Raise if a file that is to be written is one that is read, or two outputs are one file.
+    """Raise if a file that is to be written is one that is read, or two outputs are one file; links are followed.
 
-    Files are compared by where they lie, not by how their path is spelt: links are followed.
-
-    Args:
-        outputs: Pairs of what the user calls an output, such as ``--csv``, and its path, or None.
-        inputs: Likewise; what is no path is passed over.
-
-    Raises:
-        DataError: It names both.
+    Both are pairs of what the user calls a file, such as ``--csv``, and its path; what is no path is passed over.
     """
     taken: dict[Any, str] = {}
     for name, path in outputs:
@@ -275,11 +262,7 @@ def distinct_stems(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """sha256 of a file's bytes, as 64 hexadecimal digits.
-
-    Raises:
-        WeightsError: If it cannot be read.
-    """
+    """sha256 of a file's bytes, as 64 hexadecimal digits."""
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -290,18 +273,7 @@ def sha256_of(path: str | Path) -> str:
 def check_integrity(
     path: str | Path, sha256: str, size: int | None = None, mend: str = "remove it and install or fetch it again"
 ) -> None:
-    """Raise unless a file has the promised size and sha256.
-
-    Args:
-        path: The file.
-        sha256: 64 hexadecimal digits.
-        size: In bytes, if it is known.
-        mend: What to do about it, for the error.
-
-    Raises:
-        WeightsError: If there is no file, or it cannot be read.
-        IntegrityError: If it is another one; the message holds both hashes.
-    """
+    """Raise unless a file has the promised sha256, and size where it is known; `mend` says what to do about it."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -326,11 +298,24 @@ def _unreadable(path: str | Path, error: OSError) -> WeightsError:
 
 
 def plain(value: Any) -> Any:
-    """Numbers as JSON has them: no NumPy types, no NaN."""
-    if isinstance(value, dict):
+    """Copy to what JSON can hold: text keys, lists, no NumPy types; numbers that are not finite become None.
+
+    Example:
+        >>> plain({1: (0.5, float("nan"))})
+        {'1': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Sequence | set | frozenset):
         return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    raise TypeError(f"{type(value).__name__} cannot stand in a report")

@@ -43,9 +43,6 @@ def walk(root: Path) -> Walk:
 
     Hidden folders and folders of the system are passed over. Linked folders are followed, each real folder at most
     once, so that a loop of links ends. A folder below `root` that cannot be listed is a fault and not the end.
-
-    Raises:
-        OSError: If `root` itself cannot be listed.
     """
     files: list[Path] = []
     hidden: list[Path] = []

@@ -95,11 +95,6 @@ def _strategy(names: tuple[str, ...]) -> Any:
 def environment() -> dict[str, Any]:
     """On what costs were measured: versions and hardware, without the names of the machine, its users or its folders.
 
-    Returns:
-        Plain data, ready for JSON: ``python``, ``platform``, ``processor``, ``cores`` that this process may use,
-        ``memory_gb`` (10**9 bytes; None where the system does not tell), ``leukaemia_zoo``, ``keras``, ``numpy``,
-        ``backend`` and ``backend_version``, ``devices`` that the backend computes on, and ``dtype_policy``.
-
     Example:
         >>> sorted(environment())[:5]
         ['backend', 'backend_version', 'cores', 'devices', 'dtype_policy']

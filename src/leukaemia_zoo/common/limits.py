@@ -39,11 +39,7 @@ class VerdictLimits:
     referred: float
 
     def at(self, miss_rate: float | None = None) -> npt.NDArray[np.float64]:
-        """The limits, float64 (classes,), at one miss rate for all classes, or at the default ones.
-
-        Raises:
-            DataError: If no limits are kept for this rate.
-        """
+        """The limits, float64 (classes,), at one miss rate for all classes, or at the default ones."""
         if miss_rate is not None and miss_rate not in self.rates:
             raise DataError(
                 f"There are no limits for a miss rate of {miss_rate!r}: choose one of "
@@ -65,11 +61,7 @@ class VerdictLimits:
 
     @classmethod
     def from_dict(cls, data: Any, class_names: Sequence[str]) -> VerdictLimits:
-        """The limits from plain data.
-
-        Raises:
-            DataError: If something is missing or not of its kind.
-        """
+        """The limits from plain data."""
         try:
             rates = tuple(_share(rate) for rate in data["rates"])
             limits = tuple(tuple(_share(value) for value in data["limits"][name]) for name in class_names)
@@ -106,14 +98,9 @@ def _count(value: Any) -> int:
 
 
 def verdict_codes(probabilities: npt.ArrayLike, limits: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """The class of each cell, or `UNCERTAIN_CODE` where two or more classes are not ruled out.
+    """The class of each cell, int64 (N,), or `UNCERTAIN_CODE` where two or more classes are not ruled out.
 
-    Args:
-        probabilities: Float (N, classes).
-        limits: Float (classes,), of `VerdictLimits.at`.
-
-    Returns:
-        Int64 (N,). Where every class is ruled out it is the likeliest, which costs no class more than its miss rate.
+    Where every class is ruled out it is the likeliest, which costs no class more than its miss rate.
 
     Example:
         >>> verdict_codes([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]], [0.3, 0.3]).tolist()

@@ -19,10 +19,6 @@ _LARGEST = 2**63
 def parse_json(text: str) -> Any:
     """Plain data from JSON that anything can be done with: every text can be written as UTF-8, every number counted.
 
-    Raises:
-        ValueError: It is no JSON, is nested too deeply, or holds what other readers of JSON do not take: half a
-            surrogate pair or a whole number of more than 64 bits. The message is short and printable.
-
     Example:
         >>> parse_json('{"epochs": 4}')
         {'epochs': 4}
@@ -38,22 +34,12 @@ def parse_json(text: str) -> Any:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Plain data from a JSON file in UTF-8.
-
-    Raises:
-        OSError: There is no such file, or it cannot be opened.
-        ValueError: As `parse_json`, or it is not in UTF-8.
-    """
+    """Plain data from a JSON file in UTF-8."""
     return parse_json(Path(path).read_text(encoding="utf-8"))
 
 
 def read_arrays(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
-    """Every array of an ``.npz`` file; objects, which could run code, are refused.
-
-    Raises:
-        OSError: There is no such file, or it cannot be opened.
-        ValueError: It is damaged or of another kind.
-    """
+    """Every array of an ``.npz`` file; objects, which could run code, are refused."""
     with Path(path).open("rb") as file:
         try:
             with np.load(file, allow_pickle=False) as arrays:

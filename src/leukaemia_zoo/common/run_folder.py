@@ -158,11 +158,7 @@ def is_under_way(folder: Path) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run where it is missing.
-
-    Raises:
-        DataError: If it cannot be made or written to.
-    """
+    """Make the folder of a run where it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -198,15 +194,8 @@ def refuse_to_replace(
 ) -> None:
     """Raise if a run would replace files that it reads, or that no run of ours has left in its folder.
 
-    Args:
-        folder: Of the run.
-        names: Of the files that it writes.
-        records: What tells that a run of ours was there: JSON files with an object that has the key.
-        inputs: See `refuse_to_overwrite`.
-        restart: Whether the user has asked to replace what the folder holds.
-
-    Raises:
-        DataError: It names the files.
+    A run of ours was there if a JSON file of `records` holds an object with its key. For `inputs` see
+    `refuse_to_overwrite`.
     """
     refuse_to_overwrite([("the run's", folder / name) for name in names], inputs)
     there = [name for name in names if (folder / name).exists()]

@@ -43,14 +43,7 @@ class Table:
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a CSV with a header: commas, semicolons or tabs; UTF-8, or UTF-16 with a byte order mark.
 
-    Args:
-        path: The file.
-        columns: Those that it must have, in lower case; the header may write them in any case. Their fields are one
-            line each.
-
-    Raises:
-        DataError: If the file cannot be read, is no such table, lacks a column, names one twice, has no rows, or a row
-            has more fields than the header or a quote that is not closed; the message names file and row.
+    It must have the columns, given in lower case, in whatever case; their fields are one line each.
     """
     text = _text(path)
     lines = text.splitlines(keepends=True)

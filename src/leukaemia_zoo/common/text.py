@@ -10,7 +10,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 100, 100, 40
 
 Log = Callable[[str], None]
-"""What is called with each line of progress."""
+"""What is called with each line of progress. The library prints nothing by itself: a log is None unless it is given."""
 
 NOT_A_DIAGNOSIS = "For research only: these are the outputs of a statistical model, not a diagnosis."
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,7 @@ def examine(
     micrometres_per_pixel: float | None = None,
     miss_rate: float | None = None,
 ) -> ShownField:
-    """Find the white cells of a field, judge them, and put in words what came out.
-
-    Args:
-        network: Of the weight.
-        file: Image of a field.
-        folder: Where ``field.png`` and ``cells.csv`` are written.
-        micrometres_per_pixel: Its scale; None estimates it from the red cells.
-        miss_rate: As `predict` takes it.
-
-    Raises:
-        ImageError: It is no field, or its scale cannot be estimated.
-        DataError: The weight has no limits of verdicts for the miss rate.
-        CytologyMissingError: A package of the extra `cytology` is not installed.
-    """
+    """Find the white cells of a field, judge them, leave ``field.png`` and ``cells.csv``, and say what came out."""
     pixels = read_image(file)
     # Before the scale is looked for, of which a single cell tells nothing.
     if lies_on_black(pixels):
@@ -82,14 +70,15 @@ def examine(
             drawing.draw(cell)
             writer.writerow({key: rounded(value) for key, value in cell.to_dict().items()})
     drawing.save(picture)
-    return ShownField(picture, table(cell.to_dict() for cell in found.cells), _sentences(found, [*colours]), written)
+    return ShownField(
+        picture, table(cell.to_dict() for cell in found.cells), _sentences(found, drawing.counts), written
+    )
 
 
-def _sentences(found: ExaminedField, answers: list[str]) -> list[str]:
-    given = [cell.answer for cell in found.cells]
-    counts = {answer: given.count(answer) for answer in answers if answer in given}
+def _sentences(found: ExaminedField, drawn: Mapping[str, int]) -> list[str]:
+    counts = {answer: count for answer, count in drawn.items() if count}
     listed = ", ".join(f"{count} {answer}" for answer, count in counts.items())
-    told = [f"White cells found: {len(given)} ({listed})." if given else "No white cell was found."]
+    told = [f"White cells found: {len(found.cells)} ({listed})." if counts else "No white cell was found."]
     told += [f"{answer.capitalize()}: {_MEANING[answer]}." for answer in counts if answer in _MEANING]
     scale = f"{found.micrometres_per_pixel:.4g} micrometres per pixel, "
     if found.scale_was_given:

@@ -14,7 +14,7 @@ from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import ArchitectureError, BackendError, DataError, ImageError
-from leukaemia_zoo.prediction.results import Prediction, SubjectTally
+from leukaemia_zoo.prediction.results import CellTally, Prediction, SubjectTally
 from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.prediction.writing import writing_csv
 
@@ -54,21 +54,7 @@ def judge(
     miss_rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Shown:
-    """Judge cells and put in words what came out.
-
-    Args:
-        network: Of the weight.
-        files: Images of single cells.
-        csv: The file to write.
-        model: Name or folder of the weight, for the maps, which Keras makes.
-        method: Lay over each picture the map that `explain` makes by this method, if it can of this network; None for
-            no maps, which take Keras and some seconds.
-        miss_rate: As `predict` takes it.
-        progress: Told how many cells are judged, and how many there are.
-
-    Raises:
-        DataError: If there are no files, or the weight has no limits of verdicts for the miss rate.
-    """
+    """Judge cells, write the CSV and say what came out; with a method of `explain`, its maps lie over the pictures."""
     if not files:
         raise DataError("There are no cells: drop image files of single cells.")
     names = [Path(file).name for file in files]
@@ -135,14 +121,14 @@ def _short(value: Any) -> Any:
 
 
 def _sentences(network: Network, predictions: Sequence[Prediction]) -> list[str]:
-    judged = [prediction for prediction in predictions if prediction.error is None]
-    labels = [prediction.label for prediction in judged]
-    counts = ", ".join(f"{labels.count(name)} {name}" for name in network.zoo.class_names)
-    told = [f"{len(judged)} of {len(predictions)} images judged: {counts}."]
+    tally = CellTally.of(network.zoo.class_names)
+    for prediction in predictions:
+        tally.add(prediction)
+    counts = ", ".join(f"{count} {name}" for name, count in tally.counts.items())
+    told = [f"{tally.judged} of {tally.cells} images judged: {counts}."]
     if network.zoo.verdict_limits is not None:
-        number = sum(prediction.verdict == UNCERTAIN for prediction in judged)
-        told.append(f"{number} uncertain, for a human to judge.")
-    if number := sum(bool(prediction.unfamiliar) for prediction in judged):
+        told.append(f"{tally.uncertain} uncertain, for a human to judge.")
+    if number := tally.unfamiliar:
         told.append(f"{number} unlike the cells that this weight was trained on: do not rely on what is said of them.")
     return told + [f"Not read: {prediction.error}" for prediction in predictions if prediction.error is not None]
 

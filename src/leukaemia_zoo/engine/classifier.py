@@ -27,13 +27,7 @@ class Classifier:
     bias: np.ndarray
 
     def probabilities(self, embeddings: npt.ArrayLike) -> FloatArray:
-        """One probability a class.
-
-        Args:
-            embeddings: Float array (N, features), mean over the views of a prediction.
-
-        Returns:
-            Float64 array (N, classes), rows that sum to 1.
+        """Float64 (N, classes), rows that sum to 1, of embeddings (N, features) that are means over views.
 
         Example:
             >>> Classifier(np.zeros((3, 1)), np.zeros(1)).probabilities(np.ones((1, 3))).tolist()
@@ -47,13 +41,7 @@ class Classifier:
 
 
 def distance(standardised: npt.ArrayLike) -> FloatArray:
-    """The OOD score of cells from their standard scores.
-
-    Args:
-        standardised: Float array (N, features), mean over the views of a prediction.
-
-    Returns:
-        Float64 array (N,): the root mean square over the features.
+    """The OOD score of cells, (N,): the root mean square of their standard scores, (N, features).
 
     Example:
         >>> distance(np.array([[0.0, 0.0], [3.0, -4.0]])).round(2).tolist()

@@ -8,14 +8,7 @@ from leukaemia_zoo.cells.arrays import RGBArray
 
 
 def golden_cells(height: int, width: int) -> RGBArray:
-    """Two cells on black and one field without black, the same on every machine.
-
-    Args:
-        height: Pixels, at least 16.
-        width: Pixels, at least 16.
-
-    Returns:
-        Uint8 array (3, height, width, 3), RGB: a round cell, an oval one that is out of the middle, and a bright field.
+    """Two cells on black and a bright field, uint8 (3, height, width, 3), the same on every machine.
 
     Example:
         >>> golden_cells(64, 64).shape, int(golden_cells(64, 64)[0, 0, 0].max())

@@ -14,11 +14,10 @@ import importlib.util
 import json
 import logging
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.files import cache_folder, package_folder, replacing
 from leukaemia_zoo.errors import EngineError, IntegrityError
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelConfig
 
@@ -43,19 +42,7 @@ def graph_name(config: ModelConfig) -> str:
 
 
 def find_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
-    """The graph of a network, from images to embeddings.
-
-    Args:
-        config: Of the network.
-        weights: Its safetensors file, which a graph that has to be made is compared with Keras on.
-
-    Returns:
-        The bytes of an ONNX file without weights.
-
-    Raises:
-        IntegrityError: If a graph in the package is not the one that was released.
-        EngineError: If there is none, and Keras or ``onnx`` is not installed to make it, or it differs from Keras.
-    """
+    """The graph of a network, ONNX without weights; one that must be made is compared with Keras on these weights."""
     name = graph_name(config)
     if name in _index()["graphs"]:
         return _packaged(name)
@@ -85,18 +72,13 @@ def golden_probabilities(weight: str | None, sha256: str) -> list[list[float]] |
     return row["probabilities"] if row is not None and row["sha256"] == sha256 else None
 
 
-def cache_folder() -> Path:
-    """Folder for graphs that were made on this machine: ``leukaemia-zoo/graphs`` in XDG_CACHE_HOME or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukaemia-zoo" / "graphs"
-
-
 @functools.cache
 def _index() -> dict[str, Any]:
     return dict(json.loads((_packaged_folder() / INDEX_FILE).read_text(encoding="utf-8")))
 
 
 def _packaged_folder() -> Path:
-    return Path(str(resources.files("leukaemia_zoo"))) / "engine" / "graphs"
+    return package_folder() / "engine" / "graphs"
 
 
 def _packaged(name: str) -> bytes:
@@ -112,7 +94,7 @@ def _packaged(name: str) -> bytes:
 
 def _cached(name: str) -> bytes | None:
     """The graph whose bytes have the sha256 in its name; a damaged one is made anew."""
-    for file in sorted(cache_folder().glob(f"{name}.{'[0-9a-f]' * 64}.onnx")):
+    for file in sorted(cache_folder("graphs").glob(f"{name}.{'[0-9a-f]' * 64}.onnx")):
         try:
             graph = file.read_bytes()
         except OSError:
@@ -124,7 +106,7 @@ def _cached(name: str) -> bytes | None:
 
 
 def _keep(name: str, graph: bytes) -> None:
-    folder = cache_folder()
+    folder = cache_folder("graphs")
     try:
         for old in folder.glob(f"{name}.*.onnx"):
             old.unlink()

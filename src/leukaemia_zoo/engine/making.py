@@ -31,19 +31,7 @@ def keras_network(config: ModelConfig, weights: str | os.PathLike[str]) -> keras
 
 
 def make_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
-    """The graph of a network, compared with Keras on golden cells.
-
-    Args:
-        config: Of the network.
-        weights: Its safetensors file.
-
-    Returns:
-        The bytes of an ONNX file without weights.
-
-    Raises:
-        EngineError: If the network has a layer of a kind that no graph is written of, or its probabilities differ from
-            those of Keras.
-    """
+    """The graph of a network, ONNX without weights, compared with Keras on golden cells."""
     model = keras_network(config, weights)
     try:
         graph = trace(model).SerializeToString(deterministic=True)

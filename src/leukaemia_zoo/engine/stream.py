@@ -29,17 +29,9 @@ def embedding_stream(
     threads: int | None = None,
     raise_errors: bool = False,
 ) -> Iterator[tuple[tuple[Any, ...], np.ndarray | ImageError]]:
-    """The embedding of one image after the other, as many at once as there are cores.
+    """Each item with the embedding (features,) of its image, mean over the views, or why there is none; in order.
 
-    Args:
-        network: The network.
-        items: Of each image its path or frame, how to name it in an error, and what else is to be given back with it.
-        views: 1, 2, 4 or 8; None for the number that the weight was calibrated for.
-        threads: Images at once; None for as many as there are cores.
-        raise_errors: Raise at the first bad image instead of giving its error in its place.
-
-    Yields:
-        In order, the item, and the embedding (features,) of its image, mean over the views, or why there is none.
+    An item is a path or frame, how to name it in an error, and what else is to be given back with it.
     """
 
     def read(item: tuple[Any, ...]) -> np.ndarray | ImageError:

@@ -28,17 +28,9 @@ _BATCH = "cells"
 
 
 def trace(model: keras.Model) -> onnx.ModelProto:
-    """The graph of a network from images to embeddings.
+    """The graph of a functional network, from ``images`` to what its layer ``embedding`` gives, ``embeddings``.
 
-    Args:
-        model: A functional network with a layer ``embedding`` and an input of a fixed size, as `build_model` makes it.
-
-    Returns:
-        A graph from ``images``, float32 (cells, height, width, 3), RGB, 0 to 255, to ``embeddings``, float32 (cells,
-        features). Each weight is an initialiser without data, called as in our safetensors files.
-
-    Raises:
-        ArchitectureError: If the network has no embedding, or a layer of a kind that is not known here.
+    Each weight is an initialiser without data, called as in our safetensors files.
 
     Example:
         >>> from leukaemia_zoo.zoo import build_model

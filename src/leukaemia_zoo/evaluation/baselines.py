@@ -19,13 +19,8 @@ BASELINES = MAJORITY, AREA, BACKGROUND = "majority class", "cell area alone", "b
 def background_features(image: npt.ArrayLike) -> FloatArray:
     """What is in a frame besides the cell: the colours of its outermost tenth on each side, and its size.
 
-    Darker pixels further in would not do: those along the edge of a cell tell how large it is.
-
-    Args:
-        image: A frame, shape (height, width, 3), RGB, 0 to 255.
-
-    Returns:
-        float64 of shape (8,): mean of red, green and blue, their standard deviations, height, width.
+    Float64 (8,): mean of red, green and blue, their standard deviations, height, width. Darker pixels further in would
+    not do: those along the edge of a cell tell how large it is.
 
     Example:
         >>> frame = np.zeros((50, 60, 3), np.uint8)
@@ -51,19 +46,10 @@ def features_of(image: npt.ArrayLike) -> dict[str, FloatArray]:
 
 
 def cross_fitted(features: FloatArray, labels: IntArray, folds: IntArray, classes: int) -> FloatArray:
-    """Predict each fold by a logistic regression on the other folds.
+    """Predict each fold by a logistic regression on the other folds: float64 (N, classes).
 
-    Standardised features, no class weights, scikit-learn's default penalty. Without features, or where none varies,
-    the shares of the classes in all cells: a constant of each fold would rank the folds.
-
-    Args:
-        features: Shape (N, features), finite.
-        labels: Shape (N,), 0 to classes - 1.
-        folds: Fold of each cell, shape (N,).
-        classes: Number of classes.
-
-    Returns:
-        Probabilities, float64 of shape (N, classes).
+    Standardised features, no class weights, scikit-learn's default penalty. Without features, or where none varies, the
+    shares of the classes in all cells: a constant of each fold would rank the folds.
 
     Example:
         >>> areas = np.log([[20e3], [40e3], [21e3], [41e3]])

@@ -1,9 +1,4 @@
-"""Whether a probability can be taken at its word, and one temperature that mends it.
-
-Conventions, here and in `evaluation`: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K)
-with rows that sum to 1, or for two classes (N,), the probability of the last class. Of two classes the last is the
-positive one.
-"""
+"""Whether a probability can be taken at its word, and one temperature that mends it; conventions as in `inputs`."""
 
 from __future__ import annotations
 
@@ -220,19 +215,10 @@ def calibration_slope_intercept(labels: npt.ArrayLike, probabilities: npt.ArrayL
 def resampled_slope_intercept(
     labels: IntArray, probabilities: FloatArray, counts: FloatArray, units: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return `calibration_slope_intercept` of each of R resamples, both of shape (R,), for checked predictions.
+    """Slopes and intercepts of R resamples, (R,), for checked predictions; NaN where there is no best fit.
 
-    All resamples are fitted at once, by Newton's method from the fit to the cells as they are, with steps halved where
-    they overshoot.
-
-    Args:
-        labels: Shape (N,), 0 or 1.
-        probabilities: Shape (N, 2).
-        counts: How often each unit was drawn, shape (R, units).
-        units: Unit of each cell, shape (N,).
-
-    Returns:
-        Slopes and intercepts, NaN where a resample has no best fit.
+    `counts` (R, units) is how often each unit was drawn, `units` (N,) the unit of each cell. All resamples are fitted
+    at once, by Newton's method from the fit to the cells as they are, with steps halved where they overshoot.
     """
     slope, intercept = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     start = calibration_slope_intercept(labels, probabilities)

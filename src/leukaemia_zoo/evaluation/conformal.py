@@ -35,14 +35,9 @@ def fit_limits(
     class_names: Sequence[str],
     rates: Sequence[float] = MISS_RATES,
 ) -> VerdictLimits:
-    """Limits from predictions of cells of people whom the network was not trained on.
+    """Limits from calibrated predictions of cells of people whom the network was not trained on.
 
-    Args:
-        labels: Int (N,).
-        probabilities: Float (N, classes), calibrated.
-        subjects: Of each cell; None where unknown, which counts the cell as a person of its own.
-        class_names: In the order of the columns.
-        rates: Miss rates to keep limits for, rising; the default rates must be among them.
+    A cell without a subject counts as a person of its own. The default rates must be among the rates, which rise.
 
     Example:
         >>> labels = [0] * 30 + [1] * 30
@@ -124,19 +119,8 @@ def judge_limits(
 ) -> dict[str, dict[str, Any]]:
     """How limits hold on people whom neither the network nor the limits have seen, every person counting alike.
 
-    Args:
-        labels: Int (N,), indices into `class_names`.
-        probabilities: Float (N, classes), calibrated.
-        subjects: Of each cell; None where unknown, which counts the cell as a person of its own.
-        limits: Of the network, for the same classes in whatever order.
-        class_names: In the order of the columns.
-        resamples: See `Resampling`.
-        seed: See `Resampling`.
-        level: See `Resampling`.
-
-    Returns:
-        For each class `promised`, its default miss rate; `missed`, `referred` and `right` as `value`, `low` and `high`
-        with an interval over people; and `people`. A class without cells is left out.
+    For each class with cells `promised`, its default miss rate; `missed`, `referred` and `right` as `value`, `low` and
+    `high` with an interval over people; and `people`.
 
     Example:
         >>> labels, p = [0] * 30 + [1] * 30, np.linspace(0, 1, 60)

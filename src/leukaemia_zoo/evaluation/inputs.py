@@ -2,6 +2,7 @@
 
 Conventions of the whole wing: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K) with rows
 that sum to 1, or for two classes (N,), the probability of the last class. Of two classes the last is the positive one.
+Subjects are one name a cell, None where the person is not known.
 """
 
 from __future__ import annotations
@@ -50,17 +51,7 @@ def subject_codes(subjects: Subjects, cells: int) -> tuple[list[str], IntArray] 
 
 
 def checked_predictions(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[IntArray, FloatArray]:
-    """Check labels and probabilities and bring them into one form.
-
-    Args:
-        labels: Integers (or booleans) of shape (N,), 0 to K - 1.
-        probabilities: Shape (N, K) with rows that sum to 1, or (N,): the probability of the last of two classes.
-
-    Returns:
-        int64 labels of shape (N,) and float64 probabilities of shape (N, K).
-
-    Raises:
-        DataError: There is no cell, or an array has another shape, kind of number or range.
+    """Int64 labels (N,) and float64 probabilities (N, K), checked; they may be (N,), of the last of two classes.
 
     Example:
         >>> checked_predictions([0, 1], [0.25, 0.5])[1]
@@ -98,11 +89,7 @@ def confidence_and_hits(labels: IntArray, probabilities: FloatArray) -> tuple[Fl
 
 
 def bin_index(confidence: FloatArray, bins: int) -> IntArray:
-    """Return the index of the bin of equal width, 0 to `bins` - 1, of each value from 0 to 1.
-
-    Raises:
-        DataError: `bins` is not a whole number above 0.
-    """
+    """Return the index of the bin of equal width, 0 to `bins` - 1, of each value from 0 to 1."""
     if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
         raise DataError(f"bins is {bins!r}: give a whole number above 0.")
     return np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -151,20 +138,10 @@ _SUM_TOLERANCE, _RANGE_TOLERANCE = 1e-3, 1e-6
 
 
 def check_probabilities(name: str, output: npt.ArrayLike, cells: int, classes: int) -> FloatArray:
-    """Take what a model gave for probabilities, or refuse it by the name of the model.
+    """Probabilities of shape (N, K) from what a model gave, or a refusal by its name.
 
-    Args:
-        name: Name of the model, for the message.
-        output: Probabilities of shape (N, K), or for two classes (N,) or (N, 1), those of the last class. A row may
-            miss a sum of 1 by 1e-3 and a number the range from 0 to 1 by 1e-6.
-        cells: N, how many cells the model was shown.
-        classes: K.
-
-    Returns:
-        float64 probabilities of shape (N, K), each row divided by its sum.
-
-    Raises:
-        DataError: The output has another shape, or is no table of probabilities.
+    For two classes (N,) or (N, 1) are those of the last. A number may miss the range from 0 to 1 by 1e-6, and a row a
+    sum of 1 by 1e-3: it is divided by its sum.
 
     Example:
         >>> check_probabilities("ruler", [0.25, 1.0], cells=2, classes=2)

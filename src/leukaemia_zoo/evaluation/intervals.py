@@ -1,9 +1,8 @@
 """How sure one can be of a metric: intervals for new subjects, and for the difference of two models.
 
-Conventions are those of `evaluation`.
-
-Intervals come from a bootstrap over subjects. Cells of one person resemble each other, so that 757 cells of a child are
-not 757 independent observations; a bootstrap over cells gives intervals that are several times too narrow.
+Conventions are those of `inputs`. Intervals come from a bootstrap over subjects. Cells of one person resemble each
+other, so that 757 cells of a child are not 757 independent observations; a bootstrap over cells gives intervals that
+are several times too narrow.
 """
 
 from __future__ import annotations
@@ -127,14 +126,14 @@ def bootstrap_over_subjects(
         probabilities: Shape (N, K), or (N,) for two classes.
         subjects: Name of each cell's subject, N of them. If all are None, or `subjects` itself is, cells are drawn
             instead, within their class, and the result says so.
-        metrics: Names of the metrics; None takes all that `evaluation.metrics` gives.
+        metrics: Names of the metrics; None takes all that `metrics.metrics` gives.
         resamples: Number of resamples.
         seed: Seed of the draws; the same seed gives the same intervals.
         level: Nominal coverage, between 0 and 1.
-        threshold: As in `evaluation.metrics`: one number, or one a cell.
+        threshold: As in `metrics.metrics`: one number, or one a cell.
 
     Returns:
-        A `Bootstrap`. Its values are those of `evaluation.metrics`. Bounds are NaN where a metric depends on a class
+        A `Bootstrap`. Its values are those of `metrics.metrics`. Bounds are NaN where a metric depends on a class
         with one subject only, whose resamples are all alike and would pretend that nothing varies.
 
     Raises:
@@ -288,9 +287,6 @@ def _bootstrap(
 def wilson_interval(right: int, number: int, level: float = 0.95) -> Interval:
     """Give a share of independent cases Wilson's interval (1927), which has a width even where all are right.
 
-    Returns:
-        An `Interval` from 0 to 1; NaN throughout where there is no case.
-
     Example:
         >>> print(wilson_interval(10, 10))
         1.000 (0.722 to 1.000)
@@ -309,9 +305,6 @@ def auroc_interval(auroc: float, negatives: int, positives: int, level: float = 
     Newcombe (2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
     method 5): all areas whose own standard error, by Hanley and McNeil with both group sizes at their mean, reaches to
     the one that was found.
-
-    Returns:
-        An `Interval` from 0 to 1; NaN throughout where a class has no case.
 
     Example:
         >>> print(auroc_interval(1.0, 12, 8))

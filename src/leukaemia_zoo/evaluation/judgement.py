@@ -1,6 +1,6 @@
 """All that is said of one model in a report: metrics, operating points, calibration, subjects, subgroups, curves.
 
-Conventions are those of `evaluation`: the intervals come from `bootstrap`, the choices from `operating`. Results are
+Conventions are those of `inputs`; the intervals come from `intervals`, the choices from `thresholds`. Results are
 plain data that JSON can hold, with None for what is not defined and intervals as `{"value", "low", "high"}`.
 """
 
@@ -15,20 +15,12 @@ import numpy.typing as npt
 
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, reliability, resampled_slope_intercept
-from leukaemia_zoo.evaluation.inputs import (
-    FloatArray,
-    IntArray,
-    Subjects,
-    Threshold,
-    checked_predictions,
-    subject_codes,
-)
+from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
 from leukaemia_zoo.evaluation.intervals import (
     Interval,
     Resampling,
     auroc_interval,
     bootstrap_over_subjects,
-    paired_difference,
     wilson_interval,
 )
 from leukaemia_zoo.evaluation.metrics import PER_CLASS_METRICS, WeightedCells, called_classes, per_subject
@@ -177,44 +169,6 @@ def judge(
         "curves": curves(truth, table, names),
         "most_wrong": _most_wrong(truth, table, subjects, names),
     }
-
-
-def compare(
-    labels: npt.ArrayLike,
-    a: npt.ArrayLike,
-    b: npt.ArrayLike,
-    subjects: Subjects,
-    *,
-    thresholds: tuple[Threshold, Threshold] = (0.5, 0.5),
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, Any]:
-    """Say how two models differ on the same cells, by `bootstrap.paired_difference`.
-
-    Args:
-        labels: Integers of shape (N,), 0 to K - 1.
-        a: Probabilities of one model, shape (N, K), or (N,) for two classes.
-        b: Likewise, of the other one.
-        subjects: As in `judge`.
-        thresholds: The threshold of a and that of b, each one number or one a cell.
-        resamples: Number of resamples.
-        seed: Seed of the draws.
-        level: Nominal coverage.
-
-    Returns:
-        `unit`, `resamples`, `level`, `seed` and `metrics`, intervals of metric of a - metric of b by name.
-
-    Raises:
-        DataError: Something is not as said here.
-
-    Example:
-        >>> found = compare([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0.6, 0.7, 0.8, 0.9], ["a", "b", "c", "d"])
-        >>> found["metrics"]["specificity"]
-        {'value': 1.0, 'low': 1.0, 'high': 1.0}
-    """
-    found = paired_difference(labels, a, b, subjects, None, resamples, seed, level, thresholds).to_dict()
-    return {"metrics" if key == "intervals" else key: value for key, value in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------------

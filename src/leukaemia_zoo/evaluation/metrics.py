@@ -1,9 +1,4 @@
-"""How good the probabilities of a model are; `bootstrap` says how sure one can be of that number.
-
-Conventions: N cells, K classes, labels from 0 to K - 1. Probabilities have the shape (N, K) with rows that sum to 1, or
-for two classes (N,), the probability of the last class. Of two classes the last, `all`, is the positive one. Subjects
-are one name a cell, None where the person is not known.
-"""
+"""How good the probabilities of a model are; `intervals` says how sure one can be. Conventions as in `inputs`."""
 
 from __future__ import annotations
 
@@ -212,14 +207,7 @@ class WeightedCells:
         return self.resampled(np.ones((1, 1)), np.zeros(len(self.labels), np.int64), names)
 
     def resampled(self, counts: FloatArray, units: IntArray, names: Sequence[str]) -> dict[str, FloatArray]:
-        """Metrics of shape (R,) of R resamples.
-
-        Args:
-            counts: How often each unit was drawn, shape (R, units).
-            units: Unit of each cell, shape (N,).
-            names: The metrics that are wanted: any of `TWO_CLASS_METRICS`, `MULTI_CLASS_METRICS` and, with a colon and
-                the label behind them, of `PER_CLASS_METRICS`.
-        """
+        """Metrics (R,) of R resamples that drew each unit `counts` (R, units) times; a class as ``name:label``."""
         per_unit = np.zeros((counts.shape[1], self.table.shape[1]))
         np.add.at(per_unit, units, self.table)
         sums = counts @ per_unit

@@ -29,7 +29,7 @@ class Calibration:
 
     Attributes:
         temperature: That calibrates the logits of all cells, each of which was predicted out of fold.
-        ood_limit: What 99 of 100 cells do not exceed, see `ood.limit_of`; None for a head without statistics.
+        ood_limit: What 99 of 100 cells do not exceed, see `features.limit_of`; None for a head without statistics.
         verdict_limits: See `VerdictLimits`.
         recipe: Hash of the recipe, so that a weight of another one does not take it.
     """
@@ -66,11 +66,7 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: str | Path, recipe: str) -> Calibration:
-        """What a cross-validation of the recipe with this hash left in its folder.
-
-        Raises:
-            DataError: If there is none, or it is of another recipe.
-        """
+        """What a cross-validation of the recipe with this hash left in its folder."""
         file = Path(folder) / CALIBRATION_FILE
         try:
             data = json.loads(file.read_text(encoding="utf-8"))

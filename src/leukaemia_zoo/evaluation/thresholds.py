@@ -1,6 +1,6 @@
 """Where to set the threshold, what a verdict then means, and choices that never see the cells they are judged on.
 
-Conventions are those of `evaluation`. What is chosen from data, thresholds and temperatures, is chosen on one set of
+Conventions are those of `inputs`. What is chosen from data, thresholds and temperatures, is chosen on one set of
 cells and judged on another. Either there are validation cells, and one choice; or the cells have folds, and the choice
 for each fold is made on the cells of all others (cross-fitting).
 """
@@ -72,19 +72,7 @@ def chooser(
     folds: npt.ArrayLike | None,
     validation: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> Chooser:
-    """Say on which cells choices are made.
-
-    Args:
-        labels: Checked labels, shape (N,).
-        probabilities: Checked probabilities, shape (N, K).
-        subjects: Name of each cell's subject, or None.
-        folds: Whole number of the fold of each cell, shape (N,); at least two folds. None chooses nothing, unless there
-            is `validation`.
-        validation: Labels and probabilities of other cells, on which to choose instead.
-
-    Raises:
-        DataError: The folds or the validation cells are not as said here.
-        LeakError: A subject has cells in several folds.
+    """Say on which cells choices are made: for each fold on the others, on validation cells, or on none.
 
     Example:
         >>> table = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
@@ -129,23 +117,12 @@ def chooser(
 
 
 def choose_threshold(labels: IntArray, probabilities: FloatArray, rule: str) -> tuple[float, bool]:
-    """Choose the threshold of two classes by a rule of `OPERATING_POINTS`.
+    """Choose the threshold of two classes by a rule of `OPERATING_POINTS`, and whether the rule could be kept.
 
     Thresholds lie halfway between neighbouring probabilities; 0, which calls every cell the last class, is one too, and
     so is one that calls none. `youden` takes the largest sensitivity + specificity, and of several such thresholds the
-    one nearest to 0.5; a target takes the threshold that reaches it at the least cost to the other of the two.
-
-    Args:
-        labels: Shape (N,), 0 or 1.
-        probabilities: Checked probabilities, shape (N, 2).
-        rule: One of `OPERATING_POINTS`.
-
-    Returns:
-        The threshold, and whether the rule could be kept on these cells. Where a target is out of reach, as where too
-        many cells have a probability of exactly 1, the threshold that comes closest; 0.5 where a class is missing.
-
-    Raises:
-        DataError: There is no such rule.
+    one nearest to 0.5; a target takes the threshold that reaches it at the least cost to the other of the two, or comes
+    closest to it. Where a class is missing it is 0.5.
 
     Example:
         >>> scores = np.array([0.1, 0.3, 0.2, 0.8])
@@ -191,9 +168,6 @@ def choose_threshold(labels: IntArray, probabilities: FloatArray, rule: str) -> 
 def choose_temperature(labels: IntArray, probabilities: FloatArray) -> float | None:
     """Fit a temperature to the logarithms of probabilities, shape (N, K); None where none is better than another.
 
-    Raises:
-        DataError: An array is not as `calibration.fit_temperature` takes it.
-
     Example:
         >>> table = np.array([[0.1, 0.9]] * 4 + [[0.9, 0.1]] * 4)  # promised odds of 9, found odds of 3
         >>> round(choose_temperature(np.array([1, 1, 1, 0, 0, 0, 0, 1]), table), 3)
@@ -230,15 +204,8 @@ def predictive_values(
     """Return the positive and the negative predictive value at a prevalence, by Bayes' theorem.
 
     The share of leukaemic cells in a data set is what its collectors chose, and predictive values follow it; those of
-    another place are had from sensitivity and specificity and the prevalence there.
-
-    Args:
-        sensitivity: From 0 to 1, any shape.
-        specificity: Likewise.
-        prevalence: Share of the last class, from 0 to 1.
-
-    Returns:
-        PPV and NPV, NaN where no cell would be called the last, or the first, class.
+    another place are had from sensitivity and specificity and the prevalence there. NaN where no cell would be called
+    the last, or the first, class.
 
     Example:
         >>> ppv, npv = predictive_values(0.9, 0.8, 0.1)
@@ -279,18 +246,8 @@ def operating_point(
 ) -> dict[str, Any]:
     """Say how two classes are told apart at the threshold of a rule, each cell at the one chosen for it.
 
-    Args:
-        labels: Checked labels, shape (N,).
-        probabilities: Checked probabilities, shape (N, 2).
-        choices: On which cells thresholds are chosen.
-        resampling: Resamples of these N cells. The thresholds stay fixed in them, so that the intervals leave out that
-            other cells would have led to other thresholds.
-        rule: One of `OPERATING_POINTS`.
-        prevalence: Share of the last class for the predictive values.
-
-    Returns:
-        `thresholds`, one a choice; `chosen_on`, in words; `reached`, whether all choices could keep the rule; `metrics`
-        by name, as plain intervals.
+    The thresholds stay fixed in the resamples, so that the intervals leave out that other cells would have led to other
+    thresholds. Predictive values are those at the prevalence of the last class.
     """
     fixed = rule == "0.5"
     chosen = [(0.5, True)] if fixed else choices.choose(lambda truth, table: choose_threshold(truth, table, rule))
@@ -308,15 +265,8 @@ def operating_point(
 def curves(labels: IntArray, probabilities: FloatArray, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Return ROC and precision-recall curves as lists of at most about 200 points, with exact ends.
 
-    Args:
-        labels: Checked labels, shape (N,).
-        probabilities: Checked probabilities, shape (N, K).
-        class_names: Names of the K classes.
-
-    Returns:
-        For two classes `{"roc": {"fpr", "tpr"}, "pr": {"recall", "precision"}}`, by rising false positive rate and
-        rising recall; for more such a dictionary by the name of each class, against the rest. A curve is None where a
-        class it needs has no cell.
+    For more than two classes those of each by its name, against the rest. A curve is None where a class it needs has no
+    cell.
     """
     if probabilities.shape[1] == 2:
         return _curves(labels == 1, probabilities[:, 1])

@@ -24,7 +24,7 @@ from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import list_images, read_image
 from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
-from leukaemia_zoo.common.text import Log
+from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.engine.network import resolve
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.examination.field import cell_columns, colours_of, examined
@@ -95,7 +95,7 @@ def examine_fields(
         stain: As `extract_cells` takes it.
         miss_rate: As `predict` takes it.
         restart: Begin anew where the folder holds an interrupted run with other arguments, or files of others.
-        log: Called with lines of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
         progress: Called with the number of fields done and of all.
 
     Returns:
@@ -108,7 +108,7 @@ def examine_fields(
         SlidesMissingError: There is a whole slide, and the extra `slides` is not installed.
     """
     paths, notes = _listed(fields)
-    tell = log or (lambda line: None)
+    tell = log or silent
     for note in notes:
         tell(f"note: {note}")
     # Whatever a user may have to mend is told before anything is written.
@@ -273,7 +273,6 @@ class _Run:
         stem = self.stems[number]
         (self.folder / CELLS).mkdir(exist_ok=True)
         picture = FieldPicture(overview, size[0], self.colours)
-        counts = dict.fromkeys(self.colours, 0)
         with writing(self.geojson(number)) as file:
             writer = CellsWriter(file, str(self.paths[number]), self.colours)
             for one in examined(cells, self.network, self.miss_rate):
@@ -281,10 +280,17 @@ class _Run:
                 write_png(self.folder / CELLS / name, Image.fromarray(one.cell.image))
                 picture.draw(one)
                 writer.write(one, picture=f"{CELLS}/{name}")
-                counts[one.answer] += 1
             picture.save(self.picture(number))
-            about = {"field": str(self.paths[number]), "name": stem, "width": size[0], "height": size[1]}
-            writer.close(**about, micrometres_per_pixel=scale, scale=where, cells=sum(counts.values()), answers=counts)
+            writer.close(
+                field=str(self.paths[number]),
+                name=stem,
+                width=size[0],
+                height=size[1],
+                micrometres_per_pixel=scale,
+                scale=where,
+                cells=sum(picture.counts.values()),
+                answers=picture.counts,
+            )
 
     def finish(self, told: str, failed: dict[str, str]) -> ExaminedFields:
         """Both tables and the record, from what was left of each field."""

@@ -12,15 +12,7 @@ TOLERANCE = 0.01
 
 
 def outline(cell: ExtractedCell) -> FloatArray:
-    """The outline of a cell in pixels of its field.
-
-    Args:
-        cell: One of `extract_cells`.
-
-    Returns:
-        Float64 (points, 2): x and y in pixels of the field, of which the first has its upper left corner at 0, 0. The
-        last point is the first one again, and the ring does not cross itself.
-    """
+    """The outline of a cell as a closed ring that does not cross itself: float64 (points, 2), pixels of its field."""
     measure = cytology("skimage.measure")
     ring = max(measure.find_contours(np.pad(cell.mask.astype(float), 1), 0.5), key=len)
     simple = measure.approximate_polygon(ring, max(0.5, TOLERANCE * max(cell.mask.shape)))

@@ -26,6 +26,9 @@ class FieldPicture:
         field: uint8 (height, width, 3): the field, or a whole slide reduced already.
         width: Pixels of the field across, in which the outlines are given.
         colours: Of each answer.
+
+    Attributes:
+        counts: How many cells of each answer were drawn.
     """
 
     def __init__(self, field: RGBArray, width: int, colours: Mapping[str, tuple[int, int, int]]) -> None:
@@ -33,7 +36,7 @@ class FieldPicture:
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         self._zoom, self._height = image.width / width, image.height
         self._colours = colours
-        self._counts = dict.fromkeys(colours, 0)
+        self.counts = dict.fromkeys(colours, 0)
         self._sheet = Image.new("RGB", (image.width, image.height + 2 * _LEGEND), "white")
         self._sheet.paste(image, (0, 0))
         self._pen = ImageDraw.Draw(self._sheet)
@@ -43,7 +46,7 @@ class FieldPicture:
     def draw(self, examined: ExaminedCell) -> None:
         """Add a cell: its outline, and its number with what was said of it."""
         colour = self._colours[examined.answer]
-        self._counts[examined.answer] += 1
+        self.counts[examined.answer] += 1
         ring = [tuple(point) for point in (examined.outline * self._zoom).tolist()]
         self._pen.line(ring, fill=colour, width=max(2, self._sheet.width // 220), joint="curve")
         said = examined.prediction
@@ -59,14 +62,14 @@ class FieldPicture:
     def save(self, path: Path) -> None:
         """Write the picture as PNG, with a legend below it."""
         x = 8.0
-        for answer, count in self._counts.items():
+        for answer, count in self.counts.items():
             if count:
                 y = self._height + 6
                 self._pen.rectangle((x, y, x + 14, y + 14), fill=self._colours[answer])
                 line = f"{answer}: {count}"
                 self._pen.text((x + 20, y), line, "black", self._small)
                 x += 36 + self._pen.textlength(line, self._small)
-        if not any(self._counts.values()):
+        if not any(self.counts.values()):
             self._pen.text((x, self._height + 6), "no white cell was found", "black", self._small)
         self._pen.text((8, self._height + _LEGEND + 4), NOT_A_DIAGNOSIS, "black", self._small)
         write_png(path, self._sheet)

@@ -57,14 +57,7 @@ _known: weakref.WeakKeyDictionary[keras.Model, Depths] = weakref.WeakKeyDictiona
 
 
 def depths_of(model: keras.Model) -> Depths:
-    """Cut a network; it is done once for a model and kept as long as that lives.
-
-    Args:
-        model: A functional or sequential network with one input, images, and one output, logits or probabilities.
-
-    Raises:
-        ArchitectureError: If it is no such network, or has no feature maps on the way.
-    """
+    """Cut a network with one input and one output; it is done once for a model and kept as long as that lives."""
     if model not in _known:
         _known[model] = _cut(model)
     return _known[model]
@@ -172,18 +165,10 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def enlarging(side: int, positions: int, stride: float) -> np.ndarray:
-    """Matrix from the positions of a feature map to the pixels along one side of an image.
+    """Float64 (side, positions): from the positions of a feature map to the pixels along one side of an image.
 
-    Each position stands for `stride` pixels; between their middles it is linear. What lies outside of all positions,
-    as where convolutions without padding lose a margin, is 0.
-
-    Args:
-        side: Pixels.
-        positions: Of the feature map.
-        stride: Pixels to a position.
-
-    Returns:
-        Float64 (side, positions); each row within the positions sums to 1.
+    Each position stands for `stride` pixels; between their middles it is linear. What lies outside of all positions, as
+    where convolutions without padding lose a margin, is 0.
 
     Example:
         >>> enlarging(4, 2, 2.0).tolist()

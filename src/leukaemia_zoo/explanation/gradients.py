@@ -15,18 +15,9 @@ from leukaemia_zoo.errors import ArchitectureError
 def gradients(
     network: Callable[[list[Any]], Any], inputs: Sequence[np.ndarray], score: Callable[[Any], Any]
 ) -> list[np.ndarray]:
-    """How much the score of each row changes with each number that goes in.
+    """How much the score of each row changes with each number that goes in: float32, in the shapes of the inputs.
 
-    Args:
-        network: From the inputs to an output of which each row depends on its own row of the inputs alone.
-        inputs: Float32 arrays with the rows along their first axis.
-        score: From the output to one number a row, by `keras.ops`.
-
-    Returns:
-        Float32 arrays of the shapes of the inputs; zeros for an input that the score does not depend on.
-
-    Raises:
-        ArchitectureError: If Keras runs on a backend that is not known here.
+    A row of the output must depend on its own row of the inputs alone. The score is made of `keras.ops`.
 
     Example:
         >>> double = lambda tensors: 2 * tensors[0]

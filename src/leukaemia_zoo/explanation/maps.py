@@ -280,16 +280,7 @@ def _whole_stride(side: int, positions: int) -> float:
 
 
 def lead(output: Any, aims: np.ndarray, of_logits: bool) -> Any:
-    """How far the logit of one class a row lies above the mean of all classes, as a tensor with slopes.
-
-    Args:
-        output: Tensor (batch, units), logits or probabilities; one unit is the second of two classes.
-        aims: Number of the class, one a row.
-        of_logits: Whether they are logits.
-
-    Returns:
-        Tensor (batch,); of two classes half their log odds.
-    """
+    """How far the logit of one class a row lies above the mean of all, (batch,): of two, half the log odds."""
     if output.shape[-1] == 1:
         output = ops.concatenate([0 * output if of_logits else 1 - output, output], axis=-1)
     logits = output if of_logits else ops.log(output + 1e-12)
@@ -303,15 +294,6 @@ def evidence(depths: Depths, parts: list[np.ndarray], aims: np.ndarray, method: 
     Numbers count by how far they are from the mean of their channel over what the classifier reads: a head ``texture``
     compares its channels with the training cells, so that their level says nothing of itself. What is left of the lead
     is spread evenly over the same positions.
-
-    Args:
-        depths: The network in two parts.
-        parts: What its first part gave for a batch.
-        aims: Number of the class, one an image.
-        method: ``"hires_cam"`` or ``"grad_cam"``.
-
-    Returns:
-        Float64 (batch, height, width) for each feature map.
     """
     score = functools.partial(lead, aims=aims, of_logits=depths.gives_logits)
     slopes = gradients(lambda tensors: depths.classifier(tensors, training=False), parts, score)

@@ -40,17 +40,7 @@ _TOLERANCE = 1e-3
 
 
 def write_package(graph: Path, cells: np.ndarray, spec: WeightSpec, file: Path) -> None:
-    """Write a package and let ``bioimageio.spec`` check it, without following a link.
-
-    Args:
-        graph: ONNX file from images to probabilities, as an export makes it; it is called `GRAPH_FILE`.
-        cells: Uint8 array (N, height, width, 3), as the preprocessing gives them, for the test tensors.
-        spec: The row of the weight.
-        file: The zip file to write. What goes into it is left in its folder.
-
-    Raises:
-        EngineError: If the package is not a valid one.
-    """
+    """Write a package of an ONNX file, with cells for its test tensors, and let ``bioimageio.spec`` check it."""
     try:
         with ValidationContext(perform_io_checks=False, log_warnings=False):
             save_bioimageio_package(_description(graph, cells, spec, file.parent), output_path=file)

@@ -36,10 +36,6 @@ def quantise(file: Path, cells: np.ndarray) -> None:
     do the first convolutions, where texture still lies in small differences: with the first of `mobilenet` alone in
     floating point int8 lost 0.012 of AUROC on unseen people, with the first three 0.001.
     What rounding adds to each feature on average is measured on the cells and taken off again.
-
-    Args:
-        file: An ONNX file from images to probabilities.
-        cells: Uint8 array (N, height, width, 3), as the preprocessing gives them.
     """
     model = onnx.load(file)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]

@@ -24,11 +24,7 @@ _SIGNATURE = "serving_default"
 
 
 def check_backend() -> None:
-    """Refuse to begin where Keras does not compute with TensorFlow, which makes both formats.
-
-    Raises:
-        ExportMissingError: It says how to mend it.
-    """
+    """Refuse to begin where Keras does not compute with TensorFlow, which makes both formats."""
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
@@ -48,15 +44,7 @@ def check_backend() -> None:
 def write_saved_model(
     network: Network, weights: str | os.PathLike[str], folder: Path, views: int, metadata: dict[str, str]
 ) -> None:
-    """Write a SavedModel from images to probabilities, embeddings and OOD scores, whose weights are constants.
-
-    Args:
-        network: The network on the engine, which knows its classifier.
-        weights: Its safetensors file.
-        folder: Where to write; made.
-        views: 1, 2, 4 or 8 turned and mirrored views, as `symmetric_views` makes them.
-        metadata: What has to be known around the graph, as text.
-    """
+    """Write a SavedModel from images to probabilities, embeddings and OOD scores, whose weights are constants."""
     import keras
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -94,11 +82,7 @@ def write_saved_model(
 
 
 def write_litert(saved: Path, file: Path, metadata: dict[str, str]) -> None:
-    """Convert a SavedModel; the metadata go into a ZIP archive at the end of the file, where LiteRT looks for them.
-
-    Raises:
-        EngineError: If LiteRT lacks an operation of the network.
-    """
+    """Convert a SavedModel; the metadata go into a ZIP archive at the end of the file, where LiteRT looks for them."""
     import tensorflow as tf
 
     try:

@@ -19,13 +19,7 @@ _OF_VIEWS = "embeddings_of_views"
 
 
 def whole_graph(network: Network, found: Found, views: int) -> onnx.ModelProto:
-    """The graph from images to probabilities, embeddings, OOD scores and, where there is attention, its map.
-
-    Args:
-        network: The network.
-        found: Its weight.
-        views: 1, 2, 4 or 8 turned and mirrored views, as `symmetric_views` makes them.
-    """
+    """The graph from images to probabilities, embeddings, OOD scores and, where there is attention, its map."""
     model = onnx.load_from_string(find_graph(network.zoo, found.file))
     tensors = read_tensors(found.file)
     for weight in model.graph.initializer:

@@ -181,15 +181,7 @@ def export(
 
 
 def int8_network(model: Any, calibration: Any) -> Network:
-    """A network on the engine whose convolutions compute with whole numbers of 8 bits.
-
-    Args:
-        model: As `export` takes it.
-        calibration: Files, folders or frames of cells like those that will be judged, 20 or more, better 200.
-
-    Raises:
-        LeukaemiaZooError: As `export`.
-    """
+    """A network on the engine whose convolutions compute in 8 bits, calibrated on 20 cells or more, better 200."""
     if calibration is None:
         raise DataError(_NO_CALIBRATION)
     _require("onnx")

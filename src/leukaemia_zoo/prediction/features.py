@@ -127,11 +127,6 @@ def embed_files(
     return np.stack([known[digest] for digest in digests])
 
 
-def default_cache() -> Path:
-    """Folder for embeddings of this user: ``leukaemia-zoo/embeddings`` in XDG_CACHE_HOME or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leukaemia-zoo" / "embeddings"
-
-
 def _network(model: keras.Model) -> keras.Model:
     import keras
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,44 +107,96 @@ class SubjectSummary:
     to_record = old_method("SubjectSummary", "to_record", "to_dict")
 
 
+@dataclasses.dataclass
+class CellTally:
+    """Running counts of cells: judged, left to a human, not read.
+
+    Attributes:
+        counts: Cells of each label.
+        failed: Cells without a verdict, because their image could not be read.
+        uncertain: How many of the judged cells have the verdict "uncertain".
+        unfamiliar: How many of the judged cells do not look like those that the network was trained on.
+    """
+
+    counts: dict[str, int]
+    failed: int = 0
+    uncertain: int = 0
+    unfamiliar: int = 0
+
+    @classmethod
+    def of(cls, class_names: Iterable[str]) -> CellTally:
+        """A tally before the first cell."""
+        return cls(dict.fromkeys(class_names, 0))
+
+    @property
+    def judged(self) -> int:
+        """Cells with a verdict."""
+        return sum(self.counts.values())
+
+    @property
+    def cells(self) -> int:
+        """All cells."""
+        return self.judged + self.failed
+
+    def add(self, prediction: Prediction) -> None:
+        """Count one cell."""
+        if prediction.label is None:
+            self.failed += 1
+            return
+        self.counts[prediction.label] += 1
+        self.uncertain += prediction.verdict == UNCERTAIN
+        self.unfamiliar += bool(prediction.unfamiliar)
+
+    def add_all(self, other: CellTally) -> None:
+        """Count the cells of another tally."""
+        for name, count in other.counts.items():
+            self.counts[name] += count
+        self.failed += other.failed
+        self.uncertain += other.uncertain
+        self.unfamiliar += other.unfamiliar
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {"cells": self.cells, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CellTally:
+        """The tally from plain data."""
+        return cls(**{name: count for name, count in data.items() if name != "cells"})
+
+
 class SubjectTally:
     """Running sums per subject, so that a summary of a million cells needs the memory of its subjects."""
 
     def __init__(self) -> None:
         self._sums: dict[str, np.ndarray] = {}
-        self._counts: dict[str, np.ndarray] = {}
-        self._unfamiliar: dict[str, int] = {}
-        self._uncertain: dict[str, int] = {}
-        self._class_names: tuple[str, ...] = ()
+        self._tallies: dict[str, CellTally] = {}
+        self._with_limits = self._with_scores = False
 
     def add(self, prediction: Prediction) -> None:
         """Count one cell; one without a verdict or a subject is passed over."""
         if prediction.subject is None or prediction.probabilities is None:
             return
-        self._class_names = prediction.class_names
-        zeros = np.zeros(len(prediction.class_names))
-        self._sums[prediction.subject] = self._sums.get(prediction.subject, zeros) + prediction.probabilities
-        counts = self._counts.setdefault(prediction.subject, zeros.astype(int))
-        counts[prediction.class_names.index(prediction.label or "")] += 1
-        if prediction.unfamiliar is not None:
-            self._unfamiliar[prediction.subject] = self._unfamiliar.get(prediction.subject, 0) + prediction.unfamiliar
-        if prediction.verdict is not None:
-            uncertain = prediction.verdict == UNCERTAIN
-            self._uncertain[prediction.subject] = self._uncertain.get(prediction.subject, 0) + uncertain
+        tally = self._tallies.setdefault(prediction.subject, CellTally.of(prediction.class_names))
+        tally.add(prediction)
+        sums = self._sums.get(prediction.subject, np.zeros(len(prediction.class_names)))
+        self._sums[prediction.subject] = sums + prediction.probabilities
+        self._with_limits |= prediction.verdict is not None
+        self._with_scores |= prediction.unfamiliar is not None
 
     def summaries(self) -> list[SubjectSummary]:
         """One summary a subject, sorted by subject."""
         return [
             SubjectSummary(
                 subject,
-                int(self._counts[subject].sum()),
-                tuple(self._counts[subject].tolist()),
-                tuple((total / self._counts[subject].sum()).tolist()),
-                self._class_names,
-                self._unfamiliar.get(subject),
-                self._uncertain.get(subject),
+                tally.judged,
+                tuple(tally.counts.values()),
+                tuple((self._sums[subject] / tally.judged).tolist()),
+                tuple(tally.counts),
+                tally.unfamiliar if self._with_scores else None,
+                tally.uncertain if self._with_limits else None,
             )
-            for subject, total in sorted(self._sums.items())
+            for subject, tally in sorted(self._tallies.items())
         ]
 
 

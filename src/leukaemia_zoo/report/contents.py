@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from leukaemia_zoo.common.text import printable
@@ -62,30 +61,6 @@ _RANKING = ("auroc", "weighted_f1", "macro_f1", "balanced_accuracy", "accuracy")
 
 # --------------------------------------------------------------------------------------------------------------------
 # Values
-
-
-def plain(value: Any) -> Any:
-    """Copy to what JSON can hold: text keys, lists, no NumPy types; numbers that are not finite become None.
-
-    Example:
-        >>> plain({1: (0.5, float("nan"))})
-        {'1': [0.5, None]}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, Sequence | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, Interval):
-        return value.to_dict()
-    raise TypeError(f"{type(value).__name__} cannot stand in a report")
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -8,16 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.report.contents import (
-    Contents,
-    items,
-    mapping,
-    number,
-    percent,
-    quoted,
-    text,
-    title,
-)
+from leukaemia_zoo.report.contents import Contents, items, mapping, number, percent, quoted, text, title
 from leukaemia_zoo.report.drawing import LIGHT, Look, Plot, figure_of, finished, grid, legend
 from leukaemia_zoo.report.table_cells import metric_cell
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.errors import PlotsMissingError
 from leukaemia_zoo.report.drawing import LIGHT, drawing, figure_of
 
@@ -54,14 +55,8 @@ def curve_rows(record: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def write_curves(folder: Path, record: Mapping[str, Any], report: Callable[[str], None] = print) -> None:
-    """Write ``curves.csv`` and ``curves.svg`` beside a record.
-
-    Args:
-        folder: Where.
-        record: What ``training.json`` holds.
-        report: Told in one line if the picture could not be drawn for want of Matplotlib.
-    """
+def write_curves(folder: Path, record: Mapping[str, Any], log: Log = silent) -> None:
+    """Write ``curves.csv`` and ``curves.svg`` beside a record; the log is told if Matplotlib is missing."""
     rows = curve_rows(record)
     if not rows:
         return
@@ -76,7 +71,7 @@ def write_curves(folder: Path, record: Mapping[str, Any], report: Callable[[str]
                 about = {"Title": "Curves of a training", "Date": None, "Creator": None}
                 figure.savefig(beside, format="svg", facecolor=LIGHT["page"], metadata=about)
     except PlotsMissingError as error:
-        report(f"{PICTURE} was not drawn: {error}")
+        log(f"{PICTURE} was not drawn: {error}")
 
 
 def _figure(rows: list[Row]) -> Any:

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leukaemia_zoo.errors import PlotsMissingError
-from leukaemia_zoo.report.contents import (
-    short_names,
-)
+from leukaemia_zoo.report.contents import short_names
 
 # Six hues after Okabe and Ito 2008, darkened or lightened until each has a contrast of at least 3.1 to white and of 4.1
 # to the dark page (WCAG 2.2 asks for 3), and any two differ by at least 16 (CIE 1976) in normal vision and in the three

@@ -49,15 +49,7 @@ Part = dict[str, Any]
 
 
 def as_html(contents: Contents, fingerprint: str) -> str:
-    """Render the page.
-
-    Args:
-        contents: The report.
-        fingerprint: sha256 of report.json, in hexadecimal digits.
-
-    Returns:
-        The page. Where Matplotlib is not installed it has no plots and says so; the tables hold the same numbers.
-    """
+    """Render the page; without Matplotlib it has no plots and says so. `fingerprint` is the sha256 of report.json."""
     templates = html_templates(Path(__file__).parent / "templates")
     templates.filters["breakable"] = _breakable
     page = _Page(contents)

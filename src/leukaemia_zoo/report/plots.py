@@ -1,4 +1,4 @@
-"""The plots of a benchmark report: what is drawn. `svg` says how it becomes part of a page."""
+"""The plots of a benchmark report: what is drawn. `drawing` says how it becomes part of a page."""
 
 from __future__ import annotations
 
@@ -38,11 +38,7 @@ _PAIRS = 24
 
 
 def plots(contents: Contents) -> dict[str, Plot]:
-    """Draw all plots for which the report has data, by name.
-
-    Raises:
-        PlotsMissingError: Matplotlib is not installed.
-    """
+    """Draw all plots for which the report has data, by name."""
     looks = _looks(contents)
     found: dict[str, Plot] = {}
     with drawing():

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from leukaemia_zoo.common.files import replacing
+from leukaemia_zoo.common.files import plain, replacing
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.errors import DataError, PandasMissingError
 from leukaemia_zoo.report.contents import (
@@ -23,7 +23,6 @@ from leukaemia_zoo.report.contents import (
     intervals,
     mapping,
     number,
-    plain,
     text,
     title,
 )

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leukaemia_zoo.evaluation.intervals import Interval
-from leukaemia_zoo.report.contents import (
-    fixed,
-    interval,
-    number,
-    text,
-)
+from leukaemia_zoo.report.contents import fixed, interval, number, text
 
 # Characters of a text that may stand in a table; the record of a training takes thousands.
 _BRIEF = 240
@@ -41,7 +36,7 @@ GLOSSARY = {
     "intercept": "Calibration intercept, fitted with the slope: 0 is calibrated, above 0 the last class is more "
     "frequent than promised.",
 }
-"""What the metrics are, for readers of another trade; the definitions are those of `evaluation.metrics`."""
+"""What the metrics are, for readers of another trade; the definitions are those of `metrics.metrics`."""
 
 
 @dataclass(frozen=True)

@@ -78,17 +78,8 @@ def group_nuclei(
     """Label nuclei: lobes of one nucleus together, nuclei that touch apart.
 
     Pieces are split at necks a micrometre narrower than they are (watershed of the distance from the edge), then those
-    less than `gap` apart are joined again unless both are whole nuclei already: round, and of the area `full` or more.
-
-    Args:
-        nuclear: bool of shape (height, width).
-        per_micrometre: Pixels per micrometre.
-        least: Square micrometres below which it is a platelet or dirt.
-        full: Square micrometres from which a round piece is a nucleus of its own: one of 7 micrometres across.
-        gap: Micrometres between lobes of one nucleus.
-
-    Returns:
-        Whole numbers of shape (height, width): 0, or the number of the nucleus.
+    less than `gap` micrometres apart are joined again unless both are whole nuclei already: round, and of `full` square
+    micrometres or more, as one of 7 micrometres across. Below `least` square micrometres it is a platelet or dirt.
 
     Example:
         >>> y, x = np.mgrid[:80, :120]
@@ -146,20 +137,12 @@ def _neighbours(pieces: IntArray, regions: dict[int, Any], gap: float) -> list[t
 
 
 def grow_cells(planes: StainPlanes, nuclei: IntArray, per_micrometre: float, *, reach: float = 7.0) -> IntArray:
-    """Grow each nucleus to its cell.
+    """Grow each nucleus to its cell, in one piece without holes.
 
     What differs in colour from the empty slide is shared out by a watershed from the hulls of the nuclei and from the
     middles of other things: local maxima of the distance from the edge, away from any nucleus. It runs along necks,
-    where that distance is small, and along edges of colour. Thin appendages are cut off.
-
-    Args:
-        planes: Of the image.
-        nuclei: Labels 0, 1, 2... of shape (height, width).
-        per_micrometre: Pixels per micrometre.
-        reach: Micrometres of cytoplasm at most between the hull of a nucleus and the outline of its cell.
-
-    Returns:
-        Labels of the cells, (height, width), with the numbers of their nuclei; each in one piece without holes.
+    where that distance is small, and along edges of colour. Thin appendages are cut off, and cytoplasm further than
+    `reach` micrometres from the hull of its nucleus.
     """
     from scipy import ndimage
 
@@ -211,11 +194,7 @@ def grow_cells(planes: StainPlanes, nuclei: IntArray, per_micrometre: float, *, 
 
 
 def cytology(module: str) -> Any:
-    """Import a module of the extra `cytology`.
-
-    Raises:
-        CytologyMissingError: It is not installed.
-    """
+    """Import a module of the extra `cytology`."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

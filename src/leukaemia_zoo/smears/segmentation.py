@@ -130,16 +130,9 @@ def _weight(region: Any, middle: npt.NDArray[Any]) -> float:
 
 
 def on_black(pixels: RGBArray, mask: BoolArray, micrometres_per_pixel: float) -> RGBArray:
-    """Cut one cell out of an image into a frame as in C-NMC 2019.
+    """Cut one cell out of an image into a frame as in C-NMC 2019: uint8 (450, 450, 3), exactly black around it.
 
-    Args:
-        pixels: uint8 of shape (height, width, 3), RGB.
-        mask: bool of shape (height, width), True on the cell.
-        micrometres_per_pixel: The scale of the image.
-
-    Returns:
-        A uint8 array (450, 450, 3) at `CNMC_MICROMETRES_PER_PIXEL`, the middle of the cell's outline in the middle of
-        the frame, exactly black around it. What does not fit into the frame is cut off.
+    The middle of the cell's outline is in the middle of the frame. What does not fit into it is cut off.
 
     Example:
         >>> pixels = np.full((40, 60, 3), 200, np.uint8)
@@ -211,11 +204,9 @@ def enlarged(mask: BoolArray, shape: tuple[int, ...]) -> BoolArray:
 
 
 def checked_scale(value: Any) -> float:
-    """A scale in micrometres per pixel as a float.
+    """A scale in micrometres per pixel, from 0.01 to 1.
 
-    Raises:
-        ImageError: It is not a number from 0.01 to 1. Finer than light resolves, or too coarse to see a nucleus in, it
-            is a mistake, such as pixels per micrometre.
+    Finer than light resolves, or too coarse to see a nucleus in, it is a mistake, such as pixels per micrometre.
     """
     try:
         scale = float(value)

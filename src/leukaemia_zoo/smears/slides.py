@@ -205,11 +205,7 @@ def _same(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> b
 
 
 def slide_reader() -> Any:
-    """tiffslide.
-
-    Raises:
-        SlidesMissingError: It is not installed.
-    """
+    """tiffslide."""
     try:
         return importlib.import_module("tiffslide")
     except ImportError as error:

@@ -83,11 +83,7 @@ def normalise_stain(image: npt.ArrayLike, method: str = "reinhard") -> RGBArray:
 
 
 def checked_method(method: str | None) -> str | None:
-    """A method that exists, or None.
-
-    Raises:
-        UnknownNameError: It is neither.
-    """
+    """A method that exists, or None."""
     if method is None or method in METHODS:
         return method
     close = difflib.get_close_matches(str(method), METHODS, n=1)

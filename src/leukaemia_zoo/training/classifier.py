@@ -1,6 +1,6 @@
 """From a distilled trunk and labelled cells to a classifier: a logistic regression on the embeddings.
 
-It is convex, so that seed and backend do not matter, and has one penalty to choose, by the validation subjects.
+The regression is convex, so that seed and backend do not matter. The validation subjects choose its one penalty.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """What the normalisation before the classifier sees of each cell, by a trunk that is not trained any more.
-
-    Of a head without that normalisation it is what the classifier itself sees.
+    """Features of each cell by a trunk that does not learn any more, before they are standardised for the classifier.
 
     Attributes:
         turned: Float32 (views, N, features), of the turned views: the classifier learns from them.
-        predicted: Float32 (N, features), mean over the symmetric views: the classifier is used on it, because the mean
-            of the logits is the logit of the mean.
+        predicted: Float32 (N, features), mean over the symmetric views: the classifier judges by it, because the logit
+            of the mean is the mean of the logits.
     """
 
     turned: np.ndarray
@@ -51,13 +49,12 @@ class Fitted:
 
     Attributes:
         model: The network, not yet calibrated.
-        temperature: That calibrates it on the validation cells.
+        temperature: The one that calibrates it on the validation cells.
         chosen: The row of ``curves`` that was taken.
         curves: Validation figures of every penalty and every epoch that was tried.
-        validation_rows: Cells that chose it. Each was predicted by a network that had seen no cell of its subject.
+        validation_rows: The cells that chose it, each predicted by a network that had seen no cell of its subject.
         validation_logits: Float64 (validation cells, classes), of these predictions.
-        ood_limit: What the OOD scores of the validation cells do not exceed, see `limit_of`; None for a head without
-            statistics.
+        ood_limit: Of the OOD scores of the validation cells, see `limit_of`; None for a head without statistics.
     """
 
     model: keras.Model
@@ -153,7 +150,7 @@ def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndar
 def held_out_scores(
     cells: Cells, embeddings: Embeddings, folds: list[tuple[np.ndarray, np.ndarray]], recipe: Recipe
 ) -> np.ndarray:
-    """OOD scores of cells by the standardisation of the others, as the fitting of a classifier makes them."""
+    """OOD scores of the cells of each fold, standardised on the cells that teach in it, as `fit_classifier` does."""
     scores = []
     for train_rows, rows in folds:
         _, _, mean, deviation = _taught(cells, embeddings, train_rows, recipe)
@@ -239,7 +236,7 @@ def figures_told(row: dict[str, Any]) -> str:
 def with_config(
     model: keras.Model, recipe: Recipe, cells: Cells, preprocessing: Preprocessing | None = None
 ) -> keras.Model:
-    """The network with what it takes to feed it, not calibrated; C-NMC's preprocessing where none is given."""
+    """Give a network its configuration, not yet calibrated; C-NMC's preprocessing where none is given."""
     model.zoo = ModelConfig(
         architecture=recipe.architecture,
         class_names=cells.class_names,
@@ -254,7 +251,7 @@ def with_config(
 def calibrated(
     model: keras.Model, temperature: float, ood_limit: float | None, verdict_limits: VerdictLimits | None = None
 ) -> keras.Model:
-    """A network of `with_config` with the temperature inside its last layer, and the limits beside it."""
+    """Put the temperature into the last layer of a network of `with_config`, and the limits into its configuration."""
     head = model.get_layer(LOGITS_LAYER)
     head.set_weights([values / temperature for values in head.get_weights()])
     model.zoo = dataclasses.replace(

@@ -48,14 +48,7 @@ from leukaemia_zoo.training.provenance import (
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
 from leukaemia_zoo.training.runs import RunState, Training
-from leukaemia_zoo.training.trainer import (
-    begun,
-    check_beginning,
-    distilled,
-    inputs_of,
-    prepared,
-    unlabelled_images,
-)
+from leukaemia_zoo.training.trainer import begun, check_beginning, distilled, inputs_of, prepared, unlabelled_images
 from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo.loading import save_model
 from leukaemia_zoo.zoo.outputs import has_statistics

@@ -31,7 +31,7 @@ from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
 from leukaemia_zoo.zoo.layers import CellMask
-from leukaemia_zoo.zoo.tensors import load_tensors, read_config
+from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config
 
 _NOISE = 4.0
 """Standard deviation, in grey levels, of the noise that `DistillationRecipe.restain` adds."""
@@ -45,9 +45,9 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     """MobileNet 1.0 up to the layers whose feature maps are imitated.
 
     Args:
-        weights: ``"imagenet"`` to download Keras' own weights; a ``.npz`` file with one array a weight, named
-            ``layer/variable`` as in ``keras.applications.MobileNet``, in which layers that are not needed may be
-            missing; or a ``mobilenet`` of this package, as its name in the zoo or its folder.
+        weights: ``"imagenet"`` to download Keras' own weights; an ``.npz`` file with one array a weight, named
+            ``layer/variable`` as in ``keras.applications.MobileNet`` (layers that are not needed may be missing); or
+            the name in the zoo or the folder of a ``mobilenet`` of this package.
         input_size: Height and width.
         layer_names: Layers of MobileNet.
 
@@ -72,7 +72,7 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
             ) from None
     teacher = keras.Model(inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
     if source is None:
-        _assign_arrays(teacher, Path(weights))
+        assign_arrays(teacher, Path(weights), "The teacher's weights")
     teacher.trainable = False
     return teacher
 
@@ -100,18 +100,20 @@ def _own_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     return teacher
 
 
-def _assign_arrays(teacher: keras.Model, path: Path) -> None:
+def assign_arrays(model: keras.Model, file: Path, what: str, own_layers: tuple[str, ...] = ()) -> None:
+    """Copy the arrays of an ``.npz`` file, named ``layer/variable``, into a network, but for its `own_layers`."""
     try:
         # Older releases of Keras call the kernel of a depthwise convolution by its full name.
-        found = {name.replace("/depthwise_kernel", "/kernel"): array for name, array in read_arrays(path).items()}
+        found = {name.replace("/depthwise_kernel", "/kernel"): array for name, array in read_arrays(file).items()}
     except (OSError, ValueError) as error:
-        raise WeightsError(f"The teacher's weights {path} cannot be read as an .npz file ({error}).") from None
-    for layer in teacher.layers:
-        for variable in layer.weights:
-            name = f"{layer.name}/{variable.name}".replace("/depthwise_kernel", "/kernel")
-            if name not in found or found[name].shape != tuple(variable.shape):
-                raise WeightsError(f"The teacher's weights {path} lack '{name}' of the shape {tuple(variable.shape)}.")
-            variable.assign(found[name].astype(np.float32))
+        raise WeightsError(f"{what} {file} cannot be read as an .npz file ({error}).") from None
+    for name, variable in named_variables(model).items():
+        if own_layers and name.startswith(own_layers):
+            continue
+        key = name.replace("/depthwise_kernel", "/kernel")
+        if key not in found or found[key].shape != tuple(variable.shape):
+            raise WeightsError(f"{what} {file} lack '{key}' of the shape {tuple(variable.shape)}.")
+        variable.assign(found[key].astype(np.float32))
 
 
 @renamed(report="log")
@@ -123,7 +125,7 @@ def distil(
     *,
     seed: int = 0,
     state: RunFolder | None = None,
-    log: Log | None = print,
+    log: Log | None = None,
     keep_first_filters: bool = False,
 ) -> list[dict[str, float]]:
     """Train the trunk of a network to give the feature maps of an ImageNet network; labels are not used.
@@ -135,13 +137,13 @@ def distil(
         teacher_weights: See `load_teacher`.
         seed: Seed of the views and of the order.
         state: Where to keep every epoch, so that an interrupted distillation goes on; None keeps nothing.
-        log: Called with a line an epoch.
-        keep_first_filters: Leave the student's first convolution as it is; otherwise it begins with the teacher's
-            filters, where it has their shape.
+        log: Called with a line an epoch, such as ``print``; None for none.
+        keep_first_filters: Leave the student's first convolution as it is, instead of giving it the teacher's filters
+            where it has their shape.
 
     Returns:
-        The losses of each epoch: the share of the variance of the teacher's features, inside the cell, that the student
-        does not explain; one a pair of layers.
+        For each epoch a loss a pair of layers: the share of the variance of the teacher's features inside the cell that
+        the student does not explain.
 
     Raises:
         DataError: If the student lacks a layer of the recipe's pairs.
@@ -228,7 +230,7 @@ def _keep(model: keras.Model, state: RunFolder, history: list[dict[str, float]])
 
 
 def _resumed(model: keras.Model, state: RunFolder | None) -> list[dict[str, float]]:
-    """Go back to the last epoch that was kept; its history."""
+    """Load the last epoch that was kept; returns its history."""
     history: list[dict[str, float]] | None = None if state is None else state.load_json("distillation.json")
     if state is None or history is None:
         return []
@@ -242,7 +244,7 @@ def _as_list(outputs: Any) -> list[Any]:
 
 
 def _own_loss(_: Any, output: Any) -> Any:
-    """The output is the loss of each image. Keras takes the mean: it knows among how many devices they are shared."""
+    """The output is the loss of each image already; Keras takes the mean, also where devices share the images."""
     return output
 
 

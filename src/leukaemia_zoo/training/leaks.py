@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy.typing as npt
 
 from leukaemia_zoo.cells.cnmc import canonical_subject, official_row, subject_from_name
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
-from leukaemia_zoo.common.files import replacing, sha256_of
+from leukaemia_zoo.common.files import package_folder, replacing, sha256_of
 from leukaemia_zoo.common.reading import read_arrays, read_json
-from leukaemia_zoo.common.text import reason
+from leukaemia_zoo.common.text import reason, shortened
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.zoo.registry import WeightSpec, weights
 from leukaemia_zoo.zoo.tensors import read_config
@@ -39,7 +38,7 @@ class TrainedOn:
     Attributes:
         manifest_sha256: Of the split manifest of its own training.
         people: Whose cells they are.
-        fingerprints: Sorted uint64 of the images, see `cells.fingerprint`.
+        fingerprints: Sorted uint64 of the images, see `table.fingerprint`.
         files: sha256 of the image files, where the manifest lies beside the network.
         gaps: What is not known of it, half a sentence each.
     """
@@ -85,11 +84,6 @@ class Overlap:
 
 def person_of(path: str | Path, subject: str | None, source: str = "") -> Person | None:
     """Whose cell a file is: an official file name tells it whatever a table says, else the given subject.
-
-    Args:
-        path: Of the image; made up for arrays.
-        subject: As given.
-        source: Of the table of cells.
 
     Example:
         >>> person_of("UID_21_1_2_all.png", "mine"), person_of("a.png", "21"), person_of("a.png", None)
@@ -205,7 +199,7 @@ def find_overlap(cells: Cells, fingerprints: Sequence[int], trained: TrainedOn |
         return Overlap(not gaps, rows, (), 0, told)
     subjects = tuple(sorted({person[1] for row in np.flatnonzero(of_people) if (person := people[row])}))
     images = int(same.sum())
-    whose = f"{of_people.sum():,} are of {len(subjects)} people that it was trained on ({_some(subjects)}), "
+    whose = f"{of_people.sum():,} are of {len(subjects)} people that it was trained on ({shortened(subjects)}), "
     told = (
         f"{len(rows):,} of {len(cells):,} cells must not judge '{name}': {whose if subjects else ''}{images:,} are "
         f"identical to its training images{but}"
@@ -221,8 +215,8 @@ def _not_comparable(rest: Sequence[Person | None], trained: TrainedOn) -> Iterat
     alike = sorted({person[1] for person in rest if person and canonical_subject(person[1]) in others[person[0]]})
     if alike:
         yield (
-            f"people could not be told apart: {len(alike)} have names like people of its training ({_some(alike)}), "
-            "and no official file name of C-NMC 2019 says whether they are the same"
+            f"people could not be told apart: {len(alike)} have names like people of its training "
+            f"({shortened(alike)}), and no official file name of C-NMC 2019 says whether they are the same"
         )
 
 
@@ -267,11 +261,7 @@ def unpack(path: Path) -> dict[str, TrainedOn]:
 
 @functools.cache
 def _packaged() -> dict[str, TrainedOn]:
-    return unpack(Path(str(resources.files("leukaemia_zoo"))) / "data" / "trainings.npz")
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return unpack(package_folder() / "data" / "trainings.npz")
 
 
 def seen_images(paths: Sequence[Path]) -> TrainedOn:

@@ -18,7 +18,7 @@ from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.training.classifier import new_network
-from leukaemia_zoo.training.distillation import TEACHER_SOURCE
+from leukaemia_zoo.training.distillation import TEACHER_SOURCE, assign_arrays
 from leukaemia_zoo.training.leaks import Overlap, TrainedOn, find_overlap, seen_by_trunk, training_of
 from leukaemia_zoo.training.recipes import Recipe, recipe_for
 from leukaemia_zoo.zoo import sources
@@ -31,7 +31,7 @@ NONE = "none"
 ARRAYS = ".npz"
 
 _OWN_LAYERS = ("neck", "statistics", "logits", "dense")
-"""How the layers are called that stand on a published network in this package."""
+"""The names of the layers that this package puts on a published network begin so."""
 
 # Networks of keras.applications, their papers, and the licences of their weights as the documentation of Keras 2 gave
 # them; that of Keras 3 gives none.
@@ -46,15 +46,15 @@ _PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
-    """What the weights of a network are before the first stage; random weights by default.
+    """The weights that a training begins with; random ones by default.
 
     Attributes:
-        source: Where they are from, as the record says it; None for random weights.
-        sha256: Of the file, or of ImageNet's tensors once they are there.
+        source: Where they are from, in the words of the record; None for random weights.
+        sha256: Of the file, or of ImageNet's tensors once they are fetched.
         data: What they were trained on, as rows of ``data`` in a record.
-        file: Tensors of a network of this package; None for random weights and for ImageNet's until they are there.
-        trained_on: People and images that taught them, where that is known.
-        begun_with: What their own record tells of the weights that they began with.
+        file: Where their tensors lie; None for random weights, and for ImageNet's before they are fetched.
+        trained_on: The people and images that taught them, where these are known.
+        begun_with: The weights that these began with, as their own record tells it.
     """
 
     source: str | None = None
@@ -65,7 +65,7 @@ class InitialWeights:
     begun_with: Any = None
 
     def to_dict(self) -> str | dict[str, Any]:
-        """``"random"``, or source and sha256 and what `overlap.training_of` needs to find what taught them."""
+        """As a record holds it: ``"random"``, or source, sha256 and what `leaks.training_of` reads."""
         if self.source is None:
             return "random"
         taught = {"manifest_sha256": self.trained_on.manifest_sha256} if self.trained_on is not None else {}
@@ -77,7 +77,7 @@ class InitialWeights:
 
 
 def find_initial_weights(init: str | Path | None, architecture: str, trunk: str | Path | None) -> InitialWeights:
-    """Find the weights that are meant; nothing is fetched for ``"imagenet"`` yet.
+    """The weights that ``init`` names; those of ImageNet are not fetched yet.
 
     Args:
         init: ``"imagenet"``, a safetensors file or saved-model folder of this package, a name of the zoo, or
@@ -116,25 +116,8 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
     return InitialWeights(_label(init), digest, tuple(spec.data), file, trained, spec.training.get("init"))
 
 
-def _take_arrays(model: keras.Model, file: Path) -> None:
-    """Copy the arrays of an ``.npz`` file, named ``layer/variable``, into a network; its own head stays random."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            # Older releases of Keras call the kernel of a depthwise convolution by its full name.
-            found = {name.replace("/depthwise_kernel", "/kernel"): arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"The initial weights {file} cannot be read as an .npz file ({error}).") from None
-    for name, variable in named_variables(model).items():
-        if name.startswith(_OWN_LAYERS):
-            continue
-        key = name.replace("/depthwise_kernel", "/kernel")
-        if key not in found or found[key].shape != tuple(variable.shape):
-            raise WeightsError(f"The initial weights {file} lack '{key}' of the shape {tuple(variable.shape)}.")
-        variable.assign(found[key].astype(np.float32))
-
-
 def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:
-    """Row, where there is one, and file of weights of this package."""
+    """The file of weights of this package, after its row or None."""
     path = Path(init)
     described = (path.parent / sources.CONFIG_FILE).is_file() and path.name == sources.WEIGHTS_FILE
     if path.is_file() and not described:
@@ -153,7 +136,7 @@ def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, 
 
 
 def _label(init: str | Path) -> str:
-    """A name without the folders that it lies in: those are of this machine."""
+    """The name that a record gives: without the folders of this machine."""
     if sources.is_in_zoo(str(init)) or str(init).startswith("hf://"):
         return str(init)
     path = Path(init).resolve()
@@ -178,22 +161,7 @@ def _data_of(file: Path) -> tuple[Mapping[str, Any], ...]:
 def write_initial_weights(
     initial: InitialWeights, recipe: Recipe, seed: int, file: Path, run: str, log: Log
 ) -> InitialWeights:
-    """Leave the recipe's network, begun with these weights, where a distilled trunk may stand; fetch them if need be.
-
-    Args:
-        initial: Of `find_initial_weights`.
-        recipe: The network.
-        seed: Of the layers that the source lacks.
-        file: The safetensors file to write; what the same run left there is kept.
-        run: Fingerprint of the run.
-        log: Told in one line which weights these are.
-
-    Returns:
-        The same with this file and its sha256; random weights as they are.
-
-    Raises:
-        WeightsError: If ImageNet's cannot be fetched; `TensorMismatchError` if the tensors are not the network's.
-    """
+    """Write the network that a training begins with to a file, unless this run has; returns the weights with it."""
     if initial.source is None:
         log(f"weights: random from seed {seed}")
         return initial
@@ -203,7 +171,7 @@ def write_initial_weights(
         if initial.file is None:
             about = {"sha256": _take_imagenet(model, recipe)}
         elif initial.file.suffix == ARRAYS:
-            _take_arrays(model, initial.file)
+            assign_arrays(model, initial.file, "The initial weights", _OWN_LAYERS)
             about = {"sha256": initial.sha256}
         else:
             load_tensors(model, initial.file, without_head=True)
@@ -216,7 +184,7 @@ def write_initial_weights(
 
 
 def _take_imagenet(model: keras.Model, recipe: Recipe) -> str:
-    """Copy the tensors of Keras' published network into ours, by their stable names; their sha256."""
+    """Copy the tensors of Keras' published network into ours by name; returns their sha256."""
     name = _PUBLISHED[recipe.architecture][0]
     try:
         with precision("float32"):
@@ -256,12 +224,7 @@ def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
 
 
 def find_trunk(trunk: str | Path | None) -> Path | None:
-    """The file of a trunk: as given, or that of a weight of the zoo or of a saved model.
-
-    Raises:
-        DataError: If labelled cells had a part in the trunk of the weight.
-        WeightsError: If it cannot be had.
-    """
+    """The file of a trunk: as given, or that of a weight of the zoo or of a saved model."""
     if trunk is None or Path(trunk).is_file():
         return None if trunk is None else Path(trunk)
     found = sources.find(str(trunk))
@@ -274,7 +237,7 @@ def find_trunk(trunk: str | Path | None) -> Path | None:
 
 
 def trunk_record(file: Path) -> dict[str, Any]:
-    """What is known of the distillation of a trunk: its own header, or the description of the weight that it is of."""
+    """The record of a trunk's distillation, from its own header or from the description of its weight."""
     about = (read_config(file) or {}).get("distillation")
     if isinstance(about, dict):
         return about
@@ -311,7 +274,7 @@ def refit_recipe(spec: WeightSpec) -> Recipe | None:
 
 @dataclasses.dataclass(frozen=True)
 class LogitsTeacher:
-    """A saved model that teaches, and must not have seen those who are tested.
+    """A saved model whose probabilities teach; it must not have seen the people who are tested.
 
     Attributes:
         folder: Where it lies.

@@ -7,14 +7,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import Log, close_matches, reason, shown, silent
 from leukaemia_zoo.errors import DataError, UnknownNameError
-from leukaemia_zoo.zoo.registry import ARCHITECTURES
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, packaged_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,7 @@ class TrainingOptions:
         seed: Of the split, the weights, the order and the views.
         devices: Number of devices that share the batches of distillation and fine-tuning, or ``"all"``.
         restart: Begin anew instead of resuming.
-        log: Called with each line of progress; None for none.
+        log: Called with each line of progress, such as ``print``; None for none.
     """
 
     recipe: Recipe | str | Path | Mapping[str, Any] | None = None
@@ -172,7 +171,7 @@ class TrainingOptions:
     seed: int = 0
     devices: int | str = 1
     restart: bool = False
-    log: Log | None = print
+    log: Log | None = None
 
     def recipe_of(self, architecture: str) -> Recipe:
         """The recipe that is meant, see `recipe_for`."""
@@ -208,7 +207,7 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
         raise UnknownNameError(
             f"There is no architecture '{architecture}'; {close_matches(architecture, ARCHITECTURES)}"
         )
-    rows = json.loads((resources.files("leukaemia_zoo") / "recipes.json").read_text(encoding="utf-8"))
+    rows = packaged_table("recipes.json")
     if name not in rows:
         raise UnknownNameError(f"There is no recipe for '{name}' yet; {close_matches(name, rows)}")
     settings = {**rows[name], "architecture": architecture}
@@ -238,14 +237,6 @@ def _is_pair(value: Any) -> bool:
 
 def changed(recipe: Recipe, changes: str | Path | Mapping[str, Any] | None) -> Recipe:
     """A recipe with settings replaced.
-
-    Args:
-        recipe: The recipe.
-        changes: Settings that replace its own, as a dict or a JSON file; see `recipe_for`.
-
-    Raises:
-        UnknownNameError: If there is no such setting.
-        DataError: If the file is no JSON object, or a value is not of its kind.
 
     Example:
         >>> changed(recipe_for("cnn"), {"patience": 5}).patience

@@ -26,13 +26,7 @@ from leukaemia_zoo.training.classifier import (
     new_network,
     validation_figures,
 )
-from leukaemia_zoo.training.drawing import (
-    ADAPTATION,
-    Drawn,
-    SoftTargets,
-    drawing_weights,
-    folds_of,
-)
+from leukaemia_zoo.training.drawing import ADAPTATION, Drawn, SoftTargets, drawing_weights, folds_of
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import TimeLeft, Training, optimiser, reseed
 from leukaemia_zoo.zoo.architectures import with_output

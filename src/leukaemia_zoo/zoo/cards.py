@@ -38,7 +38,7 @@ TITLES = {
     "brier": "Brier score",
     "log_loss": "Log loss",
 }
-"""The metrics of `evaluation`, in the order of the table; others follow under their own names."""
+"""The metrics of `evaluation.metrics`, in the order of the table; others follow under their own names."""
 
 _LOWER_IS_BETTER = ("ece", "brier", "log_loss")
 

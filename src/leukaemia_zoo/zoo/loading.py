@@ -224,20 +224,12 @@ def _check_loadable(model: keras.Model, spec: WeightSpec) -> None:
 
 
 def as_model(model: Any) -> keras.Model:
-    """The network that is meant: a loaded one as it is, else by its name, its folder or its address on the Hub.
-
-    Raises:
-        ArchitectureError: If it is none of these.
-    """
+    """The network that is meant: a loaded one as it is, else by its name, its folder or its address on the Hub."""
     return model if isinstance(model, keras.Model) else load_model(model_name(model))
 
 
 def model_name(model: Any) -> str:
-    """The name, folder or address as text.
-
-    Raises:
-        ArchitectureError: If it is none of these.
-    """
+    """The name, folder or address as text."""
     if isinstance(model, str | os.PathLike) and isinstance(name := os.fspath(model), str):
         return name
     raise ArchitectureError(
@@ -247,11 +239,7 @@ def model_name(model: Any) -> str:
 
 
 def config_of(model: keras.Model) -> ModelConfig:
-    """The `ModelConfig` that travels with a network of the zoo.
-
-    Raises:
-        ArchitectureError: If it has none.
-    """
+    """The `ModelConfig` that travels with a network of the zoo."""
     if not isinstance(model, keras.Model):
         model_name(model)  # raises what is wrong with anything but a name
         raise ArchitectureError(f"{shown(model)} is the name of a model: load it with load_model.")
@@ -319,12 +307,7 @@ def _convert_head(model: keras.Model, file: Path) -> None:
 
 
 def weights_digest(model: keras.Model, without_head: bool = True) -> str:
-    """sha256 of the names and values of a network's weights, as 64 hexadecimal digits.
-
-    Args:
-        model: A network of this package.
-        without_head: Leave out the classifier, on which embeddings do not depend.
-    """
+    """sha256 of the names and values of a network's weights; embeddings do not depend on the classifier, its head."""
     import keras
 
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
 """To the Hugging Face Hub: a model of somebody's own, or every weight of the zoo.
 
-A repository gets ``config.json``, ``model.safetensors`` and ``README.md``, in one commit, and nothing else of the
-folder that they came from: training leaves file names of cells and subjects beside them. After the commit the Hub is
-asked what it has stored. The registry pins a weight by that commit only once size and sha256 are the local ones.
+A repository gets ``config.json``, ``model.safetensors`` and ``README.md`` in one commit, and nothing else of their
+folder, where training leaves file names of cells and subjects. Then the Hub is asked what it has stored: the registry
+pins a weight by that commit only if size and sha256 are the local ones.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo._names import renamed
-from leukaemia_zoo.common.files import check_integrity, replacing, write_json
+from leukaemia_zoo.common.files import check_integrity, package_folder, replacing, write_json
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import Log, close_matches, silent
 from leukaemia_zoo.errors import IntegrityError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo import hub
+from leukaemia_zoo.hub import addresses, transfers
 from leukaemia_zoo.zoo import registry as zoo_registry
 from leukaemia_zoo.zoo.cards import CARD_FILE, LIBRARY, checked_about, model_card, refuse_to_replace_card
 from leukaemia_zoo.zoo.registry import WeightSpec, checkout_file, packaged_file
@@ -39,8 +38,8 @@ class Published:
         repo: Repository, ``org/name``.
         revision: Commit, 40 hexadecimal digits.
         url: Where a person can look at it.
-        sha256: Of ``model.safetensors``, and ``size`` in bytes.
-        size: Bytes.
+        sha256: Of ``model.safetensors``.
+        size: Of the same file, in bytes.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class _Upload:
-    """One weight that is ready to be sent: its file was checked, and what goes beside it is made."""
+    """One weight that is ready to be sent: its file is checked, and the bytes that go beside it are made."""
 
     spec: WeightSpec
     file: Path
@@ -154,7 +153,7 @@ def push_to_hub(
             "store its kernels as float16, or leave out half."
         )
     name = os.fspath(model)
-    if is_in_zoo(name) or name.startswith(hub.PREFIX):
+    if is_in_zoo(name) or name.startswith(addresses.PREFIX):
         found = find(name)
         spec, file = found.spec, found.file
     else:
@@ -174,12 +173,12 @@ def publish(
     private: bool | None = None,
     token: str | None = None,
     dry_run: bool = False,
-    log: Log | None = print,
+    log: Log | None = None,
 ) -> list[Published]:
     """Put the weights of the zoo on the Hub, one repository each, and pin them in the registry.
 
-    All files are checked before the first one is sent. Each row gets its repository and commit as soon as the Hub was
-    found to have the file, so that an interrupted run can be run again; what is there already makes no new commit.
+    All files are checked before the first one is sent. Each row gets its repository and commit as soon as the Hub has
+    the file, so that an interrupted run can be run again: what is there already makes no new commit.
 
     Args:
         namespace: User or organisation: the repositories are ``namespace/<weight name>``.
@@ -189,8 +188,8 @@ def publish(
         registry: Registry to read and to write back to; None for the package's own.
         private: Whether new repositories are private; None for the account's own setting.
         token: With the right to write; None for HF_TOKEN or the stored login.
-        dry_run: Check and tell, but touch neither the network nor a file.
-        log: Called with each line about what happens; None for none.
+        dry_run: Check, and tell the log what would happen, but touch neither the network nor a file.
+        log: Called with each line about what happens, such as ``print``; None for none.
 
     Returns:
         One entry a weight, in the order of the registry; none after a dry run.
@@ -203,7 +202,7 @@ def publish(
 
     Example:
         >>> import leukaemia_zoo as lz
-        >>> lz.zoo.publish("lab", names=["cnn.cnmc"], dry_run=True, log=None)
+        >>> lz.zoo.publish("lab", names=["cnn.cnmc"], dry_run=True)
         []
     """
     tell = log or silent
@@ -247,8 +246,8 @@ def _saved(model: Any, half: bool, about: Mapping[str, Any]) -> Iterator[tuple[W
 
 
 def _prepared(spec: WeightSpec, file: Path, repo: str) -> _Upload:
-    # Neither the commit, which is not known yet, nor where the row was pinned before may stand in the files: with it no
-    # second upload would be the same as the first.
+    # No commit may stand in the files, neither the new one, which is not known yet, nor that of the row: with one, a
+    # second upload would differ from the first.
     config = dataclasses.replace(spec.config, origin=None)
     sent = dataclasses.replace(spec, config=config, file=WEIGHTS_FILE, repo=None, revision=None)
     try:
@@ -268,14 +267,14 @@ def _send(upload: _Upload, message: str | None, private: bool | None, token: str
         CARD_FILE: upload.card,
     }
     message = message or f"Upload {spec.name} with {LIBRARY}"
-    revision = hub.upload(repo, files, message=message, private=private, token=token)
+    revision = transfers.upload(repo, files, message=message, private=private, token=token)
     _compare(spec, repo, revision, token)
-    return Published(spec.name, repo, revision, hub.page(repo, revision), spec.sha256, spec.size)
+    return Published(spec.name, repo, revision, addresses.page(repo, revision), spec.sha256, spec.size)
 
 
 def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> None:
     """Raise unless the Hub has the file that was sent."""
-    found = hub.listed(repo, revision, [WEIGHTS_FILE], token=token).get(WEIGHTS_FILE)
+    found = transfers.listed(repo, revision, [WEIGHTS_FILE], token=token).get(WEIGHTS_FILE)
     where = f"{WEIGHTS_FILE} of {repo} at {revision[:12]}"
     if found is not None and found.size == spec.size and found.sha256 is None:
         raise IntegrityError(
@@ -292,12 +291,8 @@ def _compare(spec: WeightSpec, repo: str, revision: str, token: str | None) -> N
 
 
 def checked_repo(repo: str) -> str:
-    """The name of a repository, if it is one.
-
-    Raises:
-        UnknownNameError: If it is none.
-    """
-    if not hub.is_repo(repo):
+    """The name of a repository, if it is one."""
+    if not addresses.is_repo(repo):
         raise UnknownNameError(
             f"{repo!r} is no repository on the Hub: write org/name, with letters, digits and single '-', '_' and '.', "
             "such as lab/my-cells."
@@ -310,7 +305,7 @@ def checked_repo(repo: str) -> str:
 
 
 def _packaged_table() -> Path:
-    return Path(str(resources.files("leukaemia_zoo"))) / "weights.json"
+    return package_folder() / "weights.json"
 
 
 def _folder_of_large(folder: Path | str | None) -> Path | None:
@@ -323,7 +318,7 @@ def _folder_of_large(folder: Path | str | None) -> Path | None:
 
 def _uploads(table: Path, large: Path | None, namespace: str, names: Sequence[str] | None) -> list[_Upload]:
     """What is to be published, all of it checked."""
-    if not hub.is_repo(f"{namespace}/name"):
+    if not addresses.is_repo(f"{namespace}/name"):
         raise UnknownNameError(
             f"{namespace!r} is no user or organisation on the Hub: write its name alone, such as lab, of letters, "
             "digits and single '-'."

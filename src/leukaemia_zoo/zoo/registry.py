@@ -13,11 +13,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.cells.preprocessing import MAX_SIDE, Preprocessing
+from leukaemia_zoo.common.files import package_folder
 from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.common.text import close_matches, reason, shortened, shown
 from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
@@ -36,7 +36,7 @@ class ModelSpec:
         name: How it is called.
         title: One line about it.
         input_size: (height, width) that it was published with.
-        min_size: The fewest pixels a side that its strides leave something of.
+        min_size: The fewest pixels a side of which its strides leave something.
         parameters: Weights of the original: for ``cnn`` and ``cnn_attention`` with one sigmoid unit, for the published
             networks without their top.
         heads: The heads it can be built with, its own first.
@@ -66,16 +66,16 @@ class ModelConfig:
         head: Head of the network; see `build_model`.
         preprocessing: From an image file to the input; holds the input size.
         dropout: Share of the embedding dropped in training.
-        temperature: By which the logits were divided to calibrate them. The division is already inside the weights of
-            the last layer; multiply logits by it to get the uncalibrated ones.
+        temperature: What the logits were divided by to calibrate them. The weights of the last layer hold the division
+            already; logits times it are the uncalibrated ones.
         views: Turned and mirrored views that a prediction averages over: 1, 4 or 8; see `symmetric_views`. The
             temperature belongs to their average.
         weight: Name of the pretrained weight inside, or None.
         origin: Where on the Hugging Face Hub the weights came from, ``hf://org/name@commit``, or None.
         verdict_limits: Below which probability a class is ruled out, so that a cell gets a verdict or is "uncertain";
             None where they were not found.
-        ood_limit: Of 100 cells that were held out in training 99 have an OOD score of at most this; an image above it
-            does not look like the training cells. None where it is not known; see `ood_scores`.
+        ood_limit: The OOD score that 99 of 100 cells held out in training do not exceed; an image above it does not
+            look like the training cells. None where it is not known; see `ood_scores`.
     """
 
     architecture: str
@@ -104,8 +104,8 @@ class ModelConfig:
         """The configuration from plain data.
 
         Raises:
-            WeightsError: If a key is missing or unknown, or a value is not of its kind: what is loaded from a file is
-                checked against the architectures of this package and can name no other class or function.
+            WeightsError: If a key is missing or unknown, or a value is not of its kind. A file can name the
+                architectures of this package and no other class or function.
         """
         if not isinstance(data, Mapping):
             raise WeightsError(f"A model configuration is an object, not {shown(data)}; save the model again.")
@@ -268,11 +268,11 @@ class WeightSpec:
 
 
 _MOST_BEGINNINGS = 100
-"""Weights that began with weights that began with others: a longer chain is a file that wants to do harm."""
+"""Weights may have begun with weights that began with others; a longer chain is a file that wants to do harm."""
 
 
 def _check_training(training: Mapping[str, Any]) -> None:
-    """Raise unless what the package itself reads of a training is of its kind; further keys are free."""
+    """Raise unless the keys of a training that this package reads are of their kinds; others are free."""
     kinds: dict[str, Any] = {"manifest_sha256": str, "recipe": Mapping, "distillation": Mapping, "init": str | Mapping}
     block: Any = training
     for _ in range(_MOST_BEGINNINGS):
@@ -287,7 +287,7 @@ def _check_training(training: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """An architecture and, where one is meant and exists, a weight of it.
+    """An architecture, and a weight of it where there is one.
 
     Attributes:
         architecture: The network.
@@ -311,14 +311,14 @@ class ModelInfo:
         }
 
 
-def _rows(file: str) -> Any:
+def packaged_table(file: str) -> Any:
     """A table that lies beside the wings."""
-    return json.loads((resources.files("leukaemia_zoo") / file).read_text(encoding="utf-8"))
+    return json.loads((package_folder() / file).read_text(encoding="utf-8"))
 
 
 _BY_NAME = {
     row["name"]: ModelSpec(**{**row, "input_size": tuple(row["input_size"]), "heads": tuple(row["heads"])})
-    for row in _rows("architectures.json")
+    for row in packaged_table("architectures.json")
 }
 
 ARCHITECTURES: Mapping[str, ModelSpec] = _BY_NAME
@@ -333,17 +333,17 @@ def register(spec: ModelSpec) -> None:
 @functools.cache
 def weights() -> Mapping[str, WeightSpec]:
     """Every pretrained weight by name, from ``weights.json``."""
-    return {spec.name: spec for spec in map(WeightSpec.from_dict, _rows("weights.json"))}
+    return {spec.name: spec for spec in map(WeightSpec.from_dict, packaged_table("weights.json"))}
 
 
 def packaged_file(spec: WeightSpec) -> Path:
     """Where the file of a weight lies in the installed package."""
-    return Path(str(resources.files("leukaemia_zoo"))) / "weights" / spec.file
+    return package_folder() / "weights" / spec.file
 
 
 def checkout_file(spec: WeightSpec) -> Path:
     """Where the file of a weight that is too large for the package lies in a checkout: ``weights/`` at its root."""
-    return Path(str(resources.files("leukaemia_zoo"))).parents[1] / "weights" / spec.file
+    return package_folder().parents[1] / "weights" / spec.file
 
 
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:

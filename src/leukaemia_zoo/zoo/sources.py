@@ -22,7 +22,7 @@ from leukaemia_zoo.common.files import check_integrity, replacing, sha256_of, wr
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import reason, shown
 from leukaemia_zoo.errors import DataError, HubStorageError, TensorMismatchError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo import hub
+from leukaemia_zoo.hub import addresses, cache, transfers
 from leukaemia_zoo.zoo.registry import (
     ARCHITECTURES,
     WeightSpec,
@@ -70,25 +70,12 @@ def is_elsewhere(name: str) -> bool:
     if not name or is_in_zoo(name):
         return False
     path = Path(name)
-    return (
-        name.startswith(hub.PREFIX) or os.sep in name or "/" in name or path.exists() or path.suffix.lower() in _FILES
-    )
+    is_path = os.sep in name or "/" in name or path.exists() or path.suffix.lower() in _FILES
+    return name.startswith(addresses.PREFIX) or is_path
 
 
 def find(name: str, path: str | os.PathLike[str] | None = None) -> Found:
-    """Find the weight that is meant.
-
-    Args:
-        name: Architecture or weight of the zoo, folder, or ``hf://org/name@revision``.
-        path: Folder, ``.safetensors`` file or ``hf://`` repository to take the weight from; ``name`` then says the
-            architecture.
-
-    Raises:
-        UnknownNameError: If there is no such name.
-        WeightsError: If there is no weight; its subclasses say why, also for the Hub.
-        IntegrityError: If the file is not the promised one.
-        TensorMismatchError: If ``path`` holds a weight of another architecture.
-    """
+    """Find the weight that a name, a folder or ``hf://org/name@revision`` means, or one of that name at `path`."""
     if path is not None:
         expected = model_info(name).architecture.name
         found = _elsewhere(os.fspath(path), expected)
@@ -114,12 +101,7 @@ def read_saved(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
 
 
 def read_whole(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
-    """Row and weight file of a saved model, the file as the row promises it, the row as the file was saved with it.
-
-    Raises:
-        WeightsError: If the folder holds no model, or its two files do not belong together.
-        IntegrityError: If the weight file is not the promised one.
-    """
+    """Row and weight file of a saved model, the file as the row promises it, the row as the file was saved with it."""
     spec, file = read_saved(folder)
     check_integrity(file, spec.sha256, spec.size, mend="save, copy or download the model again")
     _check_description(spec, file, os.fspath(folder))
@@ -127,14 +109,9 @@ def read_whole(folder: str | os.PathLike[str]) -> tuple[WeightSpec, Path]:
 
 
 def check_download(name: str) -> None:
-    """Raise what is wrong with a name for `download`, as far as it can be told without looking for the weight.
-
-    Raises:
-        UnknownNameError: If it is none.
-        DataError: If it is a folder.
-    """
-    if name.startswith(hub.PREFIX):
-        hub.parse(name)
+    """Raise what is wrong with a name for `download`, as far as it can be told without looking for the weight."""
+    if name.startswith(addresses.PREFIX):
+        addresses.parse(name)
     elif is_elsewhere(name):
         if Path(name).exists():
             raise DataError(f"{name} is there already: there is nothing to download, load_model takes it as it is.")
@@ -174,7 +151,7 @@ def download(model: str, out: str | os.PathLike[str] | None = None) -> Found:
     found = find(model)
     if out is None:
         return found
-    own = model.startswith(hub.PREFIX)  # what somebody calls a weight must not replace another one
+    own = model.startswith(addresses.PREFIX)  # what somebody calls a weight must not replace another one
     target = Path(out) / (_folder_name(model) if own else found.spec.name)
     row = dataclasses.replace(found.spec, file=WEIGHTS_FILE)
     made: list[Path] = []
@@ -207,7 +184,7 @@ def local_files(name: str) -> list[Path]:
 
 def _folder_name(uri: str) -> str:
     """``org--name`` or ``org--name@revision``: two repositories, or two revisions of one, get two folders."""
-    return "@".join(part.replace("/", "--") for part in hub.parse(uri) if part)
+    return "@".join(part.replace("/", "--") for part in addresses.parse(uri) if part)
 
 
 def _of_the_zoo(spec: WeightSpec) -> Found:
@@ -226,8 +203,8 @@ def _of_the_zoo(spec: WeightSpec) -> Found:
 
 def _elsewhere(name: str, architecture: str | None = None) -> Found:
     """A weight that the caller names by path or repository."""
-    if name.startswith(hub.PREFIX):
-        return _from_repository(*hub.parse(name))
+    if name.startswith(addresses.PREFIX):
+        return _from_repository(*addresses.parse(name))
     path = Path(name)
     if path.suffix.lower() in _OF_KERAS and not path.is_dir():
         raise WeightsError(
@@ -304,7 +281,7 @@ def _row_of(path: Path) -> WeightSpec:
 
 def _from_repository(repo: str, revision: str | None) -> Found:
     """A model in somebody's repository: nothing is believed of it but that its description is ours in form."""
-    config, commit = hub.fetch_config(repo, revision, CONFIG_FILE)
+    config, commit = transfers.fetch_config(repo, revision, CONFIG_FILE)
     if revision is None:
         _log.warning(
             "hf://%s names no revision: commit %s was taken; write hf://%s@%s to get the same again.",
@@ -315,22 +292,22 @@ def _from_repository(repo: str, revision: str | None) -> Found:
     if known is None or known.sha256 != spec.sha256:
         # A weight of the zoo is known by its bytes: what was found out about it must not pass to another one.
         spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, weight=None))
-    if spec.size > hub.LARGEST_WEIGHTS:
+    if spec.size > transfers.LARGEST_WEIGHTS:
         raise WeightsError(
             f"The description in {repo} claims a weight of {spec.size:,} bytes, more than any architecture has: do not "
             "use it."
         )
     found = _from_hub(spec, repo, commit, spec.file)
-    _check_description(found.spec, found.file, f"{hub.PREFIX}{repo}")
+    _check_description(found.spec, found.file, f"{addresses.PREFIX}{repo}")
     return found
 
 
 def _from_hub(spec: WeightSpec, repo: str, commit: str, name: str) -> Found:
-    file = hub.HubFile(repo, commit, name, spec.sha256, spec.size)
-    place = "cache" if hub.is_cached(file) else "hub"
-    origin = f"{hub.PREFIX}{repo}@{commit}"
+    file = addresses.HubFile(repo, commit, name, spec.sha256, spec.size)
+    place = "cache" if cache.is_cached(file) else "hub"
+    origin = f"{addresses.PREFIX}{repo}@{commit}"
     spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, origin=origin))
-    return Found(spec, hub.fetch(file), place)
+    return Found(spec, transfers.fetch(file), place)
 
 
 def _read_config(path: Path) -> WeightSpec:

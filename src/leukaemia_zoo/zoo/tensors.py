@@ -34,17 +34,11 @@ _CONFIG_KEY = "leukaemia_zoo"
 
 
 def named_variables(model: Any) -> dict[str, Any]:
-    """Every weight of a network by its stable name, ``layer/variable``.
+    """Every weight of a network by its stable name, ``layer/variable``, in the order of the graph.
 
     Keras numbers the layers that nobody named from a global counter (``conv2d_94`` in one process is ``conv2d_188`` in
     the next); such layers are numbered here from zero in the order of the graph instead. States of random generators
     and optimizers are no weights and are left out.
-
-    Args:
-        model: A built Keras model.
-
-    Returns:
-        Dict from name to ``keras.Variable``, in the order of the graph.
     """
     counts: dict[str, int] = {}
     variables: dict[str, Any] = {}
@@ -70,17 +64,10 @@ def _snake_case(name: str) -> str:
 
 
 def save_tensors(model: Any, path: str | Path, config: dict[str, Any] | None = None, half: bool = False) -> None:
-    """Write the weights of a network to a safetensors file, beside it first and then renamed.
+    """Write the weights of a network, with `config` in the header, to a safetensors file that is whole or not there.
 
-    Args:
-        model: A built Keras model.
-        path: The file to write.
-        config: Plain data to keep in the header, such as the architecture and the classes.
-        half: Store kernels as float16; vectors (biases, BatchNorm statistics), which are small and whose range matters,
-            stay float32.
-
-    Raises:
-        WeightsError: If a weight is not finite, or too large for float16; nothing is written then.
+    `half` stores kernels as float16; vectors (biases, BatchNorm statistics), which are small and whose range matters,
+    stay float32.
     """
     from safetensors.numpy import save
 
@@ -129,17 +116,7 @@ def _tells_beginnings(config: dict[str, Any]) -> bool:
 
 
 def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> None:
-    """Assign the tensors of a safetensors file to a network, all or none.
-
-    Args:
-        model: A built Keras model.
-        path: A file that ``save_tensors`` wrote.
-        without_head: Leave the layer ``logits`` as it is: for a network with other classes.
-
-    Raises:
-        WeightsError: If the file is not there or is no safetensors file.
-        TensorMismatchError: If a tensor is missing or left over, or has another shape or an unknown dtype.
-    """
+    """Assign the tensors of a safetensors file to a network, all or none; without its head for other classes."""
     variables = named_variables(model)
     with _opened(path) as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -170,15 +147,7 @@ def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> No
 
 
 def check_tensors(model: Any, expected: Any) -> None:
-    """Raise unless a network has the tensors of another, by name, shape and kind of number.
-
-    Args:
-        model: The network.
-        expected: What its architecture builds, in float32.
-
-    Raises:
-        TensorMismatchError: If a tensor is missing or left over, has another shape or holds no floating-point numbers.
-    """
+    """Raise unless a network has the tensors of another, by name, shape and kind of number."""
     own, wanted = named_variables(model), named_variables(expected)
     problems = [f"'{name}' is missing" for name in wanted if name not in own]
     problems += [f"{shown(name)} does not belong" for name in own if name not in wanted]
@@ -198,12 +167,7 @@ def check_tensors(model: Any, expected: Any) -> None:
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Every tensor of a safetensors file by its name.
-
-    Raises:
-        WeightsError: If the file is not there or is no safetensors file.
-        TensorMismatchError: If a tensor has another dtype than float16 or float32.
-    """
+    """Every tensor of a safetensors file by its name."""
     with _opened(path) as file:
         names = list(file.keys())
         odd = [name for name in names if file.get_slice(name).get_dtype() not in _ALLOWED_DTYPES]

@@ -328,10 +328,11 @@ import sys
 from pathlib import Path
 import numpy as np
 import leukaemia_zoo as lz
+from leukaemia_zoo.common import files
 from leukaemia_zoo.zoo import registry
 
 registry.weights.cache_clear()
-registry.resources.files = lambda package: Path(sys.argv[1])
+files.resources.files = lambda package: Path(sys.argv[1])
 image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 255
 Path(sys.argv[3]).touch()
 print(np.asarray(lz.load_model(sys.argv[2])(image)).tolist())
