@@ -29,7 +29,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
 LONGEST = (
     *("test_backends.py", "training/test_trainer.py", "adaptation/test_fine_tuning.py", "test_notebooks.py"),
     *("common/test_devices.py", "training/test_kill_runs.py", "benchmarking/test_cost.py", "batch/test_cluster.py"),
-    *("benchmarking/test_runner.py", "zoo/test_hub.py", "prediction/test_verdicts.py", "zoo/test_loading.py"),
+    *("benchmarking/test_runner.py", "hub/test_hub.py", "prediction/test_verdicts.py", "zoo/test_loading.py"),
     *("test_page.py", "examination/test_examination.py", "explanation/test_explanations.py", "cli/test_app.py"),
     *("engine/test_engine.py", "exporting/test_exporting.py", "cli/test_outputs.py", "desk/test_desk.py"),
 )

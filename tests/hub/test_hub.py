@@ -340,10 +340,11 @@ print(np.asarray(lz.load_model(sys.argv[2])(image)).tolist())
 WITHOUT_KERAS = """
 import sys
 from pathlib import Path
+from leukaemia_zoo.common import files
 from leukaemia_zoo.zoo import registry, sources, tensors
 
 registry.weights.cache_clear()
-registry.resources.files = lambda package: Path(sys.argv[1])
+files.resources.files = lambda package: Path(sys.argv[1])
 Path(sys.argv[3]).touch()
 found = sources.find(sys.argv[2])
 print(found.spec.sha256, sum(float(values.sum()) for values in tensors.read_tensors(found.file).values()))
