@@ -1,15 +1,21 @@
 """What several test modules share: generated cells, a tiny saved model, where the real data lies."""
 
+import gc
 import os
 import random
 import struct
+import sys
 import zlib
 from pathlib import Path
 
 # Before anything imports Keras: TensorFlow's notes on its build flags, and GPUs that nobody needs here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small problems, and as many processes of tests as cores
+# Small problems, and as many processes of tests as cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -18,6 +24,29 @@ from time_limit import pytest_addoption, pytest_runtest_call, pytest_runtest_mak
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
+
+
+LONGEST = (
+    *("test_backends.py", "training/test_trainer.py", "adaptation/test_fine_tuning.py", "test_notebooks.py"),
+    *("common/test_devices.py", "training/test_kill_runs.py", "benchmarking/test_cost.py", "batch/test_cluster.py"),
+    *("benchmarking/test_runner.py", "hub/test_hub.py", "prediction/test_verdicts.py", "zoo/test_loading.py"),
+    *("test_page.py", "examination/test_examination.py", "explanation/test_explanations.py", "cli/test_app.py"),
+    *("engine/test_engine.py", "exporting/test_exporting.py", "cli/test_outputs.py", "desk/test_desk.py"),
+)
+"""Files that take longest, in this order: begun last, one of them would keep one process busy and the other idle."""
+
+
+def pytest_collection_modifyitems(items):
+    """Where two processes share the files, those that take longest come first; they go on being whole."""
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish():
+    """What has been imported stays: collecting garbage, as measuring costs does, need not look through TensorFlow."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -47,30 +76,17 @@ def _architectures():
         del registry._BY_NAME[name]
 
 
-def _run_eagerly(eagerly):
-    """Whether TensorFlow runs each step as it is written; Keras' other backends are left as they are."""
-    import keras
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """TensorFlow runs each step as it is written: making a graph takes seconds, and pays after many steps only.
 
-    if keras.backend.backend() == "tensorflow":
+    Tests of many steps, and those of what users get, who have graphs, are marked `graphs`; new processes have them too.
+    """
+    # Keras' other backends, and who has none, are left alone.
+    if "keras" in sys.modules and sys.modules["keras"].backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        tf.config.run_functions_eagerly(eagerly)
-
-
-@pytest.fixture(scope="module")
-def steps_without_graphs():
-    """For modules whose trainings have a few steps: making a graph takes seconds, and pays after many steps only."""
-    _run_eagerly(True)
-    yield
-    _run_eagerly(False)
-
-
-@pytest.fixture
-def steps_in_graphs(steps_without_graphs):
-    """For a test of many steps in such a module."""
-    _run_eagerly(False)
-    yield
-    _run_eagerly(True)
+        tf.config.run_functions_eagerly(item.get_closest_marker("graphs") is None)
 
 
 @pytest.fixture(scope="session")

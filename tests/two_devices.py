@@ -1,6 +1,6 @@
-"""Run by `test_devices` in a process of its own: distil and fine-tune a small network on one or two devices.
+"""Run by `test_devices` in a process of its own: distil and fine-tune a small network on one device, then on two.
 
-Arguments: number of devices, file for the result. The environment says which backend; its processor pretends to be two.
+Argument: file for the results. The environment says which backend; its processor pretends to be two.
 """
 
 import json
@@ -40,13 +40,12 @@ CHANGES = {
 }
 
 
-def teacher(folder: Path) -> Path:
+def teacher(folder: Path) -> None:
     keras.utils.set_random_seed(3)
     network = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
     np.savez(
         folder / "t.npz", **{f"{layer.name}/{v.name}": np.asarray(v) for layer in network.layers for v in layer.weights}
     )
-    return folder / "t.npz"
 
 
 def plain_steps(count: int) -> list[float]:
@@ -62,7 +61,7 @@ def plain_steps(count: int) -> list[float]:
     return np.concatenate([np.ravel(keras.ops.convert_to_numpy(weight)) for weight in model.weights]).tolist()
 
 
-def main(count: int, out: Path) -> None:
+def results(count: int, folder: Path) -> dict:
     recipe = recipe_for("cnn_attention", CHANGES)
     rng = np.random.default_rng(0)
     labels = np.arange(24) % 2
@@ -74,25 +73,26 @@ def main(count: int, out: Path) -> None:
         paths, labels, tuple(f"s{row // 2}-{row % 2}" for row in range(24)), ("hem", "all"), ("",) * 24, "csv"
     )
     count = number_of_devices(count, [8])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with on_devices(count):
-            model = new_network(recipe, 2, 0)
-            history = distil(model, pixels[0], recipe.distillation, teacher(folder), seed=1, log=str.strip)
-        variable = model.get_layer("block1_conv").kernel.value
-        spread = (
-            len(variable.sharding.device_set)
-            if hasattr(variable, "sharding")
-            else len(getattr(variable, "values", [0]))
-        )
-        split = Split({"train": tuple(range(16)), "validation": tuple(range(16, 24))}, 0, "by hand")
-        arrays, state = CellArrays(pixels, np.ones(24)), RunState(folder / "state", "x", restart=False)
-        fitted = fit_network(Training(recipe, cells, arrays, state, 0, str.strip, count), split, None)
+    with on_devices(count):
+        model = new_network(recipe, 2, 0)
+        history = distil(model, pixels[0], recipe.distillation, folder / "t.npz", seed=1, log=str.strip)
+    variable = model.get_layer("block1_conv").kernel.value
+    spread = (
+        len(variable.sharding.device_set) if hasattr(variable, "sharding") else len(getattr(variable, "values", [0]))
+    )
+    split = Split({"train": tuple(range(16)), "validation": tuple(range(16, 24))}, 0, "by hand")
+    arrays, state = CellArrays(pixels, np.ones(24)), RunState(folder / f"state_{count}", "x", restart=False)
+    fitted = fit_network(Training(recipe, cells, arrays, state, 0, str.strip, count), split, None)
     finite = all(np.isfinite(np.asarray(weight)).all() for m in (model, fitted.model) for weight in m.weights)
     tuned = [row["loss"] for row in fitted.curves]
     result = {"distillation": history, "fine_tuning": tuned, "finite": bool(finite), "spread": spread}
-    result["plain"] = plain_steps(count)
-    out.write_text(json.dumps(result), encoding="utf-8")
+    return result | {"plain": plain_steps(count)}
 
 
-main(int(sys.argv[1]), Path(sys.argv[2]))
+def main(out: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        teacher(Path(name))
+        out.write_text(json.dumps([results(count, Path(name)) for count in (1, 2)]), encoding="utf-8")
+
+
+main(Path(sys.argv[1]))

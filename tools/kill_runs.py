@@ -128,12 +128,16 @@ def forked(work: Callable[[], int], log: Path) -> Process:
     return Process(number, log)
 
 
-def command(*arguments: Any) -> Callable[[], int]:
+def command(*arguments: Any, eagerly: bool = False) -> Callable[[], int]:
     """A command of leukaemia-zoo, to be called in a process of its own."""
 
     def work() -> int:
         from leukaemia_zoo.cli.app import main
 
+        if eagerly:
+            import tensorflow as tf
+
+            tf.config.run_functions_eagerly(True)
         return main([str(argument) for argument in arguments])
 
     return work
@@ -169,19 +173,22 @@ def make_models(folder: Path) -> int:
     import keras
 
     from leukaemia_zoo import Preprocessing, save_model
+    from leukaemia_zoo.engine.network import resolve
     from leukaemia_zoo.zoo import ModelConfig, build_model
 
     keras.utils.set_random_seed(0)
     model = build_model("cnn_attention", input_size=32)
     model.zoo = ModelConfig("cnn_attention", ("hem", "all"), "flatten", Preprocessing((32, 32)))
     save_model(model, folder / "tiny")
+    # Its graph is made once on a machine: were it done by the undisturbed `predict`, the others would end too soon.
+    resolve(folder / "tiny")
     teacher = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3))
     arrays = {f"{layer.name}/{v.name}": np.asarray(v) for layer in teacher.layers for v in layer.weights}
     np.savez(folder / "teacher.npz", **arrays)  # type: ignore[arg-type]
     return 0
 
 
-def cases(place: Path, hub: Any) -> Iterator[Case]:
+def cases(place: Path, hub: Any, eagerly: bool = False) -> Iterator[Case]:
     """The commands on what was made in `place`."""
     table = place / "cells" / "cells.csv"
     for name, changes in (("distilled", _DISTILLED), ("tuned", _TUNED)):
@@ -189,7 +196,7 @@ def cases(place: Path, hub: Any) -> Iterator[Case]:
     log = place / "log.txt"
 
     def run(*arguments: Any) -> Process:
-        return forked(command(*arguments), log)
+        return forked(command(*arguments, eagerly=eagerly), log)
 
     distilled = ("--teacher", place / "teacher.npz", "--recipe", place / "distilled.json")
     yield Case("train", lambda out: run("train", "cnn_attention", "--data", table, "--out", out, *distilled))
@@ -384,6 +391,9 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="kills of each command (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="COMMAND", help="some of the commands (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument(
+        "--eagerly", action="store_true", help="TensorFlow runs its steps as they are written, which begins sooner"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     options = parser.parse_args()
     sys.path.insert(0, str(TESTS))
@@ -407,7 +417,7 @@ def main() -> int:
             with HubServer() if name == "download" else contextlib.nullcontext() as hub:
                 if hub is not None:
                     publish_weight(place, hub)
-                (case,) = (case for case in cases(place, hub) if case.name == name)
+                (case,) = (case for case in cases(place, hub, options.eagerly) if case.name == name)
                 found[name] = torture(case, place, options.times, random.Random(options.seed + number))
             print(told(name, found[name]), flush=True)
     if options.json:

@@ -60,12 +60,16 @@ def title(path: Path) -> str:
 def page(path: Path) -> tuple[str, dict[str, bytes]]:
     """Return a notebook as a page of the documentation, with outputs, and its pictures by their names beside it."""
     kept = KEPT / f"{path.stem}-{_inputs(path)[:20]}"
-    if kept.is_dir():
-        pictures = {file.relative_to(kept).as_posix(): file.read_bytes() for file in sorted(kept.rglob("*.png"))}
-        return (kept / "page.md").read_text(encoding="utf-8"), pictures
+    if not kept.is_dir():
+        kept = keep(path, *run(path))
+    pictures = {file.relative_to(kept).as_posix(): file.read_bytes() for file in sorted(kept.rglob("*.png"))}
+    return (kept / "page.md").read_text(encoding="utf-8"), pictures
+
+
+def keep(path: Path, notebook: Any, seconds: float) -> Path:
+    """Keep what came out of a notebook for `page`, which then need not run it again; the folder."""
     from nbconvert import MarkdownExporter
 
-    notebook, seconds = run(path)
     for cell in notebook.cells:
         # The standard error names folders of this machine, and TensorFlow's notes are no part of the story.
         cell["outputs"] = [output for output in cell.get("outputs", []) if not _is_noise(output)]
@@ -78,11 +82,12 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     about = f"`examples/notebooks/{path.name}`, run for this page in {seconds:.0f} seconds."
     text = f"{text.rstrip()}\n\n---\n\n{about}\n"
     pictures = {name: bytes(data) for name, data in resources["outputs"].items()}
-    _keep(kept, {"page.md": text.encode(), **pictures})
-    return text, pictures
+    kept = KEPT / f"{path.stem}-{_inputs(path)[:20]}"
+    _write(kept, {"page.md": text.encode(), **pictures})
+    return kept
 
 
-def _keep(folder: Path, files: dict[str, bytes]) -> None:
+def _write(folder: Path, files: dict[str, bytes]) -> None:
     """Write a folder whole, in the place of those of earlier inputs."""
     KEPT.mkdir(parents=True, exist_ok=True)
     for old in KEPT.glob(f"{folder.name.rpartition('-')[0]}-*"):

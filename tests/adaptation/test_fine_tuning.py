@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from other_backends import environment
 from PIL import Image
 
 from leukaemia_zoo import Preprocessing, benchmark, load_model, predict, read_data
@@ -33,10 +33,7 @@ from leukaemia_zoo.training.tuning import frozen_layers
 from leukaemia_zoo.zoo import publishing
 from leukaemia_zoo.zoo.tensors import named_variables
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The split is by image", "ignore:.*have no subject"),
-    pytest.mark.usefixtures("steps_without_graphs"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:The split is by image", "ignore:.*have no subject")
 
 SMALL = {"turned_views": 2, "validation_folds": 2, "fine_tune_epochs": 1, "batch_size": 8, "precision": "float32"}
 CLASSES = {"eosinophil": (200, 90, 90), "lymphocyte": (110, 60, 170), "monocyte": (150, 150, 200)}
@@ -697,15 +694,15 @@ def test_the_command_tells_mistakes_in_one_line(tiny_folder, folder, tmp_path, c
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_the_same_call_on_every_backend(tiny_folder, folder, tmp_path, backend):
-    pytest.importorskip(backend)
     call = (
         "import sys, leukaemia_zoo as lz; "
         f"found = lz.fine_tune({str(tiny_folder)!r}, {str(folder)!r}, {str(tmp_path / 'run')!r}, "
         f"recipe={SMALL!r}, crop_fraction=0.9); "
         "print([row['stage'] for row in found.history])"
     )
-    environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", call], env=environment(backend), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "fine-tuning" in done.stdout
     record = json.loads((tmp_path / "run" / "training.json").read_text())

@@ -274,8 +274,8 @@ def test_the_whole_official_training_set(tmp_path: Path) -> None:
 
 
 @needs("cnmc")
-def test_real_cnmc_cells() -> None:
-    cells = read_data(DATA / "cnmc")
+def test_real_cnmc_cells(real_cnmc: Cells) -> None:
+    cells = real_cnmc
     assert cells.summary() == {
         "source": "c-nmc",
         "cells": 7_861,
@@ -291,8 +291,8 @@ def test_real_cnmc_cells() -> None:
 
 @needs("cnmc_original")
 @needs("cnmc")
-def test_real_original_files_are_read_like_their_converted_copies() -> None:
-    original, converted = read_data(DATA / "cnmc_original"), read_data(DATA / "cnmc")
+def test_real_original_files_are_read_like_their_converted_copies(real_cnmc: Cells) -> None:
+    original, converted = read_data(DATA / "cnmc_original"), real_cnmc
     assert {path.suffix for path in original.paths} == {".bmp"}
 
     def facts(cells: Cells) -> dict[str, tuple[str | None, int, str]]:

@@ -346,8 +346,8 @@ def test_a_manifest_of_an_older_release_has_the_same_hash_and_is_read(painted: C
 
 
 @pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")
-def test_real_cells_split_by_subject() -> None:
-    cells = read_data(DATA / "cnmc")
+def test_real_cells_split_by_subject(real_cnmc: Cells) -> None:
+    cells = real_cnmc
     split = split_by_subject(cells)
     whole = cells.summary()["classes"]
     for name, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
@@ -363,15 +363,15 @@ def test_real_cells_split_by_subject() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")
-def test_real_cells_hold_no_identical_images() -> None:
-    cells = read_data(DATA / "cnmc")
+def test_real_cells_hold_no_identical_images(real_cnmc: Cells) -> None:
+    cells = real_cnmc
     check_split(cells, split_by_subject(cells))
 
 
 @pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")
-def test_official_folds_are_refused() -> None:
+def test_official_folds_are_refused(real_cnmc: Cells) -> None:
     """C-NMC's own folds put merged subjects on both sides."""
-    cells = read_data(DATA / "cnmc")
+    cells = real_cnmc
     groups = np.array(cells.groups)
     folds = {name: tuple(np.flatnonzero(groups == name).tolist()) for name in sorted(set(cells.groups))}
     with pytest.raises(LeakError, match=r"51 \(fold_1 and fold_2\)"):

@@ -1,7 +1,6 @@
 """`devices`: training on several devices, on processors that pretend to be two."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from other_backends import environment
 
 from leukaemia_zoo.common import hardware
 from leukaemia_zoo.common.hardware import number_of_devices
@@ -48,21 +48,14 @@ def test_devices_that_are_not_there_or_cannot_share_are_refused(four, monkeypatc
             number_of_devices(wanted)
 
 
-def _run(backend, count, folder):
-    environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    out = folder / f"{count}.json"
-    command = [sys.executable, str(SCRIPT), str(count), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(out.read_text())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_devices_train_as_one_does(backend, tmp_path):
-    pytest.importorskip(backend)
-    one, two = (_run(backend, count, tmp_path) for count in (1, 2))
+    out = tmp_path / "found.json"
+    pretended = environment(backend, "--xla_force_host_platform_device_count=2")
+    done = subprocess.run([sys.executable, SCRIPT, out], env=pretended, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    one, two = json.loads(out.read_text())
     assert (one["spread"], two["spread"]) == (1, 2)
     assert one["finite"]
     assert two["finite"]

@@ -104,6 +104,7 @@ def test_golden_cells_are_judged_as_keras_judged_them(name):
     np.testing.assert_allclose(network.probabilities(cells), expected, atol=TOLERANCE)
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("name", SMALL)
 def test_a_name_and_its_keras_model_say_the_same(name, draw_cell):
     from leukaemia_zoo import load_model

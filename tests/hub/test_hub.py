@@ -27,6 +27,7 @@ from leukaemia_zoo import Preprocessing, load_model
 from leukaemia_zoo.zoo import ModelConfig
 from leukaemia_zoo.zoo.registry import WeightSpec
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE
+from leukaemia_zoo.zoo.tensors import read_tensors
 
 CLIENT = Path(__file__).parents[1] / "hub_client.py"
 NAME = "resnet50.test"
@@ -68,6 +69,7 @@ class Place:
         return kept | {
             **{"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1"},
             **{"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "*"},
+            "HUB_CLIENT_PAUSES_S": "0.02",
             **changes,
         }
 
@@ -255,7 +257,7 @@ SCENARIOS = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """All scenarios side by side, since some wait for half a minute: what the user saw, and the place."""
+    """All scenarios side by side, since some wait: what the user saw, and the place."""
     with contextlib.ExitStack() as stack, concurrent.futures.ThreadPoolExecutor(4) as pool:
         # Those that wait first, so that the others run meanwhile.
         order = sorted(SCENARIOS, key=lambda name: "always" not in name and "time-out" not in name)
@@ -321,7 +323,7 @@ def test_killed_in_the_midst_of_a_download_and_started_again(place):
     assert_as_on_the_page("killed during the download and started again", result.stderr)
 
 
-LOAD = """
+WITH_KERAS = """
 import sys
 from pathlib import Path
 import numpy as np
@@ -332,26 +334,53 @@ from leukaemia_zoo.zoo import registry
 registry.weights.cache_clear()
 files.resources.files = lambda package: Path(sys.argv[1])
 image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 255
+Path(sys.argv[3]).touch()
 print(np.asarray(lz.load_model(sys.argv[2])(image)).tolist())
+"""
+WITHOUT_KERAS = """
+import sys
+from pathlib import Path
+from leukaemia_zoo.common import files
+from leukaemia_zoo.zoo import registry, sources, tensors
+
+registry.weights.cache_clear()
+files.resources.files = lambda package: Path(sys.argv[1])
+Path(sys.argv[3]).touch()
+found = sources.find(sys.argv[2])
+print(found.spec.sha256, sum(float(values.sum()) for values in tensors.read_tensors(found.file).values()))
 """
 
 
 @pytest.mark.slow
 def test_eight_processes_at_once_load_a_cold_weight_that_is_fetched_once(place, tiny_folder):
+    """One of them gives it to Keras, which takes seconds to start; what all do before that is what they contend for."""
     weights = (tiny_folder / WEIGHTS_FILE).read_bytes()
     commit = place.hub.commit(REPO, {WEIGHTS_FILE: weights})
     row = json.loads((tiny_folder / CONFIG_FILE).read_text()) | {"name": NAME, "repo": REPO, "revision": commit}
     (place.folder / "weights.json").write_text(json.dumps([row]))
-    place.hub.fail(Fault("slow", host="storage", seconds=30))  # so that all are there before the first has it
+    slow = place.hub.fail(Fault("slow", host="storage", seconds=200))  # until all are there
     env = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", LOAD, place.folder, NAME]
+    programs = [WITH_KERAS, *[WITHOUT_KERAS] * 7]
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(place.start(command=command, env=env)) for _ in range(8)]
+        marks = [place.folder / f"{number}.ready" for number in range(8)]
+        commands = [
+            [sys.executable, "-c", program, place.folder, NAME, mark]
+            for program, mark in zip(programs, marks, strict=True)
+        ]
+        processes = [stack.enter_context(place.start(command=command, env=env)) for command in commands]
+        deadline = time.monotonic() + 150
+        while not all(mark.exists() for mark in marks) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert slow.hits
+        assert not list(place.home.rglob(WEIGHTS_FILE)), "nobody has it before all ask for it"
+        time.sleep(0.5)  # from a process' mark to its question
+        slow.seconds = 0.0
         results = [(*process.communicate(timeout=400), process.returncode) for process in processes]
     assert [status for _, _, status in results] == [0] * 8, results
     image = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) % 255
-    expected = str(np.asarray(load_model(tiny_folder)(image)).tolist())
-    assert {out.strip() for out, _, _ in results} == {expected}
+    assert results[0][0].strip() == str(np.asarray(load_model(tiny_folder)(image)).tolist())
+    total = sum(float(values.sum()) for values in read_tensors(tiny_folder / WEIGHTS_FILE).values())
+    assert {out.strip() for out, _, _ in results[1:]} == {f"{row['sha256']} {total}"}
     assert_as_on_the_page("eight processes at once", "")
     assert place.bodies() == 1
 

@@ -64,6 +64,7 @@ def by_hand(model, frames):
 # --- what goes in ---
 
 
+@pytest.mark.graphs
 def test_files_and_arrays_give_what_the_network_gives(tiny_model, files, frames):
     expected = by_hand(tiny_model, frames)
     for images in (files, [str(path) for path in files], frames, np.stack(frames), np.array([str(p) for p in files])):
@@ -509,6 +510,7 @@ def test_golden_outputs_are_there_for_every_weight():
     assert sorted(GOLDEN) == sorted(registry.weights()), "run: python tools/golden_outputs.py"
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("name", EVERY)
 def test_shipped_weights_say_what_they_said(name):
     """A weight, its preprocessing and its views give what they gave when it was put into the zoo."""

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from other_backends import environment
 from PIL import Image
 
 from leukaemia_zoo import load_model, predict, read_data
@@ -63,8 +63,6 @@ RESTAINED = {
     "distillation": {"restain": 0.3, "pairs": [[f"conv_pw_{n}_relu"] * 2 for n in (3, 5, 6, 8)]},
 }
 """A `mobilenet` that begins as its teacher and learns to see the same in another stain."""
-
-pytestmark = pytest.mark.usefixtures("steps_without_graphs")
 
 
 @pytest.fixture(scope="module")
@@ -599,7 +597,7 @@ def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path)
         )
 
 
-@pytest.mark.usefixtures("steps_in_graphs")
+@pytest.mark.graphs
 @pytest.mark.parametrize("turned", [False, True])
 def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe, turned):
     student = new_network(recipe, 2, 0)
@@ -612,7 +610,7 @@ def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teac
         np.testing.assert_array_equal(value, expected)
 
 
-@pytest.mark.usefixtures("steps_in_graphs")
+@pytest.mark.graphs
 def test_a_network_of_the_teachers_layers_learns_to_see_the_same_in_another_stain(cells, teacher):
     changes = {"epochs": 4, "steps_per_epoch": 8, "batch_size": 8, "colour": 0.2, "learning_rate": 0.001}
     recipe = recipe_for("mobilenet", {**RESTAINED, "distillation": {**RESTAINED["distillation"], **changes}})
@@ -663,24 +661,25 @@ def test_the_teacher_is_checked(teacher, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_command_trains_on_every_backend(cells, teacher, tmp_path, backend):
-    pytest.importorskip(backend)
+    variables = environment(backend)
     (tmp_path / "recipe.json").write_text(json.dumps({**SMALL, "fine_tune_epochs": 1}))
     data, run = cells.paths[0].parents[1], tmp_path / "run"
-    environment = os.environ | {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
 
-    def command(*arguments):
-        line = [sys.executable, "-m", "leukaemia_zoo", *map(str, arguments)]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout
-
+    both = tmp_path / "both.json"  # one process: each begins by importing the backend
     options = ["--out", run, "--teacher", teacher, "--recipe", tmp_path / "recipe.json"]
-    told = command("train", "cnn_attention", "--data", data, *options)
-    assert "weights: random from seed 0" in told
+    trains = ["train", "cnn_attention", "--data", data, *options]
+    predicts = ["predict", data, "--model", run, "--csv", tmp_path / "there.csv", "--quiet"]
+    both.write_text(json.dumps([trains, predicts], default=str))
+    code = "import json, sys; from leukaemia_zoo.cli.app import main; commands = json.load(open(sys.argv[1]))"
+    code += "; sys.exit(max(map(main, commands)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, both], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "weights: random from seed 0" in done.stdout
     record = json.loads((run / "training.json").read_text())
     assert record["versions"]["backend"] == backend
     assert [row["stage"] for row in record["curves"]] == ["classifier", "classifier", "fine-tuning"]
-    command("predict", data, "--model", run, "--csv", tmp_path / "there.csv", "--quiet")
     rows = _rows(tmp_path / "there.csv")
     found = predict(load_model(run), [row["path"] for row in rows])  # on TensorFlow
     np.testing.assert_allclose(found.probabilities[:, 1], [float(row["p_all"]) for row in rows], atol=1e-3)

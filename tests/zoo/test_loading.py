@@ -90,6 +90,7 @@ def one_sentence(error):
 # --- saving and loading ---
 
 
+@pytest.mark.graphs
 @pytest.mark.parametrize("half", [False, True])
 def test_round_trip(tiny_model, tmp_path, half):
     spec = save_model(tiny_model, tmp_path / "new" / "model", half=half, licence="CC0", citation="nobody")
