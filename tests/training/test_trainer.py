@@ -464,9 +464,9 @@ def test_a_trunk_tells_the_record_what_it_was_distilled_on(cells, teacher, recip
 
 
 def test_the_classifier_of_a_weight_is_learnt_anew_on_its_trunk(cells, tmp_path):
-    spec = weights()["cnn_attention.pbc_cnmc"]
+    spec = weights()["cnn_attention.cnmc"]
     few = {"validation_folds": 3, "validation_share": 0.34}
-    settings = {"recipe": recipe_for(spec.name, few), "trunk": spec.name, "log": str.strip}
+    settings = {"recipe": recipe_for("cnn_attention", few), "trunk": spec.name, "log": str.strip}
     own = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=2, **settings).record
     model = train("cnn_attention", cells, tmp_path / "run", **settings)
     record = json.loads((tmp_path / "run" / "training.json").read_text())
