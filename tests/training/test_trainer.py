@@ -212,7 +212,7 @@ def test_the_limit_is_that_of_cells_that_were_held_out(trained, cells, recipe):
         deviation = np.sqrt(weights @ (taught - mean) ** 2) + 1e-6
         scores.extend(np.sqrt(np.mean(((embeddings.predicted[held_out] - mean) / deviation) ** 2, axis=1)))
     # float16 kernels on the way
-    assert model.zoo.ood_limit == pytest.approx(np.quantile(scores, 0.99), rel=0.01)
+    assert model.zoo.ood_limit == pytest.approx(np.quantile(scores, 0.99), rel=0.02)
     assert np.mean(ood_scores(model, cells.paths)) < np.mean(scores)
 
 

@@ -225,7 +225,7 @@ def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
 
 def find_trunk(trunk: str | Path | None) -> Path | None:
     """The file of a trunk: as given, or that of a weight of the zoo or of a saved model."""
-    if trunk is None or Path(trunk).is_file():
+    if trunk is None or Path(trunk).is_file() or Path(trunk).suffix == ".safetensors":
         return None if trunk is None else Path(trunk)
     found = sources.find(str(trunk))
     if refit_recipe(found.spec) is None:
