@@ -22,8 +22,9 @@ from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, weights
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tools"))
+sys.path.append(str(ROOT / "tools"))  # MkDocs takes it back when the hook is loaded
 
+import page_parity as _parity  # noqa: E402
 import render_figures as _figures  # noqa: E402
 
 MARK = re.compile(r"^<!-- zoo: (\w+)(?: (.+?))? -->$", re.MULTILINE)
@@ -256,9 +257,7 @@ def _linked(text: str) -> str:
 
 def page_parity(_: str) -> str:
     """How far the page in the browser is from Python."""
-    from page_parity import RESULTS, table
-
-    return table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    return _parity.table(json.loads(_parity.RESULTS.read_text(encoding="utf-8")))
 
 
 RENDERERS: dict[str, Callable[[str], str]] = {
