@@ -344,9 +344,9 @@ def test_no_more_than_a_few_are_begun_ahead():
 def test_views_can_be_fewer(draw_cell):
     network = Network.load("cnn")
     batch = network.zoo.preprocessing(draw_cell())[None]
-    eight = np.mean([network.embeddings(view, views=1) for view in symmetric_views(batch, 8)], axis=0)
-    np.testing.assert_allclose(network.embeddings(batch), eight, atol=1e-4)
-    assert np.abs(network.embeddings(batch, views=1) - eight).max() > 1e-3
+    four = np.mean([network.embeddings(view, views=1) for view in symmetric_views(batch, 4)], axis=0)
+    np.testing.assert_allclose(network.embeddings(batch), four, atol=1e-4)
+    assert np.abs(network.embeddings(batch, views=1) - four).max() > 1e-3
 
 
 def test_the_cell_in_a_folder_is_the_cell_in_an_array():

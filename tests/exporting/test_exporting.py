@@ -216,11 +216,11 @@ def test_a_saved_model_says_the_same_of_any_number_of_cells(tmp_path, tensorflow
     found = run(images=tensorflow.constant(cells.astype(np.float32)))
     embeddings = network.embeddings(cells)
     np.testing.assert_allclose(found["probabilities"], network.probabilities(cells), atol=TOLERANCE)
-    np.testing.assert_allclose(found["embeddings"], embeddings, atol=2e-3)
+    np.testing.assert_allclose(found["embeddings"], embeddings, atol=2e-3, rtol=1e-5)
     np.testing.assert_allclose(found["ood_score"], network.scores(embeddings), rtol=1e-3)
     about = json.loads((tmp_path / "cells" / "assets.extra" / "leukaemia_zoo.json").read_text(encoding="utf-8"))
     assert json.loads(about["classes"]) == ["hem", "all"]
-    assert about["views"] == "8"
+    assert about["views"] == "4"
     assert about["note"].startswith("For research only")
     with pytest.raises(DataError, match="is there already"):
         export("cnn_attention", tmp_path / "cells", to="saved_model")
