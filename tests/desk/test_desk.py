@@ -284,8 +284,9 @@ def test_the_space_is_what_hugging_face_takes(monkeypatch):
         calls.append((models, about["host"]))
         return Served()
 
-    monkeypatch.setattr("leukaemia_zoo.desk.page.serve", serve)
+    # This one first: looked up after the other, the replaced one would stay.
     monkeypatch.setattr("leukaemia_zoo.desk.serve", serve, raising=False)
+    monkeypatch.setattr("leukaemia_zoo.desk.page.serve", serve)
     runpy.run_path(str(space / "app.py"), run_name="__main__")
     (models, host), waits = calls
     assert (host, waits) == (None, "waits")
