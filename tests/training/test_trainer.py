@@ -38,6 +38,7 @@ from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.trainer import train
 from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo import build_model
+from leukaemia_zoo.zoo.augmentation import turned
 from leukaemia_zoo.zoo.registry import weights
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
@@ -628,12 +629,12 @@ def test_a_network_of_the_teachers_layers_learns_to_see_the_same_in_another_stai
 
 def test_what_the_teacher_sees_turned_is_turned_back():
     maps = np.random.default_rng(0).random((32, 5, 5, 2)).astype("float32")
-    chosen = distillation._Chances(seed=0)(maps, training=True)
-    turned = np.asarray(distillation._turned(maps, chosen))
-    ways = {tuple(way) for way in np.asarray(chosen).reshape(-1, 3).tolist()}
-    assert len(ways) == 8
-    assert sum(np.array_equal(one, other) for one, other in zip(turned, maps, strict=True)) < 16
-    np.testing.assert_array_equal(np.asarray(distillation._turned(turned, chosen, back=True)), maps)
+    coins = np.asarray(distillation._Coins(seed=0)(maps, training=True))
+    assert len({tuple(way) for way in coins.reshape(-1, 3).tolist()}) == 8
+    chosen = [coins[..., number : number + 1] > 0.5 for number in range(3)]
+    shown = np.asarray(turned(maps, chosen))
+    assert sum(np.array_equal(one, other) for one, other in zip(shown, maps, strict=True)) < 16
+    np.testing.assert_array_equal(np.asarray(turned(shown, chosen, back=True)), maps)
 
 
 def test_restaining_takes_layers_of_the_teacher(teacher):

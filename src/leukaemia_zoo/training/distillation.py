@@ -29,7 +29,7 @@ from leukaemia_zoo.training.recipes import DistillationRecipe, Recipe
 from leukaemia_zoo.training.runs import RunState, TimeLeft, optimiser, reseed
 from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
-from leukaemia_zoo.zoo.augmentation import CellAugmentation
+from leukaemia_zoo.zoo.augmentation import CellAugmentation, turned
 from leukaemia_zoo.zoo.layers import CellMask
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config
 
@@ -163,8 +163,9 @@ def distil(
     # The views are made here and not in the model's own graph, because teacher and student must see the same ones.
     views = augmentation(inputs, training=True)
     if recipe.turned_teacher:
-        chosen = _Chances(seed=seed + 2)(views, training=True)
-        maps = [_turned(target, chosen, back=True) for target in _as_list(teacher(_turned(views, chosen)))]
+        coins = _Coins(seed=seed + 2)(views, training=True)
+        chosen = [coins[..., number : number + 1] > 0.5 for number in range(3)]
+        maps = [turned(target, chosen, back=True) for target in _as_list(teacher(turned(views, chosen)))]
     else:
         maps = _as_list(teacher(views, training=False))
     targets = dict(zip(names, maps, strict=True))
@@ -272,8 +273,8 @@ def _imitation_loss(features: Any, target: Any, mask: Any, name: str) -> Any:
     return ops.sum(error * weight, axis=(1, 2, 3)) / (ops.sum(weight, axis=(1, 2, 3)) + 1e-3)
 
 
-class _Chances(CellAugmentation):
-    """Three throws of a coin for each view, (batch, 1, 1, 3): which symmetries of a square it is to be turned by."""
+class _Coins(CellAugmentation):
+    """Three throws of a coin for each view, 0 or 1, (batch, 1, 1, 3): see `turned`."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed=seed)
@@ -283,14 +284,6 @@ class _Chances(CellAugmentation):
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], 1, 1, 3)
-
-
-def _turned(maps: Any, chosen: Any, back: bool = False) -> Any:
-    """Flip along rows, flip along columns and swap the two, as `chosen` says of each; or undo it."""
-    changes = [lambda x: ops.flip(x, axis=1), lambda x: ops.flip(x, axis=2), lambda x: ops.transpose(x, (0, 2, 1, 3))]
-    for number in (2, 1, 0) if back else (0, 1, 2):
-        maps = ops.where(chosen[..., number : number + 1] > 0.5, changes[number](maps), maps)
-    return maps
 
 
 class _Restained(CellAugmentation):

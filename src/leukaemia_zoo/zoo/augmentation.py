@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -106,15 +107,9 @@ class CellAugmentation(keras.layers.Layer):
         )
 
     def _quarter_turn(self, images: Any) -> Any:
-        """Mirror along either side and swap the sides, each by chance: the eight symmetries of a square."""
-        for change in (
-            lambda x: ops.flip(x, axis=1),
-            lambda x: ops.flip(x, axis=2),
-            lambda x: ops.transpose(x, (0, 2, 1, 3)),
-        ):
-            chosen = self._uniform((ops.shape(images)[0], 1, 1, 1), 0.0, 1.0) < 0.5
-            images = ops.where(chosen, change(images), images)
-        return images
+        """Each of the eight symmetries of a square by chance."""
+        count = ops.shape(images)[0]
+        return turned(images, [self._uniform((count, 1, 1, 1), 0.0, 1.0) < 0.5 for _ in range(3)])
 
     def _cut_out(self, images: Any) -> tuple[Any, Any]:
         """Cut a random blob out of frames that are not segmented; say which frames (batch, 1, 1, 1) were cut."""
@@ -163,3 +158,15 @@ class CellAugmentation(keras.layers.Layer):
         """Plain configuration."""
         names = ("zoom", "shift", "colour", "any_angle", "cut_out", "seed")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def turned(images: Any, chosen: Sequence[Any], back: bool = False) -> Any:
+    """Mirror images or feature maps along either side and swap the sides, each where it is chosen; or undo that.
+
+    The three of `chosen` are booleans of the shape (batch, 1, 1, 1).
+    """
+    changes = (lambda x: ops.flip(x, axis=1), lambda x: ops.flip(x, axis=2), lambda x: ops.transpose(x, (0, 2, 1, 3)))
+    steps = list(zip(chosen, changes, strict=True))
+    for where, change in reversed(steps) if back else steps:
+        images = ops.where(where, change(images), images)
+    return images
