@@ -206,23 +206,23 @@ def _deal_people(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generato
         members = np.flatnonzero(main_class == label)
         places = np.repeat(np.arange(len(shares)), _part_sizes(len(members), shares))
         part_of_person[members] = _best_order(counts[members], places, shares, rng)
-    if _dealt(part_of_person, counts, shares).all():
-        return part_of_person
+    wanted = shares[:, None] * counts.sum(axis=0)
+    if _dealt(part_of_person, counts, wanted).all() or (counts > 0).sum(axis=0).min() < len(shares):
+        return part_of_person  # or there are too few people with a class, in whatever order
     # A class that is few people's main class was left to chance.
-    others = [_rarest_class_first(counts, shares, rng) for _ in range(_ORDERS)]
+    others = [_rarest_class_first(counts, wanted, rng) for _ in range(_ORDERS)]
     return min(
-        others, key=lambda parts: (np.sum(_dealt(parts, counts, shares) == 0), _deviation(parts, counts, shares))
+        others, key=lambda parts: (np.sum(_dealt(parts, counts, wanted) == 0), _deviation(parts, counts, wanted))
     )
 
 
-def _rarest_class_first(counts: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _rarest_class_first(counts: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Deal somebody with each class to each part, the rarest class first, then whoever is left where most is wanted."""
     part_of_person = np.full(len(counts), -1)
-    wanted = shares[:, None] * counts.sum(axis=0)
     dealt = np.zeros_like(wanted)
     order = rng.permutation(len(counts))
     for label in np.argsort((counts > 0).sum(axis=0), kind="stable"):
-        for part in rng.permutation(len(shares)):
+        for part in rng.permutation(len(wanted)):
             free = order[(part_of_person[order] < 0) & (counts[order, label] > 0)]
             if dealt[part, label] == 0 and len(free):
                 part_of_person[free[0]] = part
@@ -234,16 +234,16 @@ def _rarest_class_first(counts: np.ndarray, shares: np.ndarray, rng: np.random.G
     return part_of_person
 
 
-def _dealt(part_of_person: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Cells of each class in each part, (parts, classes)."""
-    dealt = np.zeros((len(shares), counts.shape[1]))
+def _dealt(part_of_person: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Cells of each class in each part, (parts, classes) as are those that are wanted."""
+    dealt = np.zeros_like(wanted)
     np.add.at(dealt, part_of_person, counts)
     return dealt
 
 
-def _deviation(part_of_person: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> float:
-    """By how many cells the parts differ from their shares."""
-    return float(np.abs(_dealt(part_of_person, counts, shares) - shares[:, None] * counts.sum(axis=0)).sum())
+def _deviation(part_of_person: np.ndarray, counts: np.ndarray, wanted: np.ndarray) -> float:
+    """By how many cells the parts differ from what is wanted."""
+    return float(np.abs(_dealt(part_of_person, counts, wanted) - wanted).sum())
 
 
 def _part_sizes(people: int, shares: np.ndarray) -> np.ndarray:
@@ -261,10 +261,11 @@ def _part_sizes(people: int, shares: np.ndarray) -> np.ndarray:
 
 def _best_order(counts: np.ndarray, places: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the places in the random order whose parts come nearest to their shares of the cells."""
+    wanted = shares[:, None] * counts.sum(axis=0)
     best, least = places, np.inf
     for _ in range(_TRIALS):
         order = rng.permutation(places)
-        deviation = _deviation(order, counts, shares)
+        deviation = _deviation(order, counts, wanted)
         if deviation < least:
             best, least = order, deviation
         if least <= len(shares):  # one cell a part: nothing left to gain
