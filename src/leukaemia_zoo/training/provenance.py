@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
-from leukaemia_zoo.common.files import sha256_of
+from leukaemia_zoo.common.files import plain, sha256_of
 from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
@@ -225,8 +224,10 @@ def cells_seen(initial: InitialWeights, cells: Cells) -> Overlap | None:
 
 def find_trunk(trunk: str | Path | None) -> Path | None:
     """The file of a trunk: as given, or that of a weight of the zoo or of a saved model."""
-    if trunk is None or Path(trunk).is_file() or Path(trunk).suffix == ".safetensors":
-        return None if trunk is None else Path(trunk)
+    if trunk is None:
+        return None
+    if Path(trunk).is_file() or Path(trunk).suffix == ".safetensors":
+        return Path(trunk)
     found = sources.find(str(trunk))
     if refit_recipe(found.spec) is None:
         raise DataError(
@@ -249,7 +250,7 @@ def trunk_record(file: Path) -> dict[str, Any]:
     if spec is None or recipe is None:
         return {}
     known = {key: value for key, value in spec.training["distillation"].items() if key != "sha256"}
-    settings = json.loads(json.dumps(recipe.to_dict()))["distillation"]
+    settings = plain(recipe.to_dict()["distillation"])
     init = spec.training.get("init", "random")
     begun = {"init": dict(init)} if init != "random" else {}
     return {"recipe": settings, **known, **begun, "taken_from": spec.name, "data": [dict(row) for row in spec.data]}
