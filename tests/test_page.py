@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -159,13 +160,19 @@ def test_verdicts_and_subjects_follow_the_rules_of_python():
     code = f"""import {{ subjectOf, verdictOf }} from '{module("results.mjs")}';
         const model = {{ classes: given.classes, verdict_limits: given.limits }};
         tell({{ verdicts: given.p.map((row) => verdictOf(row, model)),
+                strict: given.p.map((row) => verdictOf(row, {{ ...model, verdict_limits: given.strict }})),
                 none: verdictOf(given.p[0], {{ ...model, verdict_limits: null }}),
                 subjects: given.names.map((name) => subjectOf(name, given.merged)) }});"""
+    strict = dataclasses.replace(limits, default=(0.2, 0.2))  # rules "all" out up to 0.78, and so where it is likeliest
     given = {"classes": config.class_names, "limits": limits.to_dict(), "p": probabilities.tolist(), "names": names}
+    given |= {"strict": strict.to_dict()}
     found = node(code, {**given, "merged": dict(MERGED_SUBJECTS)})
-    codes = verdict_codes(probabilities, limits.at())
-    assert found["verdicts"] == [UNCERTAIN if code < 0 else config.class_names[code] for code in codes]
+    for verdicts, at in ((found["verdicts"], limits.at()), (found["strict"], strict.at())):
+        codes = verdict_codes(probabilities, at)
+        assert verdicts == [UNCERTAIN if code < 0 else config.class_names[code] for code in codes]
     assert len(set(found["verdicts"])) == 3
+    likeliest = [config.class_names[place] for place in probabilities.argmax(axis=1)]
+    assert set(zip(likeliest, found["strict"], strict=True)) >= {("all", "hem"), ("all", "all"), ("hem", "hem")}
     assert found["none"] is None
     assert found["subjects"] == [subject_from_name(name) for name in names] == ["H3", "20", None, None, "H1"]
 

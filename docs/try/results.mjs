@@ -21,7 +21,8 @@ export function verdictOf(probabilities, model) {
   if (!model.verdict_limits) return null;
   const { rates, limits, default: chosen } = model.verdict_limits;
   const left = model.classes.filter((name, i) => probabilities[i] >= limits[name][rates.indexOf(chosen[name])]);
-  return left.length > 1 ? UNCERTAIN : model.classes[largest(probabilities)];
+  if (left.length > 1) return UNCERTAIN;
+  return left[0] ?? model.classes[largest(probabilities)];
 }
 
 /** One record a cell, with the columns of the CSV. */

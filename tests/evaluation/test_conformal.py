@@ -60,6 +60,20 @@ def test_too_few_people_never_rule_a_class_out():
     assert (verdict_codes(rng.dirichlet([1, 1], 50), limits.at(0.05)) == UNCERTAIN_CODE).all()
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_class_is_missed_only_where_it_is_ruled_out_as_its_miss_rate_promises(classes):
+    """Limits above 0.5, as weights that are mostly sure have them, rule out the likeliest class too."""
+    rng = np.random.default_rng(11)
+    p, limits = rng.dirichlet([1] * classes, 2000), rng.uniform(0, 1, (2000, classes))
+    codes = np.array([verdict_codes(row[None], limit)[0] for row, limit in zip(p, limits, strict=True)])
+    left = p >= limits
+    missed = (codes[:, None] != np.arange(classes)) & (codes[:, None] != UNCERTAIN_CODE)
+    assert not (missed & left).any()
+    one = left.sum(axis=1) == 1
+    assert (codes[one] == left[one].argmax(axis=1)).all()
+    assert (codes[one] != p[one].argmax(axis=1)).any()
+
+
 def test_a_higher_miss_rate_refers_fewer_cells():
     rng = np.random.default_rng(3)
     labels, p, owners = _cells(rng, (60, 60))

@@ -1,6 +1,7 @@
 """From fields to cells with verdicts: what is left, what others read of it, and runs that were interrupted."""
 
 import csv
+import dataclasses
 import doctest
 import json
 import sys
@@ -13,7 +14,9 @@ from PIL import Image
 
 import leukaemia_zoo as lz
 from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.common.run_folder import RUN
+from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import CytologyMissingError, DataError, ImageError, SlidesMissingError, UnknownNameError
 from leukaemia_zoo.examination import field as field_module
 from leukaemia_zoo.examination import folder, outlines, picture
@@ -85,8 +88,17 @@ def test_the_answer_says_what_is_left_of_a_verdict(limited_folder, pixels):
     """By the limits of this model no class can be ruled out for cells around a grey level of 120."""
     found = examine_field(pixels, limited_folder, micrometres_per_pixel=SCALE)
     for one in found.cells[:2]:
-        assert one.answer == ("uncertain" if one.prediction.verdict == "uncertain" else one.prediction.label)
+        assert one.answer == one.prediction.verdict
     assert len({colours_of(("hem", "all"))[name] for name in ("hem", "all", "uncertain", UNFAMILIAR, CUT)}) == 5
+
+
+def test_the_answer_is_the_class_that_is_left_where_the_likeliest_is_ruled_out(limited_folder, pixels):
+    network = Network.load(limited_folder)
+    limits = VerdictLimits(("hem", "all"), (0.1,), ((1.0,), (0.0,)), (26, 47), (0.1, 0.1), 0.0)
+    network.zoo = dataclasses.replace(network.zoo, verdict_limits=limits)
+    found = examine_field(pixels, network, micrometres_per_pixel=SCALE)
+    assert [one.answer for one in found.cells] == ["all", "all", CUT]
+    assert "hem" in [one.prediction.label for one in found.cells[:2]]
 
 
 # --- outlines ---

@@ -100,12 +100,15 @@ def _count(value: Any) -> int:
 def verdict_codes(probabilities: npt.ArrayLike, limits: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """The class of each cell, int64 (N,), or `UNCERTAIN_CODE` where two or more classes are not ruled out.
 
-    Where every class is ruled out it is the likeliest, which costs no class more than its miss rate.
+    The class that is left need not be the likeliest: that one may lie below a limit above 0.5. Where every class is
+    ruled out it is the likeliest, which costs no class more than its miss rate.
 
     Example:
         >>> verdict_codes([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]], [0.3, 0.3]).tolist()
         [0, -1, 1]
+        >>> verdict_codes([[0.3, 0.7]], [0.2, 0.8]).tolist()
+        [0]
     """
     p = np.asarray(probabilities, float)
     left = p >= np.asarray(limits, float)
-    return np.where(left.sum(axis=1) > 1, UNCERTAIN_CODE, p.argmax(axis=1)).astype(np.int64)
+    return np.where(left.sum(axis=1) > 1, UNCERTAIN_CODE, (left + p / 2).argmax(axis=1)).astype(np.int64)

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from leukaemia_zoo.cells.images import read_image
-from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import ArchitectureError, BackendError, DataError, ImageError
 from leukaemia_zoo.prediction.results import CellTally, Prediction, SubjectTally
@@ -88,10 +87,10 @@ def caption(prediction: Prediction) -> str:
     if prediction.probabilities is None:
         return f"{prediction.path}: not read"
     likeliest = f"{prediction.label} {max(prediction.probabilities):.3f}"
-    uncertain = prediction.verdict == UNCERTAIN
+    agreed = prediction.verdict in (None, prediction.label)
     return (
         f"{prediction.path}: "
-        + (f"{UNCERTAIN} ({likeliest})" if uncertain else likeliest)
+        + (likeliest if agreed else f"{prediction.verdict} ({likeliest})")
         + (", unfamiliar" if prediction.unfamiliar else "")
     )
 

@@ -44,8 +44,8 @@ class ExaminedCell:
         cell: Its frame, box, mask and area.
         prediction: What the network says.
         answer: What is left of that: ``"cut"`` where the border cuts the cell, so that its size says nothing;
-            ``"unfamiliar"`` where its score is above the limit of the model; ``"uncertain"`` where no class could be
-            ruled out; else the class.
+            ``"unfamiliar"`` where its score is above the limit of the model; else the verdict, ``"uncertain"`` or a
+            class; the likeliest class where the model has no limits of verdicts.
     """
 
     number: int
@@ -156,7 +156,7 @@ def _answer(cell: ExtractedCell, prediction: Prediction) -> str:
         return CUT
     if prediction.unfamiliar:
         return UNFAMILIAR
-    return str(UNCERTAIN if prediction.verdict == UNCERTAIN else prediction.label)
+    return str(prediction.verdict or prediction.label)
 
 
 def colours_of(class_names: tuple[str, ...]) -> Mapping[str, tuple[int, int, int]]:
