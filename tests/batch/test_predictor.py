@@ -54,6 +54,17 @@ def test_columns_of_arrays_frames_and_data_sets(predictor, draw_cell):
     np.testing.assert_allclose(predictor(structs)["p_all"].to_numpy(), expected[:, 1], rtol=0, atol=1e-6)
 
 
+def test_empty_fields_of_subjects_are_nobody(predictor, draw_cell):
+    """A data frame has NaN there, and makes decimals of the numbers beside them."""
+    frames = np.stack([draw_cell(seed) for seed in range(3)])
+    by_frame = lz.BatchPredictor(predictor.network, image="frame")
+    assert by_frame({"frame": frames, "subject": np.array([21, np.nan, 22])})["subject"].tolist() == ["21", None, "22"]
+    named = np.array(["a", np.nan, ""], object)
+    assert by_frame({"frame": frames, "subject": named})["subject"].tolist() == ["a", None, None]
+    (summary,) = lz.predict(predictor.network, frames, subjects=[np.nan, "a", "a"]).by_subject()
+    assert (summary.subject, summary.cells) == ("a", 2)
+
+
 def test_paths_are_read_and_subjects_kept(files):
     paths = [str(files[0]), str(files[-1])]
     by_path = lz.BatchPredictor("cnn_attention", image="path")

@@ -72,6 +72,16 @@ def test_parquet_of_bytes_keeps_its_columns(write_cells, tmp_path):
     assert broken["error"].startswith(broken["path"])
 
 
+def test_views_are_those_that_were_asked_for(write_cells, tmp_path, same):
+    cells = write_cells(tmp_path / "cells", 3)
+    predict_parquet(MODEL, [cells], tmp_path / "out", views=1)
+    one, default = (lz.predict(MODEL, cells, views=views).to_records() for views in (1, None))
+    same(rows_of(tmp_path / "out"), one)
+    assert one[0]["ood_score"] != pytest.approx(default[0]["ood_score"], abs=1e-3)
+    with pytest.raises(DataError, match="3"):
+        predict_parquet(MODEL, [cells], tmp_path / "other", views=3)
+
+
 def test_columns_that_cannot_be_kept(write_cells, tmp_path):
     files = sorted(write_cells(tmp_path / "cells", 2).iterdir())
     table = parquet_of(files, tmp_path / "a.parquet", label=["all"] * 2, mask=[b""] * 2)
@@ -122,8 +132,15 @@ def test_a_killed_run_goes_on_with_what_is_missing(write_cells, tmp_path, same):
     (cells / "z.png").write_bytes(next(cells.iterdir()).read_bytes())
     with pytest.raises(DataError, match="unfinished run with other settings"):
         predict_parquet("cnn", [cells], out)
-    outcome = predict_parquet(MODEL, [cells], out)
+    with pytest.raises(DataError, match="unfinished run with other settings"):
+        predict_parquet(MODEL, [cells], out, views=1)
+    told = []
+    outcome = predict_parquet(MODEL, [cells], out, log=told.append)
     assert (outcome.parts, outcome.found, outcome.cells) == (5, 2, 30)
+    assert told == [
+        f"Image files since the run began: 1 added ({cells / 'z.png'}). It goes on with those that it has listed; "
+        "restart (--restart) judges what is there now."
+    ]
     assert {name: (out / name).stat().st_mtime_ns for name in written} == written
     (cells / "z.png").unlink()
     same(rows_of(out), lz.predict(MODEL, cells).to_records())
@@ -134,7 +151,7 @@ def test_a_part_that_ends_each_of_its_workers_is_given_up(write_cells, tmp_path)
     tries.mkdir()
     (image,) = cells.iterdir()
     table = parquet_of([image], tmp_path / "cells.parquet")
-    work = Work(MODEL, b"", str(tmp_path), "image", ("cell",), None, "run")
+    work = Work(MODEL, b"", str(tmp_path), "image", ("cell",), None, None, "run")
     part = Part(0, str(table), (0,), 0, 1)
     graph = find_graph(lz.model_info(MODEL).weight.config, "")
 

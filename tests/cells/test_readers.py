@@ -615,6 +615,13 @@ def test_csv_merges_subjects_of_cnmc_only(tmp_path: Path) -> None:
     assert read_csv(without).subjects == ("20", None)
 
 
+def test_empty_subjects_of_a_program_are_nobody_and_not_one_person(tmp_path: Path) -> None:
+    for name in "ab":
+        paint(tmp_path / f"{name}.png")
+    given = write_csv(tmp_path / "t.csv", "path,label,subject", "a.png,x,nan", "b.png,y,nan")
+    assert read_csv(given).subjects == (None, None)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -623,6 +630,11 @@ def test_csv_merges_subjects_of_cnmc_only(tmp_path: Path) -> None:
         (("path,label", "a.png,x", "b.png,"), "Row 3 .* has no label"),
         (("path,label,subject", "a.png,x,P1", "b.png,y,"), "Row 3 .* has no subject"),
         (("path,label,subject", "a.png,x,", "b.png,y,P1"), "Row 2 .* has no subject"),
+        (
+            ("path,label,subject", "a.png,x,P1", "b.png,y,NA"),
+            r"Row 3 .* has no subject \(NA is none\)",
+        ),  # as R writes it
+        (("path,label", "a.png,x", "b.png,nan"), r"Row 3 .* has no label \(nan is none\)"),
         (("path,label", "a.png,x", "a.png,y"), "Row 3 .* again after row 2"),
         (("path,label", "a.png,Blast", "b.png,blast"), "one spelling"),
         (("file,label", "a.png,x"), "lacks the column path"),

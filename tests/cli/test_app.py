@@ -424,9 +424,31 @@ def test_subjects_by_path_and_by_name(run, two_wards, tiny_folder):
 def test_subjects_as_spreadsheets_write_them(run, two_wards, tiny_folder, encoding):
     content = f" Subject ;PATH\r\nAda ; {two_wards / 'a' / '1.bmp'}\r\nBob; 2.png \r\n;\r\n"
     (two_wards / "s.csv").write_bytes(content.encode(encoding))
-    found = subjects_of(run, two_wards, "--model", tiny_folder, "--subjects", two_wards / "s.csv")
-    assert found["b/2.png"] == "Bob"
-    assert found["a/1.bmp"] == "Ada"
+    status, _, _ = run(
+        *("predict", two_wards / "a", two_wards / "b", "--model", tiny_folder),
+        *("--subjects", two_wards / "s.csv", "--csv", two_wards / "o.csv"),
+    )
+    assert status == 0
+    assert [row["subject"] for row in read_rows(two_wards / "o.csv")] == ["Ada", "", "Bob"]
+
+
+def test_a_name_that_two_files_share_tells_nothing_of_the_one_that_is_not_listed(run, two_wards, tiny_folder):
+    """The cell of the other ward is somebody else's."""
+    write_subjects(two_wards / "s.csv", (two_wards / "a" / "1.bmp", "Ada"))
+    files = (two_wards / "a", two_wards / "b", "--model", tiny_folder, "--csv", two_wards / "o.csv")
+    status, _, err = run("predict", *files, "--subjects", two_wards / "s.csv")
+    assert status == 0
+    assert [row["subject"] for row in read_rows(two_wards / "o.csv")] == ["Ada", "", ""]
+    assert (
+        f"note: 1 files have no subject, since others have their name too, such as {two_wards / 'b' / '1.bmp'}" in err
+    )
+
+
+def test_subjects_are_printed_without_what_a_terminal_obeys(run, two_wards, tiny_folder):
+    write_subjects(two_wards / "s.csv", ("2.png", "\x1b[31mAda"))
+    out = run("predict", two_wards / "b", "--model", tiny_folder, "--subjects", two_wards / "s.csv")[1]
+    assert "\x1b" not in out
+    assert len(re.findall(r"\\x1b\[31mAda", out)) == 2
 
 
 def test_a_name_that_two_subjects_share_tells_nothing(run, two_wards, tiny_folder):

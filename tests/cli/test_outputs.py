@@ -232,6 +232,24 @@ def test_a_folder_of_our_name_that_is_not_ours_stays(run, draw_cell, tmp_path, t
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("words", "mistake"),
+    [
+        (("--cross-validate", 2, "--split", "split.json"), "makes its own folds and calibration: leave out --split"),
+        (
+            ("--cross-validate", 2, "--calibration", "cv"),
+            "makes its own folds and calibration: leave out --calibration",
+        ),
+        (("--keep-networks",), "--keep-networks is for --cross-validate"),
+    ],
+)
+def test_options_that_a_training_would_pass_over_are_refused(run, cells, tmp_path, words, mistake):
+    status, _, err = run("train", "cnn", "--data", cells, "--out", tmp_path / "out", "--teacher", "none", *words)
+    assert status == 2
+    assert mistake in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_models_are_saved_where_it_can_be_told(tiny_model, tmp_path):
     (tmp_path / "file").write_text("mine")
     for save in (save_model, save_pretrained):

@@ -44,7 +44,7 @@ def test_what_stands_after_ray_is_an_address_or_the_first_path(words, address, v
     calls = []
 
     def predict_parquet(model, paths, out, **settings):
-        calls.append((paths, settings["ray"], settings["keep"]))
+        calls.append((paths, settings["ray"], settings["keep"], settings["views"]))
         return Outcome(tmp_path, 1, 0, {"hem": 1, "all": 0}, 0, 0, 1, 0, 1.0)
 
     monkeypatch.setattr("leukaemia_zoo.batch.run.predict_parquet", predict_parquet)
@@ -52,14 +52,16 @@ def test_what_stands_after_ray_is_an_address_or_the_first_path(words, address, v
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
     words = [str(EXAMPLES) if word == "CELLS" else word for word in words]
-    assert main(["predict", *words, "--parquet", str(tmp_path / "out"), "--keep", "id", "--quiet"]) == 0
-    assert calls == [([str(EXAMPLES)], address, ["id"])]
+    assert main(["predict", *words, "--parquet", str(tmp_path / "out"), "--keep", "id", "--views", "2", "--quiet"]) == 0
+    assert calls == [([str(EXAMPLES)], address, ["id"], 2)]
 
 
 @pytest.mark.parametrize(
     ("words", "mistake"),
     [
         (["--parquet", "OUT", "--csv", "OUT.csv"], "--parquet writes Parquet alone: leave out --csv"),
+        (["--parquet", "OUT", "--precision", "int8"], "--parquet judges in float32: leave out --precision"),
+        (["--calibration", "OUT"], "--calibration is for --precision int8"),
         (["--ray", "auto"], "are for --parquet DIR"),
         (["--restart"], "are for --parquet DIR"),
     ],

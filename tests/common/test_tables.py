@@ -1,5 +1,6 @@
 """One reader for every table that a user gives: labels, subjects, the label file of C-NMC 2019."""
 
+import doctest
 import io
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from leukaemia_zoo.cells import cnmc
 from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data
 from leukaemia_zoo.cli.predictions import _subject_of_path
+from leukaemia_zoo.common import tables
 from leukaemia_zoo.common.tables import read_table
 from leukaemia_zoo.errors import DataError
 
@@ -22,6 +24,12 @@ def workbook() -> bytes:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("xl/workbook.xml", "<workbook/>")
     return file.getvalue()
+
+
+def test_the_examples_in_the_docstrings_run() -> None:
+    found = doctest.testmod(tables)
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ class Work:
         image: Column of the images; None where files are listed.
         keep: Columns to keep.
         miss_rate: As `predict` takes it.
+        views: As `predict` takes it.
         fingerprint: Of the run.
     """
 
@@ -46,12 +47,14 @@ class Work:
     image: str | None
     keep: tuple[str, ...]
     miss_rate: float | None
+    views: int | None
     fingerprint: str
 
     def predictor(self, threads: int | None = 1) -> BatchPredictor:
         """A network that is ready to judge."""
         network = Network.load(self.model, graph=self.graph)
-        return BatchPredictor(network, image=self.image or FILE_COLUMN, miss_rate=self.miss_rate, threads=threads)
+        image = self.image or FILE_COLUMN
+        return BatchPredictor(network, image=image, miss_rate=self.miss_rate, threads=threads, views=self.views)
 
 
 def judge_part(work: Work, part: Part, predictor: BatchPredictor) -> CellTally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -95,6 +96,27 @@ class Plan:
                     f"{file} has changed since the run began, so that its cells would be lost or judged twice: begin "
                     "anew with restart (--restart), or put the file back."
                 )
+
+    def changes(self, paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+        """One sentence if the image files are not those that were listed, which are judged all the same."""
+        if self.image is not None:
+            return ()
+        listing = Path(self.parts[0].file)
+        names = require("pyarrow.parquet").read_table(listing)[FILE_COLUMN].to_pylist()
+        listed, there = ({*map(os.fsdecode, names)}, {*map(str, _found(paths)[0])})
+        since = listing.stat().st_mtime_ns
+        found = {
+            "added": sorted(there - listed),
+            "removed": sorted(listed - there),
+            "changed": sorted(file for file in there & listed if _changed_at(file) > since),
+        }
+        told = [f"{len(files):,} {what} ({shortened(files, 2)})" for what, files in found.items() if files]
+        if not told:
+            return ()
+        return (
+            f"Image files since the run began: {', '.join(told)}. It goes on with those that it has listed; restart "
+            "(--restart) judges what is there now.",
+        )
 
 
 def require(name: str) -> Any:
@@ -245,6 +267,12 @@ def _may_hold_images(kind: Any) -> bool:
     if types.is_struct(kind):  # as Hugging Face's data sets have them
         return any(kind.field(number).name == "bytes" for number in range(kind.num_fields))
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _changed_at(file: str) -> int:
+    with contextlib.suppress(OSError):  # judging it will say why
+        return Path(file).stat().st_mtime_ns
+    return 0
 
 
 def _state(file: Path) -> tuple[int, int]:

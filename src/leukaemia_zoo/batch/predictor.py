@@ -31,9 +31,11 @@ class BatchPredictor:
         miss_rate: As `predict` takes it.
         threads: Images at once; None for as many as there are cores. A cluster starts a worker a core, so one is the
             default.
+        views: As `predict` takes it.
 
     Raises:
-        LeukaemiaZooError: As `load_model`; and DataError if the weight has no limits of verdicts for the miss rate.
+        LeukaemiaZooError: As `load_model`; and DataError if the weight has no limits of verdicts for the miss rate, or
+            there is no such number of views.
 
     Example:
         With Ray, `batch_format="pyarrow"` keeps the types of columns that hold nothing yet::
@@ -58,11 +60,12 @@ class BatchPredictor:
         image: str = "bytes",
         miss_rate: float | None = None,
         threads: int | None = 1,
+        views: int | None = None,
     ) -> None:
         self.network = model if isinstance(model, Network) else Network.load(model)
         self.image = image
-        self._settings: dict[str, Any] = {"miss_rate": miss_rate, "threads": threads}
-        iter_predictions(self.network, [], **self._settings)  # raises what is wrong with the miss rate
+        self._settings: dict[str, Any] = {"miss_rate": miss_rate, "threads": threads, "views": views}
+        iter_predictions(self.network, [], **self._settings)  # raises what is wrong with miss rate and views
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -130,8 +133,7 @@ class BatchPredictor:
             names: How to call each.
             subjects: Whose cell each is; None takes it from C-NMC names.
         """
-        owners = None if subjects is None else [None if owner is None else str(owner) for owner in subjects]
-        return iter_predictions(self.network, map(_item, images), names=names, subjects=owners, **self._settings)
+        return iter_predictions(self.network, map(_item, images), names=names, subjects=subjects, **self._settings)
 
 
 def with_verdicts(table: Any, predictions: Sequence[Prediction], class_names: Sequence[str]) -> Any:

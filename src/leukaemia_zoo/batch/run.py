@@ -67,6 +67,7 @@ def predict_parquet(
     image: str | None = None,
     keep: Sequence[str] | None = None,
     miss_rate: float | None = None,
+    views: int | None = None,
     ray: str | None = None,
     workers: int | None = None,
     most_cells: int | None = None,
@@ -86,6 +87,7 @@ def predict_parquet(
         image: The column of the images in Parquet files; None for the only one of bytes.
         keep: The columns to keep beside the verdicts; None for all but that of the images.
         miss_rate: As `predict` takes it.
+        views: As `predict` takes it.
         ray: Address of a Ray cluster, ``"local"`` for one that is started on this machine, or None to judge in this
             process without Ray.
         workers: Of the cluster, each on a core; None for all cores.
@@ -110,7 +112,7 @@ def predict_parquet(
     config = found.spec.config
     if Path(name).exists() and found.place == "path":
         name = os.path.abspath(name)  # noqa: PTH100 - workers have other working folders
-    settings = [found.spec.sha256, miss_rate, image, None if keep is None else [*keep], given]
+    settings = [found.spec.sha256, miss_rate, views, image, None if keep is None else [*keep], given]
     fingerprint = hashlib.sha256(json.dumps(settings).encode(errors="surrogateescape")).hexdigest()
     make_folder(out)
     run = RunFolder(out / RUN, fingerprint, restart)
@@ -118,8 +120,8 @@ def predict_parquet(
     if kept is None:
         _clear(out, restart)
     graph = find_graph(config, found.file)
-    work = Work(name, graph, str(out), image, (), miss_rate, fingerprint)
-    work.predictor()  # a mistake in weight or miss rate is told before anything is written
+    work = Work(name, graph, str(out), image, (), miss_rate, views, fingerprint)
+    work.predictor()  # a mistake in weight, miss rate or views is told before anything is written
     if kept is None:
         run.begin()
         try:
@@ -138,7 +140,8 @@ def predict_parquet(
     else:
         all_parts = Plan.from_dict(kept)
         all_parts.check_sources()
-    for line in all_parts.notes:
+    news = () if kept is None else all_parts.changes(given)
+    for line in (*all_parts.notes, *news):
         (log or silent)(line)
     work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
     tally, left, total = CellTally.of(config.class_names), [], all_parts.cells

@@ -195,20 +195,9 @@ def _from_arrays(
     else:
         numbers = given.astype(np.int64)
         names = class_names or tuple(f"class_{number}" for number in range(max(2, int(numbers.max(initial=0)) + 1)))
-    people = tuple(map(_subject, subjects)) if subjects is not None else (None,) * len(frames)
+    people = tuple(subjects) if subjects is not None else (None,) * len(frames)
     paths = tuple(Path(f"images[{row}]") for row in range(len(frames)))
     return Cells(paths, numbers, people, names, ("",) * len(frames), "arrays"), frames
-
-
-def _subject(given: Any) -> str | None:
-    """The name of a person, None where a column of a table is empty."""
-    if given is None or type(given).__name__ in ("NAType", "NaTType"):
-        return None
-    if isinstance(given, float | np.floating):
-        if np.isnan(given):
-            return None
-        given = int(given) if float(given).is_integer() else given  # numbers beside an empty field
-    return str(given).strip() or None
 
 
 def _in_order(table: Cells, class_names: tuple[str, ...] | None) -> Cells:

@@ -34,7 +34,7 @@ from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import Walk, link_fault, system_note, walk
-from leukaemia_zoo.common.tables import read_table
+from leukaemia_zoo.common.tables import NOTHING, read_table, subject_name
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import DataError
 
@@ -223,7 +223,8 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
     they are C-NMC's. Without a subject column, C-NMC names give the subject.
 
     Raises:
-        DataError: For a missing column, file, label or subject, or a file listed twice, with its row in the CSV.
+        DataError: For a missing column, file, label or subject, or a file listed twice, with its row in the CSV. Where
+            a program has written NA or nan, there is none.
 
     >>> read_csv("my_cells.csv").subjects
     ('P1', 'P2')
@@ -233,28 +234,33 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         raise DataError(f"There is no CSV file {path}: check the path.")
     folder = Path(root) if root is not None else path.parent
     table = read_table(path, ("path", "label"))
-    has_subjects = any(record.get("subject") for _, record in table.rows)
+    subjects = [subject_name(record.get("subject")) for _, record in table.rows]
+    has_subjects = any(subjects)
     class_names, spelt = class_names_of(record["label"] for _, record in table.rows)
 
     rows: list[_Row] = []
     first_seen: dict[str, int] = {}
-    for number, record in table.rows:
+    for (number, record), subject in zip(table.rows, subjects, strict=True):
         image = folder / record["path"]
         if not record["path"] or not os.path.isfile(image):  # noqa: PTH113 - False for a null byte, too
             if record["path"] and image.is_symlink():
                 raise DataError(f"Row {number} of {path}: {image} {link_fault(image)}")
             told = reason(image, 500)
             raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: mend its path.")
-        if not record["label"]:
-            raise DataError(f"Row {number} of {path} has no label: give a class name or leave the row out.")
-        if has_subjects and not record["subject"]:
+        if record["label"] in NOTHING:
             raise DataError(
-                f"Row {number} of {path} has no subject while others have: give every row its subject, or none."
+                f"Row {number} of {path} has no label{_as_written(record['label'])}: give a class name or leave the "
+                "row out."
+            )
+        if has_subjects and subject is None:
+            raise DataError(
+                f"Row {number} of {path} has no subject{_as_written(record['subject'])} while others have: give every "
+                "row its subject, or none."
             )
         before = first_seen.setdefault(os.path.realpath(image), number)
         if before != number:
             raise DataError(f"Row {number} of {path} lists {image} again after row {before}: remove one.")
-        rows.append(_Row(image, spelt[record["label"]], _csv_subject(image, record.get("subject")), ""))
+        rows.append(_Row(image, spelt[record["label"]], _csv_subject(image, subject), ""))
     further = [name for name in table.columns if name and name not in ("path", "label", "subject")]
     columns = {name: tuple(record[name] for _, record in table.rows) for name in further}
     return replace(_to_cells(rows, class_names, "csv", []), columns=columns)
@@ -365,6 +371,11 @@ def _cell_identity(path: Path) -> str:
 def _merged_names(rows: Iterable[_Row]) -> str:
     names = {name.subject for row in rows if (name := parse_cnmc_name(row.path))}
     return ", ".join(f"{name} = {MERGED_SUBJECTS[name]}" for name in MERGED_SUBJECTS if name in names)
+
+
+def _as_written(field: str) -> str:
+    """How a program has written an empty field, for a sentence."""
+    return f" ({field} is none)" if field else ""
 
 
 def _csv_subject(image: Path, given: str | None) -> str | None:

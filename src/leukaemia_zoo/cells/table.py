@@ -16,6 +16,7 @@ from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.limits import UNCERTAIN
+from leukaemia_zoo.common.tables import subject_name
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 
 _REFERENCE = Preprocessing((1, 1))
@@ -68,6 +69,8 @@ class Cells:
             )
         check_class_names(self.class_names)
         object.__setattr__(self, "labels", labels.astype(np.int64))
+        # Empty fields of a data frame would be one person called "nan".
+        object.__setattr__(self, "subjects", tuple(map(subject_name, self.subjects)))
 
     def __len__(self) -> int:
         return len(self.paths)

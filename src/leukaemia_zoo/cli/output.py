@@ -40,7 +40,7 @@ def row(prediction: Prediction, width: int, class_names: tuple[str, ...]) -> str
     """One prediction, with its path cut on the left to `width` columns."""
     path = printable(prediction.path)
     path = path if len(path) <= width else "…" + path[1 - width :]
-    start = f"{path:<{width}}  {prediction.subject or '-':<8}  "
+    start = f"{path:<{width}}  {printable(prediction.subject or '-'):<8}  "
     if prediction.probabilities is None:
         return f"{start}{'-':<{_label_width(class_names)}}  not read"
     columns = [f"{p:{max(len(n) + 2, 7)}.3f}" for n, p in zip(class_names, prediction.probabilities, strict=True)]
@@ -79,16 +79,17 @@ def summary(
         columns += ["unfamiliar"] if scored else []
         columns += ["verdict"]
         widths = [max(len(column), 7) for column in columns]
-        first = max(7, *(len(each.subject) for each in summaries))
+        subjects = [printable(each.subject) for each in summaries]
+        first = max(7, *map(len, subjects))
         titles = "  ".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
         yield f"\n{'subject':<{first}}  {'cells':>6}  {titles}"
-        for each in summaries:
+        for each, subject in zip(summaries, subjects, strict=True):
             values = [*map(str, each.counts), *(f"{p:.3f}" for p in each.mean_probabilities)]
             values += [str(each.uncertain)] if limited else []
             values += [str(each.unfamiliar)] if scored else []
             values += [each.label]
             cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
-            yield f"{each.subject:<{first}}  {each.cells:6d}  {cells}"
+            yield f"{subject:<{first}}  {each.cells:6d}  {cells}"
     parts = [f"{count} {name}" for name, count in tally.counts.items()]
     parts += [f"{tally.failed} not read"] if tally.failed else []
     yield f"\n{_count(tally.cells, what)} by {model}: {', '.join(parts)}."

@@ -8,7 +8,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,14 @@ def predict(
         inputs, ray = (ray, *inputs), ""
     if not inputs:
         raise click.UsageError("Missing argument 'PATH...'.", click.get_current_context())
+    if calibration is not None and precision != "int8":
+        raise DataError("--calibration is for --precision int8: name that too, or leave the cells out.")
     if parquet is not None:
+        if precision != "float32":
+            raise DataError("--parquet judges in float32: leave out --precision, or write --csv.")
         if given := [name for name, file in (("csv", csv_file), ("json", json_file), ("subjects", subjects)) if file]:
             raise DataError(f"--parquet writes Parquet alone: leave out --{given[0]}, or call twice.")
-        return _predict_parquet(inputs, model, parquet, ray, miss_rate, quiet, **settings)
+        return _predict_parquet(inputs, model, parquet, ray, miss_rate, views, quiet, **settings)
     if ray is not None or any(settings.values()):
         raise DataError(
             "--ray, --workers, --image-column, --keep and --restart are for --parquet DIR: name the folder."
@@ -128,16 +133,13 @@ def predict(
         _check_output(name, file)
     if not paths:
         raise ImageError(f"There are no images in {', '.join(inputs)}.")
-    subject_of = _subject_of_path(subjects) if subjects else {}
-    if subjects and not any(_look_up(subject_of, path) for path in paths):
-        raise DataError(f"{subjects} has a subject for none of the {len(paths)} files: compare their paths.")
+    owners = _owners(subjects, paths) if subjects else None
 
     from leukaemia_zoo.prediction.results import CellTally, SubjectTally
     from leukaemia_zoo.prediction.verdicts import iter_predictions, resolve_in
 
     with without_notes_of_the_backend():  # a network of a size of its own gets its graph from Keras, once
         network = resolve_in(precision, model, calibration)
-    owners = (_look_up(subject_of, path) for path in paths) if subjects else None
     predictions = iter_predictions(
         network, paths, subjects=owners, batch_size=batch_size, miss_rate=miss_rate, views=views
     )
@@ -189,6 +191,7 @@ def _predict_parquet(
     out: Path,
     ray: str | None,
     miss_rate: float | None,
+    views: int | None,
     quiet: bool,
     *,
     workers: int | None,
@@ -209,6 +212,7 @@ def _predict_parquet(
             image=image_column,
             keep=list(keep) or None,
             miss_rate=miss_rate,
+            views=views,
             ray=ray,
             workers=workers,
             restart=restart,
@@ -254,14 +258,14 @@ def _check_output(name: str, file: Path | None) -> None:
 
 def _subject_of_path(file: Path) -> dict[str, str]:
     """Subjects by the path, and by the bare file name, in a CSV."""
-    from leukaemia_zoo.common.tables import read_table
+    from leukaemia_zoo.common.tables import read_table, subject_name
 
     table = read_table(file, ("path", "subject"))
     by_path: dict[str, str] = {}
     by_name: dict[str, set[str]] = {}
     for line, row in table.rows:
-        path, subject = row["path"], row["subject"]
-        if not path or not subject:
+        path, subject = row["path"], subject_name(row["subject"])
+        if not path or subject is None:
             raise DataError(f"{file} lacks a path or a subject in row {line}.")
         if by_path.setdefault(os.path.normpath(path), subject) != subject:
             raise DataError(f"{file} gives {path} two subjects, {by_path[os.path.normpath(path)]} and {subject}.")
@@ -270,8 +274,28 @@ def _subject_of_path(file: Path) -> dict[str, str]:
     return {name: owners.pop() for name, owners in by_name.items() if len(owners) == 1} | by_path
 
 
-def _look_up(subjects: dict[str, str], path: Path) -> str | None:
-    return subjects.get(os.path.normpath(path), subjects.get(path.name)) or None
+def _owners(table: Path, paths: Sequence[Path]) -> list[str | None]:
+    """Whose each file is, by a CSV."""
+    subjects = _subject_of_path(table)
+    names = Counter(path.name for path in paths)
+    owners, unsure = [], []
+    for path in paths:
+        owner = subjects.get(os.path.normpath(path))
+        if owner is None and (by_name := subjects.get(path.name)) is not None:
+            # In two folders one name may be cells of two people.
+            if names[path.name] == 1:
+                owner = by_name
+            else:
+                unsure.append(path)
+        owners.append(owner)
+    if unsure:
+        tell(
+            f"note: {len(unsure):,} files have no subject, since others have their name too, such as "
+            f"{printable(str(unsure[0]))}: give their paths in {printable(str(table))} as they are given here."
+        )
+    if not any(owners):
+        raise DataError(f"{table} has a subject for none of the {len(paths)} files: compare their paths.")
+    return owners
 
 
 @contextlib.contextmanager

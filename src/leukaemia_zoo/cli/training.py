@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from leukaemia_zoo.cli import options, paths
+from leukaemia_zoo.errors import DataError
 
 
 @click.command()
@@ -76,6 +77,10 @@ def train(
     from leukaemia_zoo.common.run_folder import files_of_training
     from leukaemia_zoo.training.recipes import recipe_for
 
+    if cross_validate and (given := [name for name, file in (("split", split), ("calibration", calibration)) if file]):
+        raise DataError(f"A cross-validation makes its own folds and calibration: leave out --{given[0]}.")
+    if keep_networks and not cross_validate:
+        raise DataError("--keep-networks is for --cross-validate K: a training leaves its network anyway.")
     settings |= {"recipe": recipe_for(name, recipe), "teacher": None if teacher == "none" else teacher, "trunk": trunk}
     written = files_of_training(cross_validate, trunk is not None)
     refuse_to_overwrite([("the run's", out / file) for file in written], [("--data", data), ("--recipe", recipe)])

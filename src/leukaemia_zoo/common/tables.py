@@ -10,6 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import DataError
@@ -27,6 +30,10 @@ _OTHER_KINDS: tuple[tuple[bytes, str], ...] = (
 )
 
 
+NOTHING = frozenset({"", "nan", "NaN", "<NA>", "NA", "NaT"})
+"""An empty field, and what pandas, NumPy and R write for one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of texts.
@@ -38,6 +45,21 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str]], ...]
+
+
+def subject_name(field: Any) -> str | None:
+    """The name of a person as text from a field of a table or data frame; None where the field says nothing.
+
+    Example:
+        >>> [subject_name(field) for field in ("P1", 7, 7.0, float("nan"), "nan", None, "")]
+        ['P1', '7', '7', None, None, None, None]
+    """
+    if field is None or type(field).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(field, float | np.floating) and float(field).is_integer():
+        field = int(field)  # numbers beside an empty field
+    name = str(field).strip()
+    return None if name in NOTHING or name == "None" else name
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:

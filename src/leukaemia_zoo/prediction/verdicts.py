@@ -16,6 +16,7 @@ from leukaemia_zoo.cells.cnmc import subject_from_name
 from leukaemia_zoo.cells.images import image_items
 from leukaemia_zoo.cells.preprocessing import check_views, network_pixels
 from leukaemia_zoo.common.limits import UNCERTAIN, UNCERTAIN_CODE, verdict_codes
+from leukaemia_zoo.common.tables import subject_name
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
@@ -52,7 +53,7 @@ def predict(
             width, 3), a batch (N, height, width, 3) or a sequence of frames of any sizes: RGB, 0 to 255, uint8 or
             float; or images of Pillow, or open binary files, such as a BytesIO. Frames are cropped and resized as the
             weight's own preprocessing says, so give whole frames, not the network's input size.
-        subjects: Subject of each image; None takes it from C-NMC file names.
+        subjects: Subject of each image; None, or NaN as in a data frame, takes it from C-NMC file names.
         batch_size: Images that Keras computes at once; an engine takes as many as there are cores.
         errors: What happens with an image that cannot be read: ``"raise"``, or ``"report"`` in the ``error`` of its
             prediction and go on. None reports for files and raises for arrays, where it is a mistake in the program.
@@ -185,7 +186,7 @@ def _predictions(
     # With fewer subjects than items, zip would drop cells without a word.
     rows = (
         (item, name, subject_from_name(Path(name)) if subject is None and has_name else subject)
-        for (item, name, has_name), subject in zip(named, owners, strict=subjects is not None)
+        for (item, name, has_name), subject in zip(named, map(subject_name, owners), strict=subjects is not None)
     )
     if isinstance(model, Network):
         judged = _judged_by_engine(model, config, rows, threads, raise_errors)
