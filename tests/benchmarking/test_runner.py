@@ -420,6 +420,22 @@ def test_data_is_checked_before_anything_is_predicted(drawn, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_copies_of_a_cell_are_told_and_not_counted_in_silence(drawn):
+    frames, labels, subjects = drawn
+    again = ([*frames, *frames[:3]], [*labels, *labels[:3]], [*subjects, subjects[0], "P90", "P91"])
+    notes = benchmark(by_brightness, again, **QUICK).to_dict()["data"]["notes"]
+    assert notes == [
+        "3 cells are copies of others by their pixels (images[48] = images[0]), 2 of them under another subject, "
+        "who may be the same person: each counts, so that intervals are too narrow."
+    ]
+
+
+def test_an_image_with_two_labels_is_refused(drawn):
+    frames, labels, subjects = drawn
+    with pytest.raises(DataError, match=r"images\[0\] \('class_0'\) and images\[48\] \('class_1'\) are the same image"):
+        benchmark(by_brightness, ([*frames, frames[0]], [*labels, 1 - labels[0]], [*subjects, subjects[0]]), **QUICK)
+
+
 def test_a_refused_call_leaves_no_folders(folder, tiny_folder, tmp_path):
     cells, model = lz.read_data(folder / "cells.csv"), tmp_path / "model"
     lz.save_model(load_model(tiny_folder), model)

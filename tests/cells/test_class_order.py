@@ -31,6 +31,8 @@ def test_the_examples_run():
         (("diseased", "healthy"), "diseased"),
         (("leukemic", "non-leukemic"), "leukemic"),
         (("no_cancer", "yes"), "yes"),
+        (("leukemia", "leukemia-free"), "leukemia"),
+        (("relapse", "remission"), "relapse"),
         (("Benign", "Malignant"), "Malignant"),
         (("0", "1"), "1"),
         (("lymphocyte", "monocyte"), "monocyte"),  # neither says: the last

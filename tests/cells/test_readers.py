@@ -376,8 +376,8 @@ def test_one_class_in_two_spellings_is_refused_wherever_it_comes_from(tmp_path: 
         read_judged_cells((frames, [one, other, "blast"]), None)
 
 
-@pytest.mark.parametrize("name", ["uncertain", "Uncertain"])
-def test_a_class_called_as_a_verdict_is_refused_wherever_it_comes_from(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["uncertain", "Uncertain", "mixed"])
+def test_a_class_called_as_something_else_in_results_is_refused(tmp_path: Path, name: str) -> None:
     for number, folder in enumerate((name, "blast")):
         paint(tmp_path / "data" / folder / f"{number}.png", number)
     lines = [f"data/{folder}/{number}.png,{folder}" for number, folder in enumerate((name, "blast"))]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import doctest
 import json
+import os
 import sys
 import uuid
 
@@ -287,7 +288,9 @@ def test_a_missing_package_is_told_first(network, fields, tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(network, fields, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
+    network, limited_folder, fields, tmp_path, monkeypatch
+):
     whole = tmp_path / "whole"
     examine_fields(fields, whole, network)
     broken = tmp_path / "broken"
@@ -307,6 +310,17 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(network, fiel
     assert not (broken / "cells.csv").exists()
     with pytest.raises(DataError, match="restart"):
         examine_fields(fields, broken, network, micrometres_per_pixel=0.2)
+    other = Network.load(limited_folder)
+    other.zoo = network.zoo  # trained again since, under the same name
+    other.sha256 = "0" * 64
+    with pytest.raises(DataError, match="restart"):
+        examine_fields(fields, broken, other)
+    first = next(fields.iterdir())
+    before = first.stat().st_mtime_ns
+    os.utime(first, ns=(before, before + 1))  # another picture of the same size
+    with pytest.raises(DataError, match="restart"):
+        examine_fields(fields, broken, network)
+    os.utime(first, ns=(before, before))
     told = []
     examine_fields(fields, broken, network, log=told.append)
     assert len(calls) == 4, "fields that were done are not done again"

@@ -33,7 +33,7 @@ from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
 from leukaemia_zoo.training.drawing import CellArrays, drawing_weights, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
-from leukaemia_zoo.training.records import Sources, provenance
+from leukaemia_zoo.training.records import Sources, fingerprint, provenance
 from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.trainer import train
 from leukaemia_zoo.training.tuning import fit_network
@@ -435,6 +435,15 @@ def test_a_trunk_that_has_seen_the_tested_cells_is_refused(cells, teacher, recip
     with pytest.raises(LeakError, match="72 of the 72 cells"):
         cross_validate("cnn_attention", cells, tmp_path / "run", teacher=teacher, trunk=named, **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_only_with_the_trunk_that_it_began_with(recipe, tmp_path):
+    """A file of the same name may be another."""
+    found = []
+    for content in (b"one", b"other", b"one"):
+        (tmp_path / "trunk.safetensors").write_bytes(content)
+        found.append(fingerprint(recipe, 0, "data", Sources(None, None, tmp_path / "trunk.safetensors")))
+    assert found[0] == found[2] != found[1]
 
 
 def test_of_an_older_trunk_it_is_said_that_its_images_are_not_known(cells, teacher, recipe, trained, tmp_path):

@@ -23,7 +23,7 @@ from leukaemia_zoo.cells.arrays import check_visible, lies_on_black
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.cells.table import Cells, copied_rows
 from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 from leukaemia_zoo.evaluation.inputs import IntArray
@@ -117,7 +117,7 @@ def inspect_cells(
         seen = list(pool.map(_look, cells.paths))
     cells, found = _without_unreadable(cells, seen, skip_unreadable, warn)
     _check_classes(cells)
-    _check_labels(cells, found)
+    copied_rows(cells, [one.digest for one in found])  # raises if an image has two labels
     by, people = _people(cells, found, split_by, warn)
     if by == "image":  # nothing may take them for subjects that the split has kept together
         cells = dataclasses.replace(cells, subjects=(None,) * len(cells))
@@ -184,18 +184,6 @@ def _check_classes(cells: Cells) -> None:
     if len(there) < len(counts):
         empty = cells.class_names[int(np.flatnonzero(counts == 0)[0])]
         raise DataError(f"The class '{empty}' has no images: add some, or leave the class out.")
-
-
-def _check_labels(cells: Cells, found: list[_Seen]) -> None:
-    first: dict[str, int] = {}
-    for row, one in enumerate(found):
-        other = first.setdefault(one.digest, row)
-        if cells.labels[other] != cells.labels[row]:
-            names = [cells.class_names[cells.labels[place]] for place in (other, row)]
-            raise DataError(
-                f"{cells.paths[other]} ('{names[0]}') and {cells.paths[row]} ('{names[1]}') are the same image with "
-                "two labels: remove the wrong one."
-            )
 
 
 def _people(cells: Cells, found: list[_Seen], split_by: str, warn: Callable[[str], None]) -> tuple[str, IntArray]:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from leukaemia_zoo.cells.images import frame_of, read_image
 from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split
-from leukaemia_zoo.cells.table import Cells, class_key, fingerprint
+from leukaemia_zoo.cells.table import Cells, class_key, copied_rows, fingerprint
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.baselines import AREA, features_of
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
@@ -173,7 +173,22 @@ def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedC
     with ThreadPoolExecutor() as pool:
         measured = list(pool.map(measure, range(len(table))))
     features = {name: np.stack([found[name] for _, found in measured]) for name in measured[0][1]}
-    return JudgedCells(table, frames, tuple(value for value, _ in measured), features)
+    prints = tuple(value for value, _ in measured)
+    table = dataclasses.replace(table, notes=(*table.notes, *_told_of_copies(table, prints)))
+    return JudgedCells(table, frames, prints, features)
+
+
+def _told_of_copies(table: Cells, prints: Sequence[int]) -> Iterator[str]:
+    """One sentence if an image is there twice, which counts it twice."""
+    copies = copied_rows(table, prints)
+    if not copies:
+        return
+    elsewhere = sum(table.subjects[one] != table.subjects[other] for one, other in copies)
+    whose = f", {elsewhere:,} of them under another subject, who may be the same person" if elsewhere else ""
+    yield (
+        f"{len(copies):,} cells are copies of others by their pixels ({table.paths[copies[0][1]].name} = "
+        f"{table.paths[copies[0][0]].name}){whose}: each counts, so that intervals are too narrow."
+    )
 
 
 def _from_arrays(

@@ -23,7 +23,7 @@ _POSITIVE = re.compile(
     r"pos(itive)?|abnormal|pathological|diseased?|sick|patients?|cases?|affected"
 )
 _NEGATIVE = re.compile(
-    r"hem|normal|healthy|benign|neg(ative)?|controls?|no|not|non|without|unaffected|"
+    r"hem|normal|healthy|benign|neg(ative)?|controls?|no|not|non|without|free|unaffected|remission|"
     r"non(leuka?emic|malignant|cancerous|diseased)"
 )
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,14 @@ from leukaemia_zoo.common.tables import subject_name
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 
 _REFERENCE = Preprocessing((1, 1))
+
+MIXED = "mixed"
+
+_TAKEN = {
+    UNCERTAIN: "the verdict on a cell that no class is certain of",
+    MIXED: "what a person with cells of several classes is called",
+}
+"""Names that no class may have, since results would not tell the two apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +46,7 @@ class Cells:
 
     Raises:
         DataError: If the columns differ in length, a label is not an index into `class_names`, two classes are one
-            (`class_key`), or one is called "uncertain" as a verdict is.
+            (`class_key`), or one is called "uncertain" as a verdict is, or "mixed" as people of several classes are.
 
     >>> cells = Cells((Path("a.png"), Path("b.png")), np.array([0, 1]), ("P1", "P2"), ("hem", "all"), ("", ""), "csv")
     >>> len(cells), cells.subset([1]).subjects
@@ -151,13 +159,12 @@ def class_key(name: str) -> str:
 
 
 def check_class_names(names: Iterable[str]) -> None:
-    """Refuse classes that are one in two spellings, and one that is called as the verdict without a class."""
+    """Refuse classes that are one in two spellings, and one that is called as results call something else."""
     first: dict[str, str] = {}
     for name in names:
-        if class_key(name) == UNCERTAIN:
+        if (meaning := _TAKEN.get(class_key(name))) is not None:
             raise DataError(
-                f"A class is called {name!r}, which is the verdict on a cell that no class is certain of: give it "
-                "another name, or leave its cells out."
+                f"A class is called {name!r}, which is {meaning}: give it another name, or leave its cells out."
             )
         other = first.setdefault(class_key(name), name)
         if other != name:
@@ -185,6 +192,28 @@ def duplicate_cells(cells: Cells) -> list[tuple[Path, Path]]:
         if original != path:
             pairs.append((original, path))
     return pairs
+
+
+def copied_rows(cells: Cells, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Rows whose image is there already, each with the first row of it; images are the same if their keys are.
+
+    Raises:
+        DataError: If one image has two labels, of which one is wrong.
+
+    >>> cells = Cells((Path("a.png"), Path("b.png")), np.array([0, 0]), (None, None), ("hem", "all"), ("", ""), "csv")
+    >>> copied_rows(cells, ["same", "same"])
+    [(0, 1)]
+    """
+    first: dict[Hashable, int] = {}
+    found = []
+    for row, key in enumerate(keys):
+        other = first.setdefault(key, row)
+        if cells.labels[other] != cells.labels[row]:
+            one, two = (f"{cells.paths[place]} ('{cells.class_names[cells.labels[place]]}')" for place in (other, row))
+            raise DataError(f"{one} and {two} are the same image with two labels: remove the wrong one.")
+        if other != row:
+            found.append((other, row))
+    return found
 
 
 def pixel_sha256(path: str | Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from leukaemia_zoo.cells.preprocessing import symmetric_views
+from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.common.text import reason, shortened
 from leukaemia_zoo.engine.classifier import Classifier, distance
 from leukaemia_zoo.engine.graphs import find_graph
@@ -34,6 +35,7 @@ class Network:
 
     Attributes:
         zoo: The `ModelConfig`, with classes and preprocessing, as at a loaded Keras model.
+        sha256: Of the file of its weights.
         classifier: The last layer.
 
     Example:
@@ -44,7 +46,13 @@ class Network:
     """
 
     def __init__(
-        self, config: ModelConfig, weights: str | os.PathLike[str], graph: bytes, *, complete: bool = False
+        self,
+        config: ModelConfig,
+        weights: str | os.PathLike[str],
+        graph: bytes,
+        *,
+        complete: bool = False,
+        sha256: str | None = None,
     ) -> None:
         """Bind the weights of a safetensors file to a graph, or only its classifier to one that is complete.
 
@@ -64,6 +72,7 @@ class Network:
         if units != classes and (units, classes) != (1, 2):
             raise TensorMismatchError(f"The head in {weights} has {units} units, which do not fit {classes} classes.")
         self.zoo = config
+        self.sha256 = sha256 or sha256_of(Path(weights))
         self._session = _session(graph, {} if complete else tensors, weights)
         self._piece = 8 if sum(value.size for value in tensors.values()) > _LARGE else 2
 
@@ -86,7 +95,8 @@ class Network:
         """
         found = find(os.fspath(name), weights)
         config = found.spec.config
-        return cls(config, found.file, find_graph(config, found.file) if graph is None else graph)
+        graph = find_graph(config, found.file) if graph is None else graph
+        return cls(config, found.file, graph, sha256=found.spec.sha256)  # which was compared with the file
 
     @property
     def name(self) -> str:

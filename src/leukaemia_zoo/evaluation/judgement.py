@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.cells.table import MIXED
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.calibration import calibration_slope_intercept, reliability, resampled_slope_intercept
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, Subjects, checked_predictions, subject_codes
@@ -236,7 +237,7 @@ def _subject_rows(
     rows: list[dict[str, Any]] = [dict(row) for row in per_subject(labels, table, subjects, names)]
     for row, called in zip(rows, called_classes(means), strict=True):
         row["verdict"] = names[called]
-        row["right"] = None if row["label"] == "mixed" else row["verdict"] == row["label"]
+        row["right"] = None if row["label"] == MIXED else row["verdict"] == row["label"]
     return rows
 
 
@@ -296,7 +297,7 @@ def _group(
 def _checked_names(class_names: Sequence[str], classes: int) -> tuple[str, ...]:
     if isinstance(class_names, str) or len(class_names) != classes or len(set(class_names)) != classes:
         raise DataError(f"class_names is {class_names!r}: give one name for each of the {classes} classes.")
-    if "mixed" in class_names:
+    if MIXED in class_names:
         raise DataError("A class is called 'mixed', which is what subjects of several classes are called: rename it.")
     return tuple(class_names)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.cells.table import MIXED
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.inputs import (
     FloatArray,
@@ -164,7 +165,7 @@ def per_subject(
     return [
         {
             "subject": name,
-            "label": str(class_names[first[index]]) if first[index] == last[index] else "mixed",
+            "label": str(class_names[first[index]]) if first[index] == last[index] else MIXED,
             "cells": int(count[index]),
             "mean_probability": probability,
             "share_called_last": share_last,

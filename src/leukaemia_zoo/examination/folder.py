@@ -25,7 +25,7 @@ from leukaemia_zoo.cells.images import list_images, read_image
 from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
 from leukaemia_zoo.common.text import Log, silent
-from leukaemia_zoo.engine.network import resolve
+from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.examination.field import cell_columns, colours_of, examined
 from leukaemia_zoo.examination.geojson import CellsWriter, cell_rows, field_row
@@ -122,7 +122,7 @@ def examine_fields(
     iter_predictions(network, (), miss_rate=miss_rate)
     run = _Run(paths, Path(out), network, stain, miss_rate)
     run.check(restart)
-    state = RunFolder(run.folder / RUN, run.fingerprint(model, micrometres_per_pixel), restart)
+    state = RunFolder(run.folder / RUN, run.fingerprint(micrometres_per_pixel), restart)
     scale = run.scale(micrometres_per_pixel, state.load_json("scale.json"))
     make_folder(run.folder)
     begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
@@ -196,12 +196,11 @@ class _Run:
         inputs = [("the field", path) for path in self.paths]
         refuse_to_replace(self.folder, written, {RECORD: "leukaemia_zoo"}, inputs, restart)
 
-    def fingerprint(self, model: Any, micrometres_per_pixel: float | None) -> str:
+    def fingerprint(self, micrometres_per_pixel: float | None) -> str:
         """Of all that must be the same for a run to go on."""
-        files = [(str(path), path.stat().st_size if path.is_file() else None) for path in self.paths]
-        config = self.network.zoo.to_dict()
-        named = os.fspath(model) if isinstance(model, str | os.PathLike) else config["weight"]
-        about = [__version__, files, str(named), config, micrometres_per_pixel, self.stain, self.miss_rate]
+        files = [(str(path), *_state(path)) for path in self.paths]
+        about = [__version__, files, _weights_of(self.network), self.network.zoo.to_dict()]
+        about += [micrometres_per_pixel, self.stain, self.miss_rate]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def remove_earlier(self) -> None:
@@ -325,6 +324,24 @@ class _Run:
         record |= {"miss_rate": self.miss_rate, "fields": found.fields, "cells": found.cells, "answers": answers}
         write_json(self.folder / RECORD, record)
         return found
+
+
+def _state(path: Path) -> tuple[int, int] | tuple[None, None]:
+    """Size and time of change: fields of one camera are all of one size."""
+    try:
+        found = path.stat()
+    except OSError:  # a broken link, of which reading tells
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def _weights_of(network: Any) -> str:
+    """A hash of the weights: a network that was trained again bears the same name."""
+    if isinstance(network, Network):
+        return network.sha256
+    from leukaemia_zoo.zoo.loading import weights_digest
+
+    return weights_digest(network, without_head=False)
 
 
 def _or_none(path: Path) -> Any:

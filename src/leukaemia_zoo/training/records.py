@@ -56,7 +56,9 @@ class Sources:
 
 def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices: int = 1) -> str:
     """Hash of all that must be the same for an interrupted run to go on."""
-    given = [str(value) for value in (sources.teacher, sources.unlabelled, sources.trunk)]
+    given = [str(value) for value in (sources.teacher, sources.unlabelled)]
+    # A trunk is read again by every part of a run: one that was replaced meanwhile must not go on in its place.
+    given.append(str(None) if sources.trunk is None else sha256_of(sources.trunk))
     if sources.initial.source is not None:
         given += [sources.initial.source, str(sources.initial.sha256)]
     given += [teacher.sha256 for teacher in sources.logits_teachers]
