@@ -393,7 +393,7 @@ def test_a_class_called_as_something_else_in_results_is_refused(tmp_path: Path, 
 def test_classes_of_data_and_models_may_be_spelt_otherwise(tmp_path: Path, known: tuple[str, ...]) -> None:
     paint(tmp_path / "Lymphocyte" / "a.png", 90)
     paint(tmp_path / "band-neutrophil" / "b.png", 120)
-    frames = [np.full((16, 16, 3), 90, np.uint8)] * 2
+    frames = [np.full((16, 16, 3), level, np.uint8) for level in (120, 90)]
     lymphocyte = [name[0].upper() for name in known].index("L")
     folders = read_judged_cells(tmp_path, known)
     of_file = dict(zip(names(folders.table), folders.labels.tolist(), strict=True))
