@@ -642,6 +642,19 @@ class TestFindImages:
         assert str(tmp_path / "a" / system) in note
         assert len(list_images([tmp_path / system]).images) == 1, "named on purpose"
 
+    @pytest.mark.parametrize("record", ["examination.json", "explanations.json"])
+    def test_pictures_of_earlier_results_are_passed_over_and_told(self, tmp_path, record):
+        self.make(tmp_path, "1.bmp", "out/cells/2.bmp", "out/3.bmp", "@eaDir/4.bmp", "theirs/5.bmp")
+        (tmp_path / "theirs" / record).write_text('{"patient": 7}')  # of somebody else
+        (tmp_path / "out" / record).write_text('{"leukaemia_zoo": "0.1.0"}')
+        found = list_images([tmp_path])
+        assert [image.name for image in found.images] == ["1.bmp", "5.bmp"]
+        assert found.notes == (
+            f"1 folder of the system passed over: {tmp_path / '@eaDir'}. "
+            f"1 folder of earlier results passed over: {tmp_path / 'out'}.",
+        )
+        assert len(list_images([tmp_path / "out"]).images) == 2, "named on purpose"
+
     def test_one_file_counts_once_whatever_its_paths(self, tmp_path, monkeypatch):
         """Named twice, by a folder too, by another way, through a link to it and through a link to its folder."""
         self.make(tmp_path, "a/1.bmp", "a/2.bmp")

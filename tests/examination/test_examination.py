@@ -288,6 +288,15 @@ def test_a_missing_package_is_told_first(network, fields, tmp_path, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_of_an_earlier_run_among_the_fields_are_no_fields(network, fields, tmp_path):
+    examine_fields(fields, fields / "out", network)
+    told = []
+    again = examine_fields(fields, tmp_path / "again", network, log=told.append)
+    assert again.fields == 3
+    assert (tmp_path / "again" / "cells.csv").read_bytes() == (fields / "out" / "cells.csv").read_bytes()
+    assert f"note: 1 folder of earlier results passed over: {fields / 'out'}." in told
+
+
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     network, limited_folder, fields, tmp_path, monkeypatch
 ):

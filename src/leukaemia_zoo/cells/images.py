@@ -144,7 +144,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Path], li
         paths: Files and folders. A file is taken whatever its suffix, so that a wrong one is reported by name when it
             is read. A folder is walked with all its subfolders, in natural order (`cell_2` before `cell_10`), and
             gives the files with one of `IMAGE_SUFFIXES`. Hidden files and folders are passed over, and so are folders
-            that a system makes by itself, such as `@eaDir` and `$RECYCLE.BIN`. Linked folders are followed, each real
+            that a system makes by itself, such as `@eaDir` and `$RECYCLE.BIN`, and folders below the named one in which
+            `cells` or `explain` has left its pictures. Linked folders are followed, each real
             folder at most once, so that a loop of links ends. A broken link called like an image is taken, so that it
             is reported by name when it is read. A file that is met twice, by two names or through a link, is taken
             once.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from leukaemia_zoo.common.files import OWN
 from leukaemia_zoo.common.text import shortened, shown
 
 _SYSTEM = re.compile(
@@ -17,6 +19,9 @@ _SYSTEM = re.compile(
     r"|lost\+found|__macosx|network trash folder|temporary items|\.trash.*"  # Linux and macOS
 )
 """Folders that a system makes by itself: thumbnails, what was deleted, what was found after a crash."""
+
+_RECORDS = ("examination.json", "explanations.json")
+"""What `cells` and `explain` leave beside their pictures, which are no further cells or fields."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Walk:
         files: Visible regular files, and broken links, in natural order.
         hidden: Files whose name begins with a dot.
         folders: The visible folders that were entered, without the first.
-        system: Folders of the system, which were not entered.
+        system: Folders of the system and of earlier results, which were not entered.
         faults: One sentence for each folder that could not be entered: what the walk does not tell of.
     """
 
@@ -41,8 +46,9 @@ class Walk:
 def walk(root: Path) -> Walk:
     """Walk a folder with all its subfolders.
 
-    Hidden folders and folders of the system are passed over. Linked folders are followed, each real folder at most
-    once, so that a loop of links ends. A folder below `root` that cannot be listed is a fault and not the end.
+    Hidden folders, folders of the system and, below `root`, folders in which this package has left pictures are passed
+    over. Linked folders are followed, each real folder at most once, so that a loop of links ends. A folder below
+    `root` that cannot be listed is a fault and not the end.
     """
     files: list[Path] = []
     hidden: list[Path] = []
@@ -64,6 +70,9 @@ def walk(root: Path) -> Walk:
             if here == root:
                 raise
             faults.append(f"{here} cannot be listed ({error.strerror or error}): check your right to read the folder.")
+            continue
+        if here != root and _holds_results(here, {entry.name for entry in entries}):
+            system.append(here)
             continue
         if here != root:
             folders.append(here)
@@ -92,10 +101,30 @@ def link_fault(path: Path) -> str:
 
 
 def system_note(folders: Iterable[Path], root: Path | None = None) -> str:
-    """One sentence on folders of the system that were passed over."""
-    names = [str(folder if root is None else folder.relative_to(root)) for folder in folders]
-    what = "folder of the system" if len(names) == 1 else "folders of the system"
-    return f"{len(names):,} {what} passed over: {shortened(names)}."
+    """What is told of folders that were passed over."""
+    told: dict[str, list[str]] = {"of the system": [], "of earlier results": []}
+    for folder in folders:
+        kind = "of the system" if _SYSTEM.fullmatch(folder.name.casefold()) else "of earlier results"
+        told[kind].append(str(folder if root is None else folder.relative_to(root)))
+    return " ".join(
+        f"{len(names):,} {'folder' if len(names) == 1 else 'folders'} {kind} passed over: {shortened(names)}."
+        for kind, names in told.items()
+        if names
+    )
+
+
+def _holds_results(folder: Path, names: set[str]) -> bool:
+    """Whether a run that leaves pictures has ended in a folder, or is to go on in it."""
+    if f"{OWN}run" in names:
+        return True
+    for name in names.intersection(_RECORDS):
+        try:
+            record = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and "leukaemia_zoo" in record:
+            return True
+    return False
 
 
 def distinct(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
