@@ -236,10 +236,11 @@ def source(path: str) -> str:
     return f"```python\n{(ROOT / path).read_text(encoding='utf-8')}```"
 
 
-def picture(path: str) -> str:
-    """A picture of the documentation, where it exists."""
+def picture(arguments: str) -> str:
+    """A picture of the documentation, where it exists, with what is said of it to those who cannot see it."""
+    path, _, told = arguments.partition(" ")
     if (ROOT / "docs" / path).is_file():
-        return f"![]({path})"
+        return f"![{told}]({path}){{ loading=lazy }}"
     return _figures.NOTHING_YET.replace("figures", "pictures")
 
 

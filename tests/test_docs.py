@@ -333,6 +333,11 @@ def test_speed_is_told_from_what_was_measured(render_figures, tmp_path):
     table = render_figures.speed_table("weights", file).splitlines()
     assert table[2] == "| `cnn` | Keras, TensorFlow | 12.3 | 81.2 | 3.1 | 1,234 |  |"
     assert table[3] == "| `cnn` | engine | 12.3 | 81.2 | 3.1 | 1,234 | 3e-06 |"
+    assert render_figures.speed_table("engine", file).splitlines()[2:] == [
+        "| `cnn` | 12.3 | 81.2 | 3.1 | 1,234 |",
+        "",
+        "On 2 cores.",
+    ]
     assert render_figures.speed_table("accuracy", file).splitlines()[2] == (
         "| folds | 3,000 | 0.0138 (1.2 %) | 0.0053 (1.2 %) | 0.0015 (1.2 %) | 0.0011 (1.2 %) |"
     )

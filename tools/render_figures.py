@@ -467,7 +467,7 @@ def _finetuning_notes(found: Mapping[str, Any]) -> str:
 
 
 def speed_table(kind: str, file: Path | None = None) -> str:
-    """Return what `benchmark_speed.py` measured: the table `summary`, `weights` or `accuracy`."""
+    """Return what `benchmark_speed.py` measured: the table `summary`, `weights`, `engine` (of these) or `accuracy`."""
     file = file or SPEED
     if not file.is_file():
         return NOT_MEASURED
@@ -479,6 +479,9 @@ def speed_table(kind: str, file: Path | None = None) -> str:
         table += [[row["what"], f"`{row['weight']}`", _quantity(row)] for row in rows]
     elif kind == "weights":
         table = _speed_of_weights([row for row in found if row["part"] == "weights"])
+    elif kind == "engine":
+        heads, *rows = _speed_of_weights([row for row in found if row["part"] == "weights"])
+        table = [[row[0], *row[2:6]] for row in (heads, *(row for row in rows if row[1] == "engine"))]
     else:
         table = _cost_of_views([row for row in found if row["part"] == "accuracy"])
     if len(table) < 2:
@@ -582,7 +585,7 @@ def rendered(text: str) -> str:
     """Return the text of README.md with all its blocks."""
     specs = weights().values()
     blocks = {"figures": figures(specs), "aims": aims(specs), "original": original_table(), "commands": commands()}
-    blocks["speed"] = speed_table("weights")
+    blocks["speed"] = speed_table("engine")
     for name, block in blocks.items():
         text = with_block(text, name, block)
     return text
