@@ -141,11 +141,18 @@ def test_a_readme_without_marks_is_refused(render_figures):
 
 def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
     monkeypatch.setattr(hooks, "weights", lambda: {"cnn.cnmc": _row("cnn.cnmc")})
-    page = hooks.on_page_markdown("<!-- zoo: weights -->\n\n<!-- zoo: weight_details -->\n")
+    page = hooks.on_page_markdown("<!-- zoo: weights -->\n\n<!-- zoo: figures -->\n")
     assert "| `cnn.cnmc` | `texture` | 100 x 100 | 8 | 300,000 | 1.2 MB | `hem`, `all` | Apache-2.0 |" in page
-    assert "10 `hem` cells of 2 subjects, 20 `all` cells of 3 subjects" in page
-    assert "[doi 10.1000/one](https://doi.org/10.1000/one)." in page
-    assert "30 cells of 5 subjects" in page
+    assert "| `cnn.cnmc` | 0.900&nbsp;(0.850&nbsp;to&nbsp;0.940) | 0.850 |" in page
+    assert "`cnn.cnmc`: 30 cells of 5 subjects." in page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_is_described_for_those_who_cannot_see_it(hooks, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    marks = re.findall(r"^<!-- zoo: picture .+ -->$", text, re.MULTILINE)
+    for told, name in re.findall(r"!\[(.*?)\]\((assets/[^)]+)\)", text + hooks.on_page_markdown("\n".join(marks))):
+        assert len(told) > 40, name
 
 
 def test_a_card_on_the_site_links_each_doi_once():

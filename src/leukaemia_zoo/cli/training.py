@@ -28,7 +28,7 @@ from leukaemia_zoo.cli import options, paths
     type=paths.home,
     metavar="FILE",
     default="none",
-    help="weights to begin with: 'imagenet' to download Keras' own (vgg16, resnet50, inception_v3, xception), a weight "
+    help="weights to begin with: 'imagenet' to download Keras' own (none for cnn and cnn_attention), a weight "
     "of the same architecture as a file, folder or name in the zoo, or 'none' for random ones",
 )
 @options.positive("AUROC speaks", "")
