@@ -262,6 +262,14 @@ def test_every_file_has_its_place_in_the_guide():
     assert {name for name in named if not any((at / name).is_file() for at in (ROOT, package))} == set()
 
 
+def test_every_error_is_in_the_reference():
+    from leukaemia_zoo import errors
+
+    page = (ROOT / "docs" / "api" / "errors.md").read_text(encoding="utf-8")
+    known = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert set(re.findall(r"^::: leukaemia_zoo\.errors\.(\w+)$", page, re.MULTILINE)) == known
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_mark_of_a_page_has_its_renderer(hooks, page):
     text = (ROOT / page).read_text(encoding="utf-8")
