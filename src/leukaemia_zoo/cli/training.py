@@ -19,7 +19,8 @@ from leukaemia_zoo.cli import options, paths
     type=paths.home,
     metavar="FILE",
     default="imagenet",
-    help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none'",
+    help="MobileNet weights to distil: 'imagenet' to download Keras' own, a weight such as mobilenet.pbc, a file, "
+    "or 'none'",
 )
 @options.file("--unlabelled", "cell images for the distillation, without labels (default: the training cells)", "DIR")
 @options.file("--trunk", "distilled.safetensors of a run with the same distillation, or a weight such as cnn.cnmc")

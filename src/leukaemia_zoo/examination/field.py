@@ -44,8 +44,8 @@ class ExaminedCell:
         cell: Its frame, box, mask and area.
         prediction: What the network says.
         answer: What is left of that: ``"cut"`` where the border cuts the cell, so that its size says nothing;
-            ``"unfamiliar"`` where its score is above the limit of the model; ``"uncertain"`` where no class could be
-            ruled out; else the class.
+            ``"unfamiliar"`` where its score is above the limit of the model; ``"uncertain"`` where two or more
+            classes are left; else the class.
     """
 
     number: int
