@@ -146,9 +146,9 @@ def aims(specs: Iterable[WeightSpec]) -> str:
     if small != best:
         reached += f"{interval(values[small]['weighted_f1'])}, by `{small}`."
     return (
-        f"The zoo aims for a weighted F1 of {AIMS['weighted_f1']:.2f} with its best network, for "
-        f"{AIMS['small_weighted_f1']:.3f}, that of a ResNet18 with ImageNet's features, with one below a million "
-        f"parameters, and for an ECE of at most {AIMS['ece']:.2f}. {reached} The ECE is at most {AIMS['ece']:.2f} for "
+        f"The zoo has three aims: a weighted F1 of {AIMS['weighted_f1']:.2f} by its best network, one of "
+        f"{AIMS['small_weighted_f1']:.3f} (that of a ResNet18 with ImageNet's features) by a network below a million "
+        f"parameters, and an ECE of at most {AIMS['ece']:.2f}. {reached} The ECE is at most {AIMS['ece']:.2f} for "
         f"{_listed(good) if good else 'none'}" + (f", and {rest[0]} to {rest[-1]} for the others." if rest else ".")
     )
 
@@ -288,7 +288,11 @@ def _ood_notes(found: Mapping[str, Mapping[str, Any]]) -> str:
         cells = row["cells"]
         text = f"{cells['cells']:,} of {cells['of']:,} C-NMC cells of {cells['subjects']} subjects, {cells['what']}"
         notes.setdefault(f"{text}. Intervals: {row['intervals']}.", []).append(f"`{name}`")
-    return "\n".join(f"{' and '.join(names)}: {text}  " for text, names in notes.items())
+    lines = [f"{_listed(names)}: {text}  " for text, names in notes.items()]
+    without = [
+        f"`{name}`" for name, spec in weights().items() if spec.config.ood_limit is not None and name not in found
+    ]
+    return "\n".join([*lines, *([f"Not measured: the scores of {_listed(without)}."] if without else [])])
 
 
 # --- From fields to cells: results/segmentation.json, by segmentation_results.py ---
@@ -347,7 +351,10 @@ def _mask_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _field_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    names = {"reported": "all fields that chose nothing", "not_looked_at": "of these, fields never looked at before"}
+    names = {
+        "reported": "all fields on which nothing was chosen",
+        "not_looked_at": "of these, fields never looked at before",
+    }
     rows = [["Fields", "Number", "Boxes", "Cells found", "Recall", "Precision", "Mean overlap of the boxes"]]
     for key, title in names.items():
         own = found["bccd"][key]
