@@ -90,10 +90,11 @@ def summary(
             values += [each.label]
             cells = "  ".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
             yield f"{each.subject:<{first}}  {each.cells:6d}  {cells}"
-        yield "A mean over cells is a summary, not the probability that a person is ill."
     parts = [f"{count} {name}" for name, count in tally.counts.items()]
     parts += [f"{tally.failed} not read"] if tally.failed else []
     yield f"\n{_count(tally.cells, what)} by {model}: {', '.join(parts)}."
+    if summaries:
+        yield "The mean over a subject's cells is a summary, not the probability that a person is ill."
     if skipped:
         yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
     if limits is not None:
