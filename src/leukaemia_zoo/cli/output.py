@@ -172,7 +172,7 @@ def _place(weight: WeightSpec) -> str:
         told += "; in the folder weights of this checkout"
     if weight.repo is not None:
         return f"{told}; on the Hub, {weight.repo} at {weight.revision}"
-    return f"{told}; not on the Hub yet: name the file with weights=FILE"
+    return f"{told}; not on the Hub yet: name the file with --model FILE"
 
 
 def about(info: ModelInfo) -> Iterator[str]:
