@@ -145,6 +145,7 @@ def test_info(run, name):
         for fact in (info.weight.sha256, info.weight.licence, info.weight.citation, info.weight.intended_use):
             assert fact in out
         assert ", ".join(info.weight.config.class_names) in out
+        assert "on other people, stains or microscopes expect lower figures" in out
         assert ("sensitivity" in out) == (len(info.weight.config.class_names) == 2)
         config, published = info.weight.config, info.architecture.input_size
         assert (f"published with {published[0]}x{published[1]}" in out) == (

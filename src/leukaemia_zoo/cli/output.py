@@ -192,8 +192,8 @@ def about(info: ModelInfo) -> Iterator[str]:
     yield f"  classes    {', '.join(config.class_names)}"
     yield f"  predicts   the average of {_count(config.views, 'view')} of a cell; temperature {config.temperature:.3f}"
     if (alike := cards.classes_count_alike(weight)) is not None:
-        told = "alike in training: of a rare one" if alike else "as they occur in training: of one that is rarer"
-        yield f"             classes counted {told} the probability is too high"
+        told = "alike in training: where one is rare" if alike else "as they occur in training: where one is rarer"
+        yield f"             classes counted {told}, its probability is too high"
     if config.verdict_limits is not None:
         yield from _verdicts(config.verdict_limits, "subject" if cards.names_people(weight) else "cell")
     if config.ood_limit is not None:
@@ -219,6 +219,7 @@ def about(info: ModelInfo) -> Iterator[str]:
             interval = f" ({value['low']:.3f} to {value['high']:.3f})" if known else " (no interval)"
             yield f"             {metric:<18} {value['value']:.3f}{interval}"
     yield f"  use        {weight.intended_use}"
+    yield "  limits     on other people, stains or microscopes expect lower figures; any image gets one of the classes"
     yield f"  cite       {weight.citation}"
 
 
