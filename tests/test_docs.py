@@ -349,7 +349,7 @@ def test_speed_is_told_from_what_was_measured(render_figures, tmp_path):
     assert table[2] == "| `cnn` | Keras, TensorFlow | 12.3 | 81.2 | 3.1 | 1,234 |  |"
     assert table[3] == "| `cnn` | engine | 12.3 | 81.2 | 3.1 | 1,234 | 3e-06 |"
     assert render_figures.speed_table("engine", file).splitlines()[2:] == [
-        "| `cnn` | 12.3 | 81.2 | 3.1 | 1,234 |",
+        "| `cnn` | 12.3 | 81.2 |  | 81.2 |  | 3.1 | 1,234 | 3e-06 |",
         "",
         "On 2 cores.",
     ]

@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -474,7 +474,7 @@ def _finetuning_notes(found: Mapping[str, Any]) -> str:
 
 
 def speed_table(kind: str, file: Path | None = None) -> str:
-    """Return what `benchmark_speed.py` measured: the table `summary`, `weights`, `engine` (of these) or `accuracy`."""
+    """Return what `benchmark_speed.py` measured: the table `summary`, `weights`, `engine` or `accuracy`."""
     file = file or SPEED
     if not file.is_file():
         return NOT_MEASURED
@@ -487,8 +487,7 @@ def speed_table(kind: str, file: Path | None = None) -> str:
     elif kind == "weights":
         table = _speed_of_weights([row for row in found if row["part"] == "weights"])
     elif kind == "engine":
-        heads, *rows = _speed_of_weights([row for row in found if row["part"] == "weights"])
-        table = [[row[0], *row[2:6]] for row in (heads, *(row for row in rows if row[1] == "engine"))]
+        table = _speed_of_engine([row for row in found if row["part"] == "weights"])
     else:
         table = _cost_of_views([row for row in found if row["part"] == "accuracy"])
     if len(table) < 2:
@@ -524,6 +523,19 @@ def _speed_of_weights(rows: Iterable[Mapping[str, str]]) -> list[list[str]]:
             table.append(
                 [f"`{weight}`", name, *(f"{number:,.3g}" for number in numbers[:3]), f"{numbers[3]:,.0f}", differs]
             )
+    return table
+
+
+def _speed_of_engine(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """A row a weight: the engine as it is used by default, and the rates of the other ways beside it."""
+    others = ("engine, int8", "Keras, TensorFlow", "Keras, JAX")
+    _, *told = _speed_of_weights(rows)
+    rates = {(row[0], row[1]): row[3] for row in told}
+    heads = ["Weight", "One cell, ms", "Cells/s", *(f"by {name.removeprefix('engine, ')}" for name in others)]
+    table = [[*heads, "First verdict after, s", "Memory, MB", "Differs from Keras by"]]
+    for weight, name, latency, rate, *rest in told:
+        if name == "engine":
+            table.append([weight, latency, rate, *(rates.get((weight, other), "") for other in others), *rest])
     return table
 
 
