@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.training.recipes import recipe_for
-from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, weights
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, weights
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tools"))  # MkDocs takes it back when the hook is loaded
@@ -63,43 +63,6 @@ def weight_table(_: str) -> str:
             f"{spec.size / 1e6:.1f} MB | {', '.join(f'`{name}`' for name in config.class_names)} | {spec.licence} |"
         )
     return "\n".join(lines)
-
-
-def weight_details(_: str) -> str:
-    """One section a weight: data, subjects, use, citation and every figure that was measured."""
-    return "\n\n".join(map(_weight_section, weights().values()))
-
-
-def _weight_section(spec: WeightSpec) -> str:
-    config = spec.config
-    lines = [f"### {spec.name}", ""]
-    lines += [f"- Made from {row['name']} ({row['licence']}): {_linked(row['source'])}" for row in spec.data]
-    for part in ("train", "validation"):
-        if counts := spec.training.get(part):
-            words = ", ".join(
-                f"{n['cells']:,} `{name}` cells of {n['subjects']} subjects" for name, n in counts.items()
-            )
-            lines.append(f"- {'Training' if part == 'train' else 'Validation'}: {words}")
-    lines += [
-        f"- Temperature of the calibration: {config.temperature:.3f}, already inside the last layer",
-        f"- Intended use: {spec.intended_use}",
-        f"- Cite: {_linked(spec.citation)}",
-        f"- sha256 `{spec.sha256}`",
-    ]
-    titles = {name: MEASUREMENTS.get(name, name.replace("_", " ").capitalize()) for name in spec.metrics}
-    places: dict[str, list[str]] = {}
-    for name, measured in spec.metrics.items():
-        places.setdefault(measured["on"], []).append(titles[name])
-    lines += ["", *(f"{' and '.join(names)}: {on}.  " for on, names in places.items())]
-    lines += ["", _figures.table({titles[name]: measured["values"] for name, measured in spec.metrics.items()})]
-    return "\n".join(lines)
-
-
-MEASUREMENTS = {
-    "cross_validation": "Cross-validation",
-    "cross_validation_area_baseline": "Cell area alone",
-    "validation": "Validation subjects",
-}
 
 
 def figures(_: str) -> str:
@@ -236,10 +199,11 @@ def source(path: str) -> str:
     return f"```python\n{(ROOT / path).read_text(encoding='utf-8')}```"
 
 
-def picture(path: str) -> str:
-    """A picture of the documentation, where it exists."""
+def picture(arguments: str) -> str:
+    """A picture of the documentation, where it exists, with what is said of it to those who cannot see it."""
+    path, _, told = arguments.partition(" ")
     if (ROOT / "docs" / path).is_file():
-        return f"![]({path})"
+        return f"![{told}]({path}){{ loading=lazy }}"
     return _figures.NOTHING_YET.replace("figures", "pictures")
 
 
@@ -263,7 +227,6 @@ def page_parity(_: str) -> str:
 RENDERERS: dict[str, Callable[[str], str]] = {
     "architectures": architectures,
     "weights": weight_table,
-    "weight_details": weight_details,
     "figures": figures,
     "aims": aims,
     "original": original,

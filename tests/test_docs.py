@@ -141,11 +141,18 @@ def test_a_readme_without_marks_is_refused(render_figures):
 
 def test_pages_about_weights_are_made_from_their_rows(hooks, monkeypatch):
     monkeypatch.setattr(hooks, "weights", lambda: {"cnn.cnmc": _row("cnn.cnmc")})
-    page = hooks.on_page_markdown("<!-- zoo: weights -->\n\n<!-- zoo: weight_details -->\n")
+    page = hooks.on_page_markdown("<!-- zoo: weights -->\n\n<!-- zoo: figures -->\n")
     assert "| `cnn.cnmc` | `texture` | 100 x 100 | 8 | 300,000 | 1.2 MB | `hem`, `all` | Apache-2.0 |" in page
-    assert "10 `hem` cells of 2 subjects, 20 `all` cells of 3 subjects" in page
-    assert "[doi 10.1000/one](https://doi.org/10.1000/one)." in page
-    assert "30 cells of 5 subjects" in page
+    assert "| `cnn.cnmc` | 0.900&nbsp;(0.850&nbsp;to&nbsp;0.940) | 0.850 |" in page
+    assert "`cnn.cnmc`: 30 cells of 5 subjects." in page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_is_described_for_those_who_cannot_see_it(hooks, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    marks = re.findall(r"^<!-- zoo: picture .+ -->$", text, re.MULTILINE)
+    for told, name in re.findall(r"!\[(.*?)\]\((assets/[^)]+)\)", text + hooks.on_page_markdown("\n".join(marks))):
+        assert len(told) > 40, name
 
 
 def test_a_card_on_the_site_links_each_doi_once():
@@ -255,6 +262,14 @@ def test_every_file_has_its_place_in_the_guide():
     assert {name for name in named if not any((at / name).is_file() for at in (ROOT, package))} == set()
 
 
+def test_every_error_is_in_the_reference():
+    from leukaemia_zoo import errors
+
+    page = (ROOT / "docs" / "api" / "errors.md").read_text(encoding="utf-8")
+    known = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert set(re.findall(r"^::: leukaemia_zoo\.errors\.(\w+)$", page, re.MULTILINE)) == known
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_mark_of_a_page_has_its_renderer(hooks, page):
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -333,6 +348,11 @@ def test_speed_is_told_from_what_was_measured(render_figures, tmp_path):
     table = render_figures.speed_table("weights", file).splitlines()
     assert table[2] == "| `cnn` | Keras, TensorFlow | 12.3 | 81.2 | 3.1 | 1,234 |  |"
     assert table[3] == "| `cnn` | engine | 12.3 | 81.2 | 3.1 | 1,234 | 3e-06 |"
+    assert render_figures.speed_table("engine", file).splitlines()[2:] == [
+        "| `cnn` | 12.3 | 81.2 |  | 81.2 |  | 3.1 | 1,234 | 3e-06 |",
+        "",
+        "On 2 cores.",
+    ]
     assert render_figures.speed_table("accuracy", file).splitlines()[2] == (
         "| folds | 3,000 | 0.0138 (1.2 %) | 0.0053 (1.2 %) | 0.0015 (1.2 %) | 0.0011 (1.2 %) |"
     )

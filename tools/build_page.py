@@ -31,7 +31,7 @@ PACKAGE = ROOT / "tools" / "page" / "package.json"
 EXAMPLES = ROOT / "examples" / "cells"
 
 WEIGHTS = ("mobilenet", "cnn_attention", "mobilenet.pbc_cnmc")
-"""What the page offers: the first when it opens. The last one carries limits for "uncertain"."""
+"""What the page offers: the first when it opens."""
 
 RUNTIME = {
     "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from leukaemia_zoo import examine_fields
-from leukaemia_zoo.explanation.folder import explain_files
+import leukaemia_zoo as lz
 
 ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "docs" / "assets"
@@ -25,11 +24,14 @@ def main() -> None:
     from cells_from_fields import draw_field
 
     with tempfile.TemporaryDirectory() as place:
-        sheet = explain_files("cnn_attention", [ROOT / "examples" / "cells"], Path(place) / "maps").sheets[0]
-        Image.open(sheet).quantize(128).save(ASSETS / "explain.png", optimize=True)
+        maps = lz.explain("cnn_attention", ROOT / "examples" / "cells")
+        sheet = lz.explanation.contact_sheet(
+            maps, "cnn_attention, grad_cam: evidence for the class of each cell", columns=2
+        )
+        sheet.quantize(128).save(ASSETS / "explain.png", optimize=True)
         field = Path(place) / "field.png"
         Image.fromarray(draw_field()).save(field)
-        examine_fields(field, Path(place) / "out", micrometres_per_pixel=0.1)
+        lz.examine_fields(field, Path(place) / "out", micrometres_per_pixel=0.1)
         Image.open(Path(place) / "out" / "fields" / "field.png").quantize(64).save(
             ASSETS / "examined.png", optimize=True
         )

@@ -98,7 +98,8 @@ def curve(found: dict[str, Any]) -> str:
             told = f"{name}: {area['value']:.2f} ({area['low']:.2f} to {area['high']:.2f})"
             axes.plot(rates["fpr"], rates["tpr"], dash, color=colour, linewidth=2, label=told)
         axes.plot([0, 1], [0, 1], ":", color="#b9bbc4", linewidth=1)
-        axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="normal cells called leukaemic", ylabel="leukaemic cells found")
+        axes.set(xlim=(0, 1), ylim=(0, 1.005))
+        axes.set(xlabel="share of normal cells called leukaemic", ylabel="share of leukaemic cells found")
         axes.legend(loc="lower right", title="AUROC (95 % interval)", frameon=False, fontsize=10, title_fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         buffer = io.StringIO()

@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,9 @@ def aims(specs: Iterable[WeightSpec]) -> str:
     if small != best:
         reached += f"{interval(values[small]['weighted_f1'])}, by `{small}`."
     return (
-        f"The zoo aims for a weighted F1 of {AIMS['weighted_f1']:.2f} with its best network, for "
-        f"{AIMS['small_weighted_f1']:.3f}, that of a ResNet18 with ImageNet's features, with one below a million "
-        f"parameters, and for an ECE of at most {AIMS['ece']:.2f}. {reached} The ECE is at most {AIMS['ece']:.2f} for "
+        f"The zoo has three aims: a weighted F1 of {AIMS['weighted_f1']:.2f} by its best network, one of "
+        f"{AIMS['small_weighted_f1']:.3f} (that of a ResNet18 with ImageNet's features) by a network below a million "
+        f"parameters, and an ECE of at most {AIMS['ece']:.2f}. {reached} The ECE is at most {AIMS['ece']:.2f} for "
         f"{_listed(good) if good else 'none'}" + (f", and {rest[0]} to {rest[-1]} for the others." if rest else ".")
     )
 
@@ -288,7 +288,11 @@ def _ood_notes(found: Mapping[str, Mapping[str, Any]]) -> str:
         cells = row["cells"]
         text = f"{cells['cells']:,} of {cells['of']:,} C-NMC cells of {cells['subjects']} subjects, {cells['what']}"
         notes.setdefault(f"{text}. Intervals: {row['intervals']}.", []).append(f"`{name}`")
-    return "\n".join(f"{' and '.join(names)}: {text}  " for text, names in notes.items())
+    lines = [f"{_listed(names)}: {text}  " for text, names in notes.items()]
+    without = [
+        f"`{name}`" for name, spec in weights().items() if spec.config.ood_limit is not None and name not in found
+    ]
+    return "\n".join([*lines, *([f"Not measured: the scores of {_listed(without)}."] if without else [])])
 
 
 # --- From fields to cells: results/segmentation.json, by segmentation_results.py ---
@@ -347,7 +351,10 @@ def _mask_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _field_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    names = {"reported": "all fields that chose nothing", "not_looked_at": "of these, fields never looked at before"}
+    names = {
+        "reported": "all fields on which nothing was chosen",
+        "not_looked_at": "of these, fields never looked at before",
+    }
     rows = [["Fields", "Number", "Boxes", "Cells found", "Recall", "Precision", "Mean overlap of the boxes"]]
     for key, title in names.items():
         own = found["bccd"][key]
@@ -467,7 +474,7 @@ def _finetuning_notes(found: Mapping[str, Any]) -> str:
 
 
 def speed_table(kind: str, file: Path | None = None) -> str:
-    """Return what `benchmark_speed.py` measured: the table `summary`, `weights` or `accuracy`."""
+    """Return what `benchmark_speed.py` measured: the table `summary`, `weights`, `engine` or `accuracy`."""
     file = file or SPEED
     if not file.is_file():
         return NOT_MEASURED
@@ -479,6 +486,8 @@ def speed_table(kind: str, file: Path | None = None) -> str:
         table += [[row["what"], f"`{row['weight']}`", _quantity(row)] for row in rows]
     elif kind == "weights":
         table = _speed_of_weights([row for row in found if row["part"] == "weights"])
+    elif kind == "engine":
+        table = _speed_of_engine([row for row in found if row["part"] == "weights"])
     else:
         table = _cost_of_views([row for row in found if row["part"] == "accuracy"])
     if len(table) < 2:
@@ -514,6 +523,19 @@ def _speed_of_weights(rows: Iterable[Mapping[str, str]]) -> list[list[str]]:
             table.append(
                 [f"`{weight}`", name, *(f"{number:,.3g}" for number in numbers[:3]), f"{numbers[3]:,.0f}", differs]
             )
+    return table
+
+
+def _speed_of_engine(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """A row a weight: the engine as it is used by default, and the rates of the other ways beside it."""
+    others = ("engine, int8", "Keras, TensorFlow", "Keras, JAX")
+    _, *told = _speed_of_weights(rows)
+    rates = {(row[0], row[1]): row[3] for row in told}
+    heads = ["Weight", "One cell, ms", "Cells/s", *(f"by {name.removeprefix('engine, ')}" for name in others)]
+    table = [[*heads, "First verdict after, s", "Memory, MB", "Differs from Keras by"]]
+    for weight, name, latency, rate, *rest in told:
+        if name == "engine":
+            table.append([weight, latency, rate, *(rates.get((weight, other), "") for other in others), *rest])
     return table
 
 
@@ -582,7 +604,7 @@ def rendered(text: str) -> str:
     """Return the text of README.md with all its blocks."""
     specs = weights().values()
     blocks = {"figures": figures(specs), "aims": aims(specs), "original": original_table(), "commands": commands()}
-    blocks["speed"] = speed_table("weights")
+    blocks["speed"] = speed_table("engine")
     for name, block in blocks.items():
         text = with_block(text, name, block)
     return text

@@ -145,6 +145,7 @@ def test_info(run, name):
         for fact in (info.weight.sha256, info.weight.licence, info.weight.citation, info.weight.intended_use):
             assert fact in out
         assert ", ".join(info.weight.config.class_names) in out
+        assert "on other people, stains or microscopes expect lower figures" in out
         assert ("sensitivity" in out) == (len(info.weight.config.class_names) == 2)
         config, published = info.weight.config, info.architecture.input_size
         assert (f"published with {published[0]}x{published[1]}" in out) == (
@@ -179,6 +180,18 @@ def test_info_tells_the_limits_of_verdicts(run, monkeypatch):
         in out
     )
     assert json.loads(run("info", "cnn", "--json")[1])["weight"]["config"]["verdict_limits"] == limits.to_dict()
+    nobody = {"train": {name: {"cells": 30, "subjects": 0} for name in ("hem", "all")}}
+    monkeypatch.setattr(registry, "weights", lambda: {"cnn.cnmc": dataclasses.replace(limited, training=nobody)})
+    assert "rule out hem below 0.2000: miss rate 0.1, found on 26 cells\n" in run("info", "cnn")[1]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_info_tells_how_the_classes_counted(run, monkeypatch, alike):
+    spec = registry.weights()["cnn.cnmc"]
+    training = {**spec.training, "recipe": {"balance_classes": alike}}
+    monkeypatch.setattr(registry, "weights", lambda: {"cnn.cnmc": dataclasses.replace(spec, training=training)})
+    out = run("info", "cnn")[1]
+    assert ("classes counted alike in training" in out, "as they occur in training" in out) == (alike, not alike)
 
 
 def test_info_of_an_unknown_model(run):
@@ -199,7 +212,9 @@ def test_predict_the_examples(run, tiny_folder, tmp_path):
         assert name in out
     summary = out.split("subject", 2)[2]
     assert [line.split()[0] for line in summary.splitlines()[1:5]] == ["901", "902", "H901", "H902"]
+    assert "a summary, not the probability that a person is ill." in out
     assert "6 files by" in out
+    assert "leukaemia-zoo info" not in out  # a model of one's own has no row
     assert "1 file without the suffix of an image" in out  # the README there
     rows = read_rows(tmp_path / "out.csv")
     assert sorted(Path(row["path"]).name for row in rows) == names
@@ -210,6 +225,7 @@ def test_predict_the_examples_with_the_default_model(run, tmp_path):
     status, out, err = run("predict", EXAMPLES, "--csv", tmp_path / "out.csv")
     assert (status, err) == (0, "")
     assert "6 files by cnn_attention.cnmc" in out
+    assert "What is known of these numbers: leukaemia-zoo info cnn_attention.cnmc\n" in out
     rows = read_rows(tmp_path / "out.csv")
     expected = predict("cnn_attention", [row["path"] for row in rows])
     np.testing.assert_allclose(

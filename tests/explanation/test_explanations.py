@@ -364,6 +364,13 @@ def test_files_are_left_for_every_cell(tiny_model, tmp_path, draw_cell, monkeypa
     folder.explain_files(tiny_model, [tmp_path / "b"], out)  # its own files may be replaced
 
 
+def test_a_sheet_has_as_many_cells_in_a_row_as_asked_for(tiny_model, draw_cell):
+    found = lz.explain(tiny_model, [draw_cell(number) for number in range(3)])
+    one, two, all_of_them = (pictures.contact_sheet(found, "cells", columns) for columns in (1, 2, 9))
+    assert one.width < two.width < all_of_them.width
+    assert one.height > two.height > all_of_them.height
+
+
 def test_files_of_others_are_not_replaced(tiny_model, tmp_path, draw_cell):
     Image.fromarray(draw_cell(1)).save(tmp_path / "1.png")
     (tmp_path / "explanations.csv").write_text("mine\n")

@@ -28,7 +28,7 @@ from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.report.report import Report
 from leukaemia_zoo.training import distillation, tuning
 from leukaemia_zoo.training import trainer as training
-from leukaemia_zoo.training.classifier import embed, new_network
+from leukaemia_zoo.training.classifier import Embeddings, classifiers, embed, new_network
 from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
 from leukaemia_zoo.training.drawing import CellArrays, drawing_weights, read_arrays
@@ -210,11 +210,22 @@ def test_the_limit_is_that_of_cells_that_were_held_out(trained, cells, recipe):
         weights = np.tile(drawing_weights(cells, others, recipe), 2) / 2
         taught = embeddings.turned[:, others].reshape(len(weights), -1)
         mean = weights @ taught
-        deviation = np.sqrt(weights @ (taught - mean) ** 2) + 1e-6
+        deviation = np.sqrt(weights @ (taught - mean) ** 2)
+        deviation = np.maximum(deviation, 0.1 * np.median(deviation))
         scores.extend(np.sqrt(np.mean(((embeddings.predicted[held_out] - mean) / deviation) ** 2, axis=1)))
     # float16 kernels on the way
     assert model.zoo.ood_limit == pytest.approx(np.quantile(scores, 0.99), rel=0.02)
     assert np.mean(ood_scores(model, cells.paths)) < np.mean(scores)
+
+
+def test_a_feature_that_is_nearly_constant_does_not_drown_the_others(cells, recipe):
+    features = np.random.default_rng(0).normal(size=(2, len(cells), 9)).astype(np.float32)
+    features[..., 3] = 1e-5 * cells.labels  # tells the classes apart, but by next to nothing
+    known = Embeddings(features, features[0])
+    _, kernel, _, _, deviation = next(classifiers(cells, known, np.arange(len(cells)), recipe))
+    np.testing.assert_allclose(deviation[3], 0.1 * np.median(deviation), rtol=1e-4)
+    # Such a feature at 1, as in an image of another kind, says less than what the ordinary ones say when they are at 1.
+    assert abs(kernel[3] / deviation[3]).max() < abs(kernel / deviation[:, None]).max()
 
 
 def test_a_fine_tuned_network_has_the_limit_of_its_validation_cells(cells, tmp_path):

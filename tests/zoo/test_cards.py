@@ -88,6 +88,20 @@ def test_the_limits_of_verdicts_stand_in_a_table():
     assert "Uncertain verdicts" not in model_card(spec)
 
 
+def test_limits_that_were_found_on_cells_of_nobody_known_promise_nothing_of_new_people():
+    spec = weights()["mobilenet.pbc"]
+    told = section(parsed(model_card(spec))[1], "Uncertain verdicts")
+    assert cells_of(next(line for line in told.splitlines() if line.startswith("|")))[1] == "Cells"
+    assert "for other cells of the same people and not for new ones" in told
+    assert "new people like those above" not in told
+
+
+@pytest.mark.parametrize(("alike", "told"), [(True, "classes counted alike"), (False, "than in the training data")])
+def test_the_card_tells_what_share_of_cells_the_probabilities_are_for(alike, told):
+    spec = dataclasses.replace(bare(), training={"recipe": {"balance_classes": alike}})
+    assert told in section(parsed(model_card(spec))[1], "Limits")
+
+
 # --- the weights of the zoo ---
 
 

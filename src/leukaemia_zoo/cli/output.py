@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from leukaemia_zoo.common.limits import UNCERTAIN, VerdictLimits
 from leukaemia_zoo.common.text import printable
-from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file
+from leukaemia_zoo.zoo import cards
+from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file, weights
 
 if TYPE_CHECKING:
     from leukaemia_zoo.batch.run import Outcome
@@ -93,10 +94,14 @@ def summary(
     parts = [f"{count} {name}" for name, count in tally.counts.items()]
     parts += [f"{tally.failed} not read"] if tally.failed else []
     yield f"\n{_count(tally.cells, what)} by {model}: {', '.join(parts)}."
+    if summaries:
+        yield "The mean over a subject's cells is a summary, not the probability that a person is ill."
     if skipped:
         yield f"Passed over in the folders: {_count(skipped, 'file')} without the suffix of an image."
     if limits is not None:
         yield _uncertain(tally, limits, miss_rate)
+    if model in weights():
+        yield f"What is known of these numbers: leukaemia-zoo info {model}"
 
 
 def _uncertain(tally: CellTally | Outcome, limits: VerdictLimits, miss_rate: float | None) -> str:
@@ -168,7 +173,7 @@ def _place(weight: WeightSpec) -> str:
         told += "; in the folder weights of this checkout"
     if weight.repo is not None:
         return f"{told}; on the Hub, {weight.repo} at {weight.revision}"
-    return f"{told}; not on the Hub yet: name the file with weights=FILE"
+    return f"{told}; not on the Hub yet: name the file with --model FILE"
 
 
 def about(info: ModelInfo) -> Iterator[str]:
@@ -187,8 +192,11 @@ def about(info: ModelInfo) -> Iterator[str]:
         yield f"             published with {spec.input_size[0]}x{spec.input_size[1]}; {input_reason(config)}"
     yield f"  classes    {', '.join(config.class_names)}"
     yield f"  predicts   the average of {_count(config.views, 'view')} of a cell; temperature {config.temperature:.3f}"
+    if (alike := cards.classes_count_alike(weight)) is not None:
+        told = "alike in training: where one is rare" if alike else "as they occur in training: where one is rarer"
+        yield f"             classes counted {told}, its probability is too high"
     if config.verdict_limits is not None:
-        yield from _verdicts(config.verdict_limits)
+        yield from _verdicts(config.verdict_limits, "subject" if cards.names_people(weight) else "cell")
     if config.ood_limit is not None:
         yield f"  warns      of images with an OOD score above {config.ood_limit:.2f}"
     yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
@@ -212,15 +220,16 @@ def about(info: ModelInfo) -> Iterator[str]:
             interval = f" ({value['low']:.3f} to {value['high']:.3f})" if known else " (no interval)"
             yield f"             {metric:<18} {value['value']:.3f}{interval}"
     yield f"  use        {weight.intended_use}"
+    yield "  limits     on other people, stains or microscopes expect lower figures; any image gets one of the classes"
     yield f"  cite       {weight.citation}"
 
 
-def _verdicts(limits: VerdictLimits) -> Iterator[str]:
-    """When a class is ruled out, and how often that leaves no verdict."""
+def _verdicts(limits: VerdictLimits, counted: str) -> Iterator[str]:
+    """When a class is ruled out, and how often that leaves no verdict; of data without people, cells are counted."""
     start = "verdicts"
     for name, rate, limit, people in zip(limits.class_names, limits.default, limits.at(), limits.people, strict=True):
         rule = f"rule out {name} below {limit:.4f}" if limit else f"never rule out {name}"
-        yield f"  {start:<9}  {rule}: miss rate {rate:g}, found on {_count(people, 'subject')}"
+        yield f"  {start:<9}  {rule}: miss rate {rate:g}, found on {_count(people, counted)}"
         start = ""
     rates = ", ".join(f"{rate:g}" for rate in limits.rates)
     yield f"             uncertain where two or more classes are left: {limits.referred:.1%} of the cells there"

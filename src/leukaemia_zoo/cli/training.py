@@ -20,7 +20,8 @@ from leukaemia_zoo.errors import DataError
     type=paths.home,
     metavar="FILE",
     default="imagenet",
-    help="MobileNet weights to distil: a file, 'imagenet' to download Keras' own, or 'none'",
+    help="MobileNet weights to distil: 'imagenet' to download Keras' own, a weight such as mobilenet.pbc, a file, "
+    "or 'none'",
 )
 @options.file("--unlabelled", "cell images for the distillation, without labels (default: the training cells)", "DIR")
 @options.file("--trunk", "distilled.safetensors of a run with the same distillation, or a weight such as cnn.cnmc")
@@ -29,7 +30,7 @@ from leukaemia_zoo.errors import DataError
     type=paths.home,
     metavar="FILE",
     default="none",
-    help="weights to begin with: 'imagenet' to download Keras' own (vgg16, resnet50, inception_v3, xception), a weight "
+    help="weights to begin with: 'imagenet' to download Keras' own (none for cnn and cnn_attention), a weight "
     "of the same architecture as a file, folder or name in the zoo, or 'none' for random ones",
 )
 @options.positive("AUROC speaks", "")

@@ -19,7 +19,7 @@ _COLOURS = ((33, 145, 140), (94, 201, 98), (253, 231, 37))
 _OPAQUE = 0.7
 """How much of the cell the highest value of a map covers."""
 
-_COLUMNS, _GAP, _LINE = 4, 10, 15
+_GAP, _LINE = 10, 15
 _SIDE_ON_SHEET = 144
 
 
@@ -48,19 +48,20 @@ def overlay(explanation: Explanation, side: int = SIDE) -> Image.Image:
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def contact_sheet(explanations: Sequence[Explanation], title: str) -> Image.Image:
-    """Cells with their maps beside them, four to a row, and what was said of each below.
+def contact_sheet(explanations: Sequence[Explanation], title: str, columns: int = 4) -> Image.Image:
+    """Cells with their maps beside them, and what was said of each below.
 
     Args:
         explanations: Of cells that could be read, one or more.
         title: One line at the top.
+        columns: The most cells in a row.
 
     Returns:
         An RGB image.
     """
     font, small = ImageFont.load_default(14), ImageFont.load_default(11)
     width, height = 2 * _SIDE_ON_SHEET + _GAP, _SIDE_ON_SHEET + 2 * _LINE + _GAP
-    columns = min(_COLUMNS, len(explanations))
+    columns = min(columns, len(explanations))
     rows = -(-len(explanations) // columns)
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + 3 * _LINE), "white")
     pen = ImageDraw.Draw(sheet)

@@ -28,8 +28,9 @@ class Prediction:
             `ood_scores`; None after an error and for networks without statistics of their training cells.
         unfamiliar: Whether the score is above the ``ood_limit`` of the model, so that the verdict is not to be relied
             on; None where there is no score or no limit.
-        verdict: The class that is left when those below their ``verdict_limits`` are ruled out, or "uncertain" where
-            two or more are left, which is for a human to look at; None after an error and for weights without limits.
+        verdict: The class that is left when those below their ``verdict_limits`` are ruled out (the likeliest where
+            none is), or "uncertain" where two or more are left: a human must look at the cell. None after an error and
+            for weights without limits.
     """
 
     path: str
@@ -67,7 +68,8 @@ class SubjectSummary:
         subject: The subject.
         cells: Number of cells with a verdict.
         counts: Cells of each label, in the order of the classes.
-        mean_probabilities: Mean over the cells of each class's probability, in the order of the classes.
+        mean_probabilities: Mean over the cells of each class's probability, in the order of the classes: a summary,
+            not the probability that a person is ill.
         class_names: The classes.
         unfamiliar: How many of the cells do not look like those that the network was trained on; they are in the other
             figures all the same. None where the model has no limit for that.

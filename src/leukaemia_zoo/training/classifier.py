@@ -28,6 +28,10 @@ from leukaemia_zoo.zoo.outputs import has_statistics, in_batches
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
 
+_LEAST_DEVIATION = 0.1
+"""Of a feature, as a share of the median over the features: one that is nearly constant on the cells that teach must
+not drown the others when an image of another kind moves it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
@@ -183,7 +187,8 @@ def _taught(
     known = embeddings.turned[:, train_rows].reshape(views * len(train_rows), -1).astype(np.float64)
     weights = np.tile(drawing_weights(cells, train_rows, recipe), views) / views
     mean = weights @ known
-    return known, weights, mean, np.sqrt(weights @ (known - mean) ** 2) + 1e-6
+    deviation = np.sqrt(weights @ (known - mean) ** 2)
+    return known, weights, mean, np.maximum(deviation, _LEAST_DEVIATION * np.median(deviation) + 1e-6)
 
 
 def _as_softmax(classifier: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -67,8 +67,8 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
             network = keras.applications.MobileNet(include_top=False, weights=source, input_tensor=scaled)
         except Exception as error:
             raise WeightsError(
-                f"Keras could not fetch MobileNet's ImageNet weights ({error}); give them as a file with --teacher, or "
-                "train without a teacher with --teacher none."
+                f"Keras could not fetch MobileNet's ImageNet weights ({error}); give them as a file with --teacher, "
+                "take --teacher mobilenet.pbc for a small network, or train without a teacher with --teacher none."
             ) from None
     teacher = keras.Model(inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
     if source is None:

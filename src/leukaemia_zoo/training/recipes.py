@@ -139,8 +139,8 @@ class TrainingOptions:
     Attributes:
         recipe: How to train: a `Recipe`, or settings that replace those of the package's recipe, as a dict or a JSON
             file; None for the package's recipe.
-        teacher: Weights of MobileNet to distil: ``"imagenet"`` (Keras downloads them), an ``.npz`` file, or None to
-            leave out the distillation.
+        teacher: Weights of MobileNet to distil: ``"imagenet"`` (Keras downloads them), a weight or folder such as
+            ``"mobilenet.pbc"``, an ``.npz`` file, or None to leave out the distillation.
         unlabelled: Folder of cell images for the distillation; None takes the training cells, without their labels.
             None of the cells that a cross-validation tests may be among them, under whatever name, nor another cell of
             their subjects.

@@ -261,6 +261,8 @@ def _contents(spec: WeightSpec, repo: str | None, measured: list[_Measurement]) 
         "places": places,
         "cross_validated": any(measurement.key == "cross_validation" for measurement in measured),
         "limits": spec.config.verdict_limits,
+        "names_people": names_people(spec),
+        "alike": classes_count_alike(spec),
         "counts": _counts_by_class(spec),
         "notes": list(_notes(spec)),
         "bars": lambda columns: markdown.Markdown("---|" * len(columns)),
@@ -307,6 +309,19 @@ def _counts(part: Any) -> dict[str, dict[str, int]]:
         for name, counts in part.items()
         if isinstance(counts, Mapping) and all(_is_count(counts.get(what)) for what in ("cells", "subjects"))
     }
+
+
+def names_people(spec: WeightSpec) -> bool:
+    """Whether the data told whose cells taught: a record counts 0 subjects where they did not."""
+    counts = _counts(spec.training.get("train"))
+    return not counts or all(own["subjects"] for own in counts.values())
+
+
+def classes_count_alike(spec: WeightSpec) -> bool | None:
+    """Whether the classes counted alike in training, however many cells they had; None where that is not known."""
+    recipe = spec.training.get("recipe")
+    alike = recipe.get("balance_classes") if isinstance(recipe, Mapping) else None
+    return alike if isinstance(alike, bool) else None
 
 
 def _is_count(value: Any) -> bool:

@@ -196,7 +196,8 @@ def _of_the_zoo(spec: WeightSpec) -> Found:
     if spec.repo is None or spec.revision is None:
         raise WeightsError(
             f"The weight '{spec.name}' ({spec.size:,} bytes, sha256 {spec.sha256}) is not inside this package and was "
-            f"not published on the Hub yet: get weights/{spec.file} from the project and name it with weights=FILE."
+            f"not published on the Hub yet: get weights/{spec.file} from the project and name it with --model FILE, "
+            "or load_model(..., weights=FILE) in Python."
         )
     return _from_hub(spec, spec.repo, spec.revision, WEIGHTS_FILE)
 

@@ -1,0 +1,51 @@
+"""`tools/train_zoo.py`: every weight of the zoo by one command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.zoo.registry import weights
+
+TOOL = Path(__file__).parents[1] / "tools" / "train_zoo.py"
+
+pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason="the tools are not beside the tests")
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_it_makes_every_weight_of_the_zoo_by_commands_that_exist(tmp_path, capsys):
+    done = run("--cnmc", "CNMC", "--pbc", "PBC", "--imagenet", "M.npz", "--out", "runs", "--print")
+    commands = [shlex.split(line)[1:] for line in done.stdout.splitlines()]
+    made = [Path(command[command.index("--out") + 1]).name for command in commands]
+    assert {name.removesuffix("_cv") for name in made} == {*weights()}
+    assert made.index("mobilenet.pbc") < min(made.index("cnn.cnmc_cv"), made.index("mobilenet.pbc_cnmc_cv"))
+    for command in commands:
+        # Every option is one of `train`: what is wrong with it is the data alone, which is not there.
+        assert main(command) != 0
+        assert re.search(r"There is no folder (CNMC|PBC)", capsys.readouterr().err)
+
+
+def test_what_is_there_is_not_made_again(tmp_path):
+    for folder, record in (("cnn.cnmc_cv", "cross_validation.json"), ("cnn.cnmc", "training.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / record).write_text("{}")
+    done = run("--cnmc", "CNMC", "--pbc", "PBC", "--out", tmp_path, "--only", "cnn.cnmc", "--", "--restart")
+    assert done.returncode == 0, done.stderr
+    assert [line.endswith("--restart  # is there") for line in done.stdout.splitlines()] == [True, True]
+
+
+def test_it_stops_where_a_command_fails(tmp_path):
+    done = run("--cnmc", tmp_path / "none", "--pbc", tmp_path / "none", "--out", tmp_path, "--only", "cnn.cnmc")
+    assert done.returncode != 0
+    assert "There is no folder" in done.stderr
+    assert "cnn.cnmc was not made" in done.stderr
+    assert "--trunk" not in done.stdout
