@@ -903,6 +903,12 @@ def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_o
         train("cnn_attention", cells, tmp_path / "none", **begun)
     assert not (tmp_path / "none").exists()
     other = {**begun, "recipe": dataclasses.replace(recipe, zoom=0.2)}
+    named = dataclasses.replace(cells, class_names=("hem", "blast"))
+    with pytest.raises(DataError, match=r"its classes are 'hem', 'all'.*on these cells"):
+        train("cnn_attention", named, tmp_path / "other", calibration=tmp_path / "cv", **begun)
+    some = cells.subset(np.arange(1, len(cells)))
+    with pytest.raises(DataError, match="1 missing"):
+        train("cnn_attention", some, tmp_path / "other", calibration=tmp_path / "cv", **begun)
     with pytest.raises(DataError, match="another recipe"):
         train("cnn_attention", cells, tmp_path / "other", calibration=tmp_path / "cv", **other)
     validated = {**begun, "recipe": dataclasses.replace(recipe, validation_share=0.3)}
