@@ -618,6 +618,14 @@ def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path)
         )
 
 
+def test_a_trunk_of_another_architecture_is_refused_before_anything_is_written(trained, cells, teacher, tmp_path):
+    """Else the corrected call would be told of an unfinished run with other settings."""
+    trunk, out = trained[0] / "distilled.safetensors", tmp_path / "out"
+    with pytest.raises(WeightsError, match="are not those of the network 'cnn'"):
+        train("cnn", cells, out, recipe=recipe_for("cnn", SMALL), teacher=teacher, trunk=trunk)
+    assert not out.exists()
+
+
 @pytest.mark.graphs
 @pytest.mark.parametrize("turned", [False, True])
 def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe, turned):

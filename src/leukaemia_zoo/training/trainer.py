@@ -298,6 +298,7 @@ def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path
                 f"{sources.trunk} was not distilled by this recipe: leave out the trunk (--trunk), or give the recipe "
                 "it had (--recipe)."
             )
+        load_tensors(model, sources.trunk, without_head=True)  # which may be of another architecture
     elif distils and (own_trunk is None or not own_trunk.is_file()):
         if sources.unlabelled is not None:
             unlabelled_images(sources.unlabelled)
