@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
 from typing import Any
 
 import keras
@@ -21,6 +20,7 @@ import numpy as np
 
 from leukaemia_zoo.benchmarking.memory import noise, peak_memory
 from leukaemia_zoo.benchmarking.operations import flops
+from leukaemia_zoo.common.reading import whole
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, DataError, LeukaemiaZooError, UnknownNameError
 from leukaemia_zoo.zoo.loading import config_of, load_model
@@ -163,7 +163,7 @@ def measure_costs(
     began = time.perf_counter()
     sizes = _checked_sizes(models, input_sizes, frames)
     tried = _checked_batches(batches)
-    repeats = _whole("repeats", repeats)
+    repeats = whole(repeats, "repeats")
     by_name = {name: os.fspath(model) for name, model in models.items() if isinstance(model, str | os.PathLike)}
     steps = _Steps(bool(by_name) + len(by_name) + len(models) + repeats, progress)
     lost: set[str] = set()
@@ -372,7 +372,7 @@ def _checked_sizes(
         sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
         if len(sides) != 2:
             raise DataError(f"The input size of '{name}' is {size!r}: give height and width, such as (100, 100).")
-        found[name] = _whole(f"the height for '{name}'", sides[0]), _whole(f"the width for '{name}'", sides[1])
+        found[name] = whole(sides[0], f"the height for '{name}'"), whole(sides[1], f"the width for '{name}'")
     if frames is not None and (np.ndim(frames) != 4 or not np.size(frames)):
         raise DataError(f"frames has the shape {np.shape(frames)}: give images (N, height, width, 3).")
     for name, model in models.items():
@@ -386,13 +386,7 @@ def _checked_sizes(
 
 
 def _checked_batches(batches: Iterable[int]) -> list[int]:
-    found = sorted({_whole("a batch", batch) for batch in batches})
+    found = sorted({whole(batch, "a batch") for batch in batches})
     if not found:
         raise DataError("There is no batch to measure: give one or more, such as batches=(1, 32).")
     return found
-
-
-def _whole(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise DataError(f"{what} is {value!r}: give a whole number above 0.")
-    return int(value)

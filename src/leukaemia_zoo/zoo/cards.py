@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.common import markdown
+from leukaemia_zoo.common.reading import is_number, is_whole
 from leukaemia_zoo.common.templates import markdown_templates
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import UnknownNameError, WeightsError
@@ -222,11 +223,7 @@ def _figure(spec: WeightSpec, where: str, found: Any) -> _Figure:
 
 
 def _is_finite(number: Any) -> bool:
-    return (
-        isinstance(number, int | float)
-        and not isinstance(number, bool)
-        and abs(number) <= sys.float_info.max  # also of an integer that is too large to be a float
-    )
+    return is_number(number) and abs(number) <= sys.float_info.max  # also of an integer too large to be a float
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -289,13 +286,13 @@ def _notes(spec: WeightSpec) -> Iterator[str]:
         yield f"Validation: in turn by {folds} folds, no subject in two of them"
     if isinstance(manifest, str):
         yield f"sha256 of the split manifest: {markdown.code(manifest)}"
-    if _is_count(seed):
+    if is_whole(seed, 0):
         yield f"Seed: {seed}"
     if isinstance(initial, Mapping):
         digest = f", sha256 {markdown.code(initial['sha256'])}" if initial.get("sha256") else ""
         yield f"Began with the weights: {markdown.text(initial.get('source', ''))}{digest}"
     elif initial == "random":
-        yield "Began with random weights" + (f" from seed {seed}" if _is_count(seed) else "")
+        yield "Began with random weights" + (f" from seed {seed}" if is_whole(seed, 0) else "")
 
 
 def _counts(part: Any) -> dict[str, dict[str, int]]:
@@ -305,12 +302,8 @@ def _counts(part: Any) -> dict[str, dict[str, int]]:
     return {
         str(name): {what: counts[what] for what in ("cells", "subjects")}
         for name, counts in part.items()
-        if isinstance(counts, Mapping) and all(_is_count(counts.get(what)) for what in ("cells", "subjects"))
+        if isinstance(counts, Mapping) and all(is_whole(counts.get(what), 0) for what in ("cells", "subjects"))
     }
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 CARD_FILE = "README.md"

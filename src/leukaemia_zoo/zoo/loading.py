@@ -13,7 +13,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from leukaemia_zoo._names import renamed
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.files import sha256_of, write_json
 from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.common.text import close_matches, shown
 from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
 from leukaemia_zoo.zoo.architectures import Output, build_model, with_output
@@ -87,7 +87,7 @@ def load_model(
         >>> model.zoo.class_names, model.output_shape
         (('hem', 'all'), (None, 2))
     """
-    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
+    if num_classes is not None and not is_whole(num_classes):
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnknownNameError(f"A network cannot be computed in {shown(dtype)}: choose one of {', '.join(DTYPES)}.")
