@@ -7,6 +7,7 @@ class names. What a network expects of its input (scaling, channel order, mean) 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -15,13 +16,20 @@ import keras
 from keras import layers, ops
 
 from leukaemia_zoo.cells.preprocessing import MAX_SIDE
-from leukaemia_zoo.common.hardware import own_settings
+from leukaemia_zoo.common.hardware import own_settings, precision
 from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
-from leukaemia_zoo.zoo.layers import AttentionBlock, CellFeatures, CellMask, CellNetwork, CellStatistics
+from leukaemia_zoo.zoo.layers import (
+    AttentionBlock,
+    CellFeatures,
+    CellMask,
+    CellNetwork,
+    CellStatistics,
+    without_random_weights,
+)
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelSpec, register
-from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM, named_variables
 
 Output = Literal["probabilities", "logits", "embeddings"]
 
@@ -176,6 +184,21 @@ def register_architecture(
     register(spec)
     _REGISTERED.add(name)
     _BUILDERS[name] = lambda images, plan: _embedding(builder(images), plan.dropout)
+
+
+def tensor_shapes(name: str, num_classes: int, input_size: tuple[int, int], head: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a network by their stable names; it is built for them once in a process."""
+    return dict(_tensor_shapes(_BUILDERS[name], name, num_classes, input_size, head))
+
+
+@functools.lru_cache(maxsize=32)
+def _tensor_shapes(
+    builder: object, name: str, num_classes: int, input_size: tuple[int, int], head: str
+) -> dict[str, tuple[int, ...]]:
+    """What belongs to a builder, for a name may get another one."""
+    with precision("float32"), without_random_weights():
+        model = build_model(name, num_classes=num_classes, input_size=input_size, head=head)
+    return {key: tuple(variable.shape) for key, variable in named_variables(model).items()}
 
 
 def with_output(model: keras.Model, output: Output) -> keras.Model:

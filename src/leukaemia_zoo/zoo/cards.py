@@ -320,8 +320,13 @@ def checked_about(about: Mapping[str, Any]) -> dict[str, Any]:
             raise UnknownNameError(
                 f"There is nothing called '{name}' to tell about a weight; {close_matches(name, _ABOUT)}"
             )
+    return as_written(about)
+
+
+def as_written(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json will hold of what is told about a model, or a WeightsError where JSON cannot."""
     try:
-        return dict(json.loads(json.dumps(about, allow_nan=False)))
+        return dict(json.loads(json.dumps(told, allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"What is told about the model cannot be written as JSON ({error}): give plain numbers, texts and lists."
