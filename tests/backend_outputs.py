@@ -1,6 +1,6 @@
 """Outputs of the networks and layers on one backend, for `test_backends` to compare: run in a process of its own.
 
-    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|explained|save|load...
+    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|nested|save|load...
 
 The weights come from a NumPy generator per stable tensor name, so that every backend gets the same ones.
 """
@@ -59,14 +59,34 @@ def cells(count, size, seed=0):
     return frames
 
 
+LAYERS = ("probabilities", "logits", "embedding")
+
+
 def outputs_of(model, images):
     """Probabilities, logits and embeddings, float32 NumPy arrays."""
     from keras import Model
 
-    layers = ("probabilities", "logits", "embedding")
-    together = Model(model.inputs, [model.get_layer(name).output for name in layers])
-    values = together.predict_on_batch(images)
-    return {f"{model.name}/{name}": np.asarray(value) for name, value in zip(layers, values, strict=True)}
+    values = Model(model.inputs, [model.get_layer(name).output for name in LAYERS]).predict_on_batch(images)
+    return {f"{model.name}/{name}": np.asarray(value) for name, value in zip(LAYERS, values, strict=True)}
+
+
+def outputs_in_parts(model, images):
+    """The same from the two parts in which a network is explained, two images at a time.
+
+    The first, which is nearly all of it, is then compiled once for its outputs and its maps.
+    """
+    from keras import Model
+
+    from leukaemia_zoo.explanation.depths import depths_of
+
+    depths = depths_of(model)
+    head = Model(depths.features.outputs, [model.get_layer(name).output for name in LAYERS])
+    found = []
+    for start in range(0, len(images), 2):
+        parts = depths.see(images[start : start + 2])
+        found.append(head.predict_on_batch(parts if len(parts) > 1 else parts[0]))
+    values = [np.concatenate([np.asarray(value) for value in values]) for values in zip(*found, strict=True)]
+    return {f"{model.name}/{name}": value for name, value in zip(LAYERS, values, strict=True)}
 
 
 def small():
@@ -76,7 +96,7 @@ def small():
     from leukaemia_zoo import AttentionBlock
     from leukaemia_zoo.prediction.attention import attention_maps
     from leukaemia_zoo.zoo import build_model
-    from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
+    from leukaemia_zoo.zoo.layers import CellMask, CellStatistics, without_random_weights
 
     found = {}
     rng = np.random.default_rng(1)
@@ -93,7 +113,9 @@ def small():
 
     for name in SMALL:
         for head in ("flatten", "texture"):
-            model = set_fixed_weights(build_model(name, head=head))
+            with without_random_weights():
+                model = build_model(name, head=head)
+            set_fixed_weights(model)
             images = cells(3, model.input_shape[1])
             found |= {f"{head}:{key}": value for key, value in outputs_of(model, images).items()}
             if name == "cnn_attention":
@@ -106,13 +128,16 @@ def large():
     from keras import backend
 
     from leukaemia_zoo.zoo import build_model
+    from leukaemia_zoo.zoo.layers import without_random_weights
     from leukaemia_zoo.zoo.tensors import named_variables
 
     found = {}
     for name, size in LARGE.items():
-        model = set_fixed_weights(build_model(name, num_classes=3, input_size=size))
+        with without_random_weights():
+            model = build_model(name, num_classes=3, input_size=size)
+        set_fixed_weights(model)
         found[f"names:{name}"] = np.array(list(named_variables(model)))
-        found |= outputs_of(model, cells(2, size))
+        found |= outputs_in_parts(model, cells(2, size))
         model.zoo = config_for(name, size, ("a", "b", "c"))
         found |= maps_of(name, model, cells(2, size), ("grad_cam", "hires_cam"))
         del model
@@ -121,7 +146,7 @@ def large():
 
 
 def shipped():
-    """Every weight that travels in the package."""
+    """Every weight that travels in the package, with its maps by every method."""
     from leukaemia_zoo import load_model
     from leukaemia_zoo.prediction import ood_scores
     from leukaemia_zoo.zoo.registry import packaged_file, weights
@@ -129,9 +154,14 @@ def shipped():
     found = {}
     for name in [spec.name for spec in weights().values() if packaged_file(spec).is_file()]:
         model = load_model(name)
-        for key, value in outputs_of(model, cells(4, model.input_shape[1])).items():
+        for key, value in outputs_in_parts(model, cells(4, model.input_shape[1])).items():
             found[f"{name}:{key}"] = value
         found[f"ood:{name}"] = ood_scores(model, cells(4, 64))
+        found |= maps_of(name, model, cells(2, 150), ("grad_cam", "hires_cam"))
+        if name == "cnn_attention.cnmc":
+            found |= maps_of(name, model, cells(2, 150), ("attention",))
+            # What is covered speaks for `all` here: of `hem` there would be an empty map, which is equal to any other.
+            found |= maps_of(name, model, cells(2, 150), ("occlusion",), "all")
     return found
 
 
@@ -154,22 +184,12 @@ def maps_of(name, model, frames, methods, target=None):
     return found
 
 
-def explained():
-    """Maps of every weight that travels in the package, by every method; and of a network with networks in it."""
+def nested():
+    """Maps of a network with networks in it."""
     import keras
 
     from leukaemia_zoo import load_model
     from leukaemia_zoo.zoo import register_architecture
-    from leukaemia_zoo.zoo.registry import packaged_file, weights
-
-    found = {}
-    for name in [spec.name for spec in weights().values() if packaged_file(spec).is_file()]:
-        model = load_model(name)
-        found |= maps_of(name, model, cells(2, 150), ("grad_cam", "hires_cam"))
-        if name == "cnn_attention.cnmc":
-            found |= maps_of(name, model, cells(2, 150), ("attention",))
-            # What is covered speaks for `all` here: of `hem` there would be an empty map, which is equal to any other.
-            found |= maps_of(name, model, cells(2, 150), ("occlusion",), "all")
 
     def build(images):
         trunk = keras.Sequential(
@@ -188,7 +208,7 @@ def explained():
     model = load_model("nested", weights=None, num_classes=3)
     for number, weight in enumerate(model.weights):
         weight.assign(np.random.default_rng(number).normal(0, 0.3, weight.shape))
-    return found | maps_of("nested", model, cells(2, 48), ("grad_cam", "hires_cam", "occlusion"))
+    return maps_of("nested", model, cells(2, 48), ("grad_cam", "hires_cam", "occlusion"))
 
 
 def save(folder):
@@ -217,7 +237,7 @@ def main():
         elif part == "load":
             found |= load(Path(work) / "here")
         else:
-            found |= {"small": small, "large": large, "shipped": shipped, "explained": explained}[part]()
+            found |= {"small": small, "large": large, "shipped": shipped, "nested": nested}[part]()
     np.savez(out, **found)
 
 

@@ -55,7 +55,7 @@ class Runs:
             work = self.folder / "work"
             work.mkdir(exist_ok=True)
             # The published networks first: the names of their tensors are those of a fresh process.
-            parts = ("large", "small", "shipped", "explained", "load", "save")
+            parts = ("large", "small", "shipped", "nested", "load", "save")
             self.found[backend] = in_process(backend, self.folder / f"{backend}.npz", work, *parts)
         return self.found[backend]
 

@@ -71,7 +71,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Figures of memory without the processes, which take seconds to import a backend."""
-    monkeypatch.setattr(cost, "peak_memory", lambda what, arguments: 150.0 if arguments else 100.0)
+    monkeypatch.setattr(cost, "peak_memory", lambda name, path, count: (150.0, 100.0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_a_folder_is_loaded_in_each_repeat(tiny_folder, no_processes):
     assert found.load_s.repeats == 3
     assert found.load_s.low > 0
     assert (found.peak_memory_mb, found.of_which_backend_mb) == (150.0, 100.0)
-    assert steps == [(done, 7) for done in range(1, 8)]
+    assert steps == [(done, 6) for done in range(1, 7)]
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["load_s"]["repeats"] == 3
     assert set(plain["throughput"]) == {"median", "low", "high", "repeats"}
@@ -460,15 +460,16 @@ def test_what_is_no_model(tiny_model, tmp_path):
 # Memory and machine
 
 
-def test_a_process_tells_its_memory_and_not_that_of_its_parent():
+def test_a_process_tells_its_memory_and_not_that_of_its_parent(tiny_folder):
     ballast = np.ones(190_000_000)  # more than importing any backend takes
     assert memory._high_water_mark() > ballast.nbytes / 1e6
-    assert 10 < memory.peak_memory("the backend", []) < ballast.nbytes / 1e6
+    peak, of_backend = memory.peak_memory("tiny", str(tiny_folder), 2)
+    assert 10 < of_backend < peak < ballast.nbytes / 1e6
 
 
 def test_memory_that_is_not_known(tiny_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
-    with pytest.warns(UserWarning, match="memory of the backend is not known"):
+    with pytest.warns(UserWarning, match="memory of 'mine' is not known"):
         found = measure_costs({"mine": tiny_folder}, repeats=1, batches=[1])["mine"]
     assert (found.peak_memory_mb, found.of_which_backend_mb) == (None, None)
 

@@ -545,7 +545,7 @@ def test_a_recipe_is_judged_on_unseen_people(folder, tmp_path):
 
 def test_the_command_writes_a_report(folder, tiny_folder, tmp_path, capsys, monkeypatch):
     # Memory is measured in processes of their own: `test_each_backend_measures_a_folder`.
-    monkeypatch.setattr("leukaemia_zoo.benchmarking.cost.peak_memory", lambda what, arguments: 100.0)
+    monkeypatch.setattr("leukaemia_zoo.benchmarking.cost.peak_memory", lambda name, path, count: (100.0, 50.0))
     arguments = [
         "benchmark",
         tiny_folder,

@@ -1,11 +1,13 @@
 """`reading`: plain data of which nothing can fail later, or one short reason."""
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
 
-from leukaemia_zoo.common.reading import parse_json, read_arrays, read_json
+from leukaemia_zoo.common.reading import is_number, is_whole, parse_json, read_arrays, read_json, whole
 from leukaemia_zoo.errors import DataError, UnknownNameError
 from leukaemia_zoo.training.recipes import changed, recipe_for
 
@@ -75,3 +77,22 @@ def test_a_recipe_file_is_refused_as_json_is(tmp_path):
     (tmp_path / "recipe.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="nested too deeply"):
         changed(recipe_for("cnn"), tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "2", None, np.float64(3), np.bool_(True), math.nan])
+def test_what_is_no_whole_number_is_told_by_its_name(value):
+    with pytest.raises(DataError, match=rf"^folds is {re.escape(repr(value))}: give a whole number from 1 on\.$"):
+        whole(value, "folds")
+    assert not is_whole(value)
+
+
+def test_whole_numbers_of_any_kind_become_those_of_python():
+    for value in (3, np.int64(3), np.uint8(3)):
+        assert type(whole(value, "folds")) is int
+        assert whole(value, "folds", 3, 3) == 3
+    with pytest.raises(DataError, match="give a whole number from 0 to 2"):
+        whole(3, "seed", 0, 2)
+
+
+def test_numbers_are_told_from_what_python_counts_with():
+    assert [is_number(value) for value in (0, 1.5, True, "1", None)] == [True, True, False, False, False]

@@ -50,7 +50,9 @@ def test_asking_whether_keras_is_there_leaves_the_wait_for_it():
 FIRST = """
 import os, sys
 if os.environ["KERAS_BACKEND"] == "jax":
-    import jax  # before the processes part; TensorFlow imports Keras, which none may have imported
+    # What Keras needs, before the processes part; TensorFlow imports Keras itself, which none may have imported.
+    import h5py, jax, optree, rich.console
+    assert "keras" not in sys.modules
 for module in sys.argv[1:]:
     child = os.fork()
     if not child:

@@ -21,7 +21,7 @@ from leukaemia_zoo.common.files import cache_folder
 from leukaemia_zoo.engine import graphs, stream
 from leukaemia_zoo.engine.classifier import Classifier
 from leukaemia_zoo.engine.golden import golden_cells
-from leukaemia_zoo.engine.graphs import TOLERANCE, golden_probabilities, graph_name
+from leukaemia_zoo.engine.graphs import TOLERANCE, graph_name
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import (
     ArchitectureError,
@@ -47,6 +47,19 @@ BACKENDS = {"keras", "tensorflow", "jax", "torch", "onnx"}
 def skip_outside_a_checkout(name):
     if name in LARGE and not registry.checkout_file(registry.weights()[name]).parent.is_dir():
         pytest.skip("the large weights are not in the source archive")
+
+
+def index_of_graphs():
+    """What lies beside the graphs of the package: their hashes, and what Keras said of the golden cells."""
+    return json.loads((graphs._packaged_folder() / graphs.INDEX_FILE).read_text())
+
+
+def golden_probabilities(name):
+    """What Keras said of the golden cells with the present weight."""
+    row = index_of_graphs()["golden"].get(name)
+    assert row is not None, "run: python tools/make_graphs.py"
+    assert row["sha256"] == registry.weights()[name].sha256, "run: python tools/make_graphs.py"
+    return row["probabilities"]
 
 
 def run_python(code, **environment):
@@ -98,8 +111,7 @@ def test_predicts_where_neither_keras_nor_tensorflow_is_installed():
 def test_golden_cells_are_judged_as_keras_judged_them(name):
     skip_outside_a_checkout(name)
     network = Network.load(name)
-    expected = golden_probabilities(name, registry.weights()[name].sha256)
-    assert expected is not None, "run: python tools/make_graphs.py"
+    expected = golden_probabilities(name)
     cells = golden_cells(*network.zoo.preprocessing.input_size)
     np.testing.assert_allclose(network.probabilities(cells), expected, atol=TOLERANCE)
 
@@ -118,7 +130,7 @@ def test_a_name_and_its_keras_model_say_the_same(name, draw_cell):
     np.testing.assert_allclose([item.ood_score for item in by_engine], scores, rtol=1e-3)
     np.testing.assert_allclose(ood_scores(name, frames), scores, rtol=1e-3)
     np.testing.assert_allclose(embed(name, frames), embed(model, frames), atol=2e-3)
-    expected = golden_probabilities(name, registry.weights()[name].sha256)
+    expected = golden_probabilities(name)
     from leukaemia_zoo.zoo.outputs import class_probabilities
 
     cells = golden_cells(*model.zoo.preprocessing.input_size)
@@ -258,7 +270,7 @@ def test_a_damaged_graph_is_refused(monkeypatch, tmp_path):
 
 
 def test_every_graph_in_the_package_is_the_one_in_the_index():
-    index = json.loads((graphs._packaged_folder() / graphs.INDEX_FILE).read_text())
+    index = index_of_graphs()
     files = {file.stem: file for file in graphs._packaged_folder().glob("*.onnx")}
     assert {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()} == index["graphs"]
     assert {graph_name(spec.config) for spec in registry.weights().values()} == set(files)

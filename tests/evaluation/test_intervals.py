@@ -161,7 +161,7 @@ class TestBootstrap:
         held = dict.fromkeys(truth, 0)
         for seed in range(400):
             labels, p, subjects = cohort(ill=26, healthy=14, seed=seed)
-            found = bootstrap_over_subjects(labels, p, subjects, tuple(truth), resamples=500, seed=seed)
+            found = bootstrap_over_subjects(labels, p, subjects, tuple(truth), resamples=200, seed=seed)
             for name, value in truth.items():
                 held[name] += found[name].low <= value <= found[name].high
         shares = {name: count / 400 for name, count in held.items()}
@@ -206,7 +206,7 @@ class TestResampling:
         for seed in range(300):
             labels, p, subjects = cohort(ill=26, healthy=14, seed=seed)
             checked = checked_predictions(labels, p)
-            resampling = Resampling(labels, subjects, 400, seed, 0.95)
+            resampling = Resampling(labels, subjects, 200, seed, 0.95)
             drawn = resampling.draw(
                 lambda *counts, checked=checked: dict(
                     zip(names, resampled_slope_intercept(*checked, *counts), strict=True)

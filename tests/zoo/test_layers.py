@@ -1,5 +1,8 @@
 """The spatial gate and its maps."""
 
+import contextlib
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from leukaemia_zoo import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, ImageError
 from leukaemia_zoo.prediction import attention_maps
 from leukaemia_zoo.zoo import build_model
+from leukaemia_zoo.zoo.layers import without_random_weights
 
 SHAPE = (2, 5, 4, 8)
 
@@ -196,3 +200,24 @@ def test_a_network_without_gate_has_no_maps():
 def test_images_of_another_shape_are_refused(model, shape):
     with pytest.raises(ImageError, match=r"not \(N, 40, 40, 3\)"):
         attention_maps(model, np.zeros(shape, np.float32))
+
+
+def test_networks_for_loaded_weights_draw_none_and_are_the_same_otherwise():
+    built, drawn_after = [], []
+    for context in (contextlib.nullcontext, without_random_weights):
+        keras.utils.set_random_seed(3)
+        with context():
+            built.append(build_model("mobilenet", head="pooled", input_size=32))
+        drawn_after.append(random.random())
+    kernels = [[np.asarray(w) for w in model.weights if w.path.endswith("kernel")] for model in built]
+    assert all(kernel.any() for kernel in kernels[0])
+    assert not any(kernel.any() for kernel in kernels[1])
+    assert [kernel.shape for kernel in kernels[0]] == [kernel.shape for kernel in kernels[1]]
+    # Neither what is drawn next nor what Keras writes of the network tells that it drew nothing.
+    assert drawn_after[0] == drawn_after[1]
+    kinds = ("kernel_initializer", "depthwise_initializer")
+    described = [[layer.get_config().get(kind) for layer in model.layers for kind in kinds] for model in built]
+    assert described[0] == described[1]
+    layer = built[1].get_layer("logits")
+    assert np.asarray(layer.kernel_initializer((4, 4))).any()
+    assert build_model("cnn", input_size=32).get_layer("logits").get_weights()[0].any()

@@ -27,7 +27,7 @@ from leukaemia_zoo.errors import (
     WeightsError,
 )
 from leukaemia_zoo.prediction import attention_maps, iter_predictions, ood_scores
-from leukaemia_zoo.zoo import ModelConfig, build_model, registry, save_pretrained, sources
+from leukaemia_zoo.zoo import ModelConfig, build_model, register_architecture, registry, save_pretrained, sources
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.loading import config_of
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, WeightSpec, list_models, model_info, packaged_file
@@ -879,6 +879,24 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, kind):
     with pytest.raises((TensorMismatchError, WeightsError), match=message):
         save_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_is_compared_with_what_its_name_stands_for_now(tmp_path):
+    def builder(filters):
+        def build(images):
+            x = keras.layers.Conv2D(filters, 3, name="conv")(images)
+            return keras.layers.GlobalAveragePooling2D(name="pool")(x)
+
+        return build
+
+    register_architecture("own", builder(4), input_size=32)
+    narrow = load_model("own", weights=None)
+    for folder in ("one", "two"):
+        save_model(narrow, tmp_path / folder)
+    register_architecture("own", builder(5), input_size=32)
+    with pytest.raises(TensorMismatchError, match=r"'conv/kernel' has the shape \(3, 3, 3, 4\), not \(3, 3, 3, 5\)"):
+        save_model(narrow, tmp_path / "three")
+    save_model(load_model("own", weights=None), tmp_path / "three")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.common.hardware import resolved
+from leukaemia_zoo.common.reading import is_whole, whole
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.training.recipes import Recipe, changed
@@ -86,10 +87,9 @@ class FineTuningOptions:
             checked_repo(self.push_to)
         checked_about(self.about or {})
         object.__setattr__(self, "seed", checked_seed(self.seed))
-        if isinstance(self.resamples, bool) or not isinstance(self.resamples, int) or self.resamples < 1:
-            raise DataError(f"resamples is {self.resamples!r}: give a number from 1 on.")
+        object.__setattr__(self, "resamples", whole(self.resamples, "resamples"))
         layers = self.unfreeze
-        if layers != "all" and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
+        if layers != "all" and not is_whole(layers):
             raise DataError(f"unfreeze is {layers!r}: give a number of layers from 1 on, or 'all'.")
         if not 0 < self.rate_decay <= 1:
             raise DataError(f"rate_decay is {self.rate_decay!r}: give a share above 0 and at most 1, such as 0.8.")

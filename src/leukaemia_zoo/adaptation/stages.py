@@ -22,6 +22,7 @@ from leukaemia_zoo.training.drawing import read_arrays
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.tuning import adapt_statistics, tune_layers
+from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, named_variables
 
 _CROP_CELLS = 400  # of so many cells the embeddings are made at every crop
@@ -142,8 +143,9 @@ def _losses(fitted: Fitted, truth: np.ndarray) -> np.ndarray:
 
 
 def _with_classes(base: Base, recipe: Recipe, classes: int, seed: int) -> keras.Model:
-    """The network with a new last layer and all its other weights."""
-    model = new_network(recipe, classes, seed)
+    """The network with a new last layer, which is to be fitted, and all its other weights."""
+    with without_random_weights():
+        model = new_network(recipe, classes, seed)
     ours = named_variables(model)
     for name, variable in named_variables(base.model).items():
         if name.split("/", 1)[0] != LOGITS_LAYER:

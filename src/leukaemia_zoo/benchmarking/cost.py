@@ -13,14 +13,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
 from typing import Any
 
 import keras
 import numpy as np
 
-from leukaemia_zoo.benchmarking.memory import noise, peak_memory
+from leukaemia_zoo.benchmarking.memory import Peak, noise, peak_memory
 from leukaemia_zoo.benchmarking.operations import flops
+from leukaemia_zoo.common.reading import whole
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, DataError, LeukaemiaZooError, UnknownNameError
 from leukaemia_zoo.zoo.loading import config_of, load_model
@@ -163,9 +163,9 @@ def measure_costs(
     began = time.perf_counter()
     sizes = _checked_sizes(models, input_sizes, frames)
     tried = _checked_batches(batches)
-    repeats = _whole("repeats", repeats)
+    repeats = whole(repeats, "repeats")
     by_name = {name: os.fspath(model) for name, model in models.items() if isinstance(model, str | os.PathLike)}
-    steps = _Steps(bool(by_name) + len(by_name) + len(models) + repeats, progress)
+    steps = _Steps(len(by_name) + len(models) + repeats, progress)
     lost: set[str] = set()
 
     @contextlib.contextmanager
@@ -183,12 +183,11 @@ def measure_costs(
     for name, path in by_name.items():
         with measuring(name):
             files[name] = find(path).file.stat().st_size
-    memory: dict[str, float | None] = {}
-    backend_memory = steps.done(peak_memory("the backend", [])) if by_name else None
+    memory: dict[str, Peak] = {}
     for name, path in by_name.items():
-        count = min(_MEMORY_BATCH, tried[-1])
-        known = backend_memory and name not in lost
-        memory[name] = steps.done(peak_memory(f"'{name}'", [path, str(count)]) if known else None)
+        if name not in lost:
+            memory[name] = peak_memory(name, path, min(_MEMORY_BATCH, tried[-1]))
+        steps.done()
 
     runners = []
     for name, model in models.items():
@@ -225,8 +224,8 @@ def measure_costs(
             latency_ms=Spread.of([1000 * took for took in runner.timings[1]]),
             throughput=throughput[best],
             best_batch=best,
-            peak_memory_mb=memory.get(runner.name),
-            of_which_backend_mb=backend_memory if runner.name in by_name else None,
+            peak_memory_mb=memory.get(runner.name, (None, None))[0],
+            of_which_backend_mb=memory.get(runner.name, (None, None))[1],
             views=runner.views,
         )
     return costs
@@ -238,11 +237,10 @@ class _Steps:
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
         self._total, self._progress, self._count = total, progress or (lambda done, total: None), 0
 
-    def done(self, value: Any = None) -> Any:
-        """Count one step and give back what came of it."""
+    def done(self) -> None:
+        """Count one step."""
         self._count += 1
         self._progress(self._count, self._total)
-        return value
 
     def finish(self) -> None:
         """Tell that it is over, also where it stopped early."""
@@ -372,7 +370,7 @@ def _checked_sizes(
         sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
         if len(sides) != 2:
             raise DataError(f"The input size of '{name}' is {size!r}: give height and width, such as (100, 100).")
-        found[name] = _whole(f"the height for '{name}'", sides[0]), _whole(f"the width for '{name}'", sides[1])
+        found[name] = whole(sides[0], f"the height for '{name}'"), whole(sides[1], f"the width for '{name}'")
     if frames is not None and (np.ndim(frames) != 4 or not np.size(frames)):
         raise DataError(f"frames has the shape {np.shape(frames)}: give images (N, height, width, 3).")
     for name, model in models.items():
@@ -386,13 +384,7 @@ def _checked_sizes(
 
 
 def _checked_batches(batches: Iterable[int]) -> list[int]:
-    found = sorted({_whole("a batch", batch) for batch in batches})
+    found = sorted({whole(batch, "a batch") for batch in batches})
     if not found:
         raise DataError("There is no batch to measure: give one or more, such as batches=(1, 32).")
     return found
-
-
-def _whole(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise DataError(f"{what} is {value!r}: give a whole number above 0.")
-    return int(value)

@@ -27,8 +27,12 @@ def noise(count: int, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(_SEED).integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
-def peak_memory(what: str, arguments: list[str]) -> float | None:
-    """The most memory that a fresh process takes which does what `_tell_peak_memory` says; None where nobody knows."""
+Peak = tuple[float | None, float | None]
+"""The most memory that was taken, and of it what the backend takes before there is a model; None where nobody knows."""
+
+
+def peak_memory(name: str, path: str, count: int) -> Peak:
+    """The most memory, in 10**6 bytes, that a fresh process takes which loads a model and judges `count` images."""
     command = [
         sys.executable,
         "-c",
@@ -41,30 +45,30 @@ def peak_memory(what: str, arguments: list[str]) -> float | None:
     }
     try:
         done = subprocess.run(
-            [*command, keras.config.dtype_policy().name, *arguments],
+            [*command, keras.config.dtype_policy().name, path, str(count)],
             env=environment,
             capture_output=True,
             text=True,
             timeout=_CHILD_SECONDS,
             check=True,
         )
-        return json.loads(done.stdout.splitlines()[-1])
+        peak, of_backend = json.loads(done.stdout.splitlines()[-1])
+        return peak, of_backend
     except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
         lines = (getattr(error, "stderr", None) or "").strip().splitlines()
-        warnings.warn(f"The peak memory of {what} is not known: {lines[-1] if lines else error}", stacklevel=3)
-        return None
+        warnings.warn(f"The peak memory of '{name}' is not known: {lines[-1] if lines else error}", stacklevel=3)
+        return None, None
 
 
 def _tell_peak_memory() -> None:
     """In that process: load the model that the arguments name, judge one batch, print the most memory it took."""
-    policy, *arguments = sys.argv[1:]
+    policy, path, count = sys.argv[1:]
     keras.config.set_dtype_policy(policy)
-    if arguments:
-        path, count = arguments
-        model = load_model(path)
-        config = config_of(model)
-        class_probabilities(model, config, noise(int(count), config.preprocessing.input_size))
-    print(json.dumps(_high_water_mark()))
+    of_backend = _high_water_mark()
+    model = load_model(path)
+    config = config_of(model)
+    class_probabilities(model, config, noise(int(count), config.preprocessing.input_size))
+    print(json.dumps([_high_water_mark(), of_backend]))
 
 
 def _high_water_mark() -> float | None:

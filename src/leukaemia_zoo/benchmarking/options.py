@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
+from leukaemia_zoo.common.reading import whole
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.errors import DataError
 
@@ -68,8 +68,7 @@ class BenchmarkOptions:
             value = getattr(self, name)
             if name == "refit_folds" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise DataError(f"{name} is {value!r}: give a whole number from {least} on.")
+            object.__setattr__(self, name, whole(value, name, least))
         if self.refit_folds is not None and self.validation is not None:
             raise DataError("In a cross-validation the folds choose: leave out either validation or refit_folds.")
 

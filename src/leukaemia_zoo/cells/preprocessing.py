@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 
 from leukaemia_zoo.cells.arrays import MIN_SIDE, RGBArray, as_image, as_images, check_visible, lies_on_black
 from leukaemia_zoo.cells.images import frame_of
+from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.errors import DataError
 
 MAX_SIDE = 2048
@@ -76,13 +77,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         size = self.input_size
-        if not (isinstance(size, Sequence) and len(size) == 2 and all(_is_whole(side, 1) for side in size)):
+        if not (isinstance(size, Sequence) and len(size) == 2 and all(is_whole(side) for side in size)):
             raise DataError(f"input_size is {size!r}: give height and width in whole pixels, such as (100, 100).")
         if not (isinstance(self.crop_fraction, Real) and not isinstance(self.crop_fraction, bool)):
             raise DataError(f"crop_fraction is {self.crop_fraction!r}: give a number above 0 and up to 1.")
         if not 0 < self.crop_fraction <= 1:
             raise DataError(f"crop_fraction is {self.crop_fraction!r}: give a number above 0 and up to 1.")
-        if not (self.reference_frame is None or _is_whole(self.reference_frame, MIN_SIDE)):
+        if not (self.reference_frame is None or is_whole(self.reference_frame, MIN_SIDE)):
             raise DataError(
                 f"reference_frame is {self.reference_frame!r}: give None or whole pixels, at least {MIN_SIDE}."
             )
@@ -204,10 +205,6 @@ def network_pixels(item: Any, name: str, preprocessing: Preprocessing) -> RGBArr
     pixels = preprocessing(frame_of(item, name))
     check_visible(pixels, os.fspath(item) if isinstance(item, str | os.PathLike) else name)
     return pixels
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _reduce(pixels: RGBArray, size: tuple[int, int], columns: tuple[int, int], rows: tuple[int, int]) -> Image.Image:

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from leukaemia_zoo._version import __version__
+from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.errors import DataError, DeviceError
 
 ALL = "all"
@@ -40,7 +41,7 @@ def number_of_devices(wanted: int | str, batch_sizes: Iterable[int] = ()) -> int
         >>> number_of_devices(1, [48])
         1
     """
-    if wanted != ALL and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
+    if wanted != ALL and not is_whole(wanted):
         raise DeviceError(f"The number of devices is {wanted!r}, but it is a whole number from 1 on, or 'all'.")
     if wanted == 1:
         return 1

@@ -1,16 +1,19 @@
-"""Plain data from files that came from elsewhere: JSON and arrays, or one short reason why there is none."""
+"""Plain data from elsewhere: JSON and arrays, or one short reason why there is none; numbers that can be used."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leukaemia_zoo.common.text import reason
+from leukaemia_zoo.errors import DataError
 
 _LARGEST = 2**63
 """Whole numbers from here on are no count, size or seed; Python alone reads them, and its arithmetic fails on them."""
@@ -46,6 +49,29 @@ def read_arrays(path: str | os.PathLike[str]) -> Mapping[str, np.ndarray]:
                 return dict(arrays)
         except Exception as error:  # zipfile, zlib and NumPy raise errors of a dozen kinds on damaged bytes
             raise ValueError(reason(error) or type(error).__name__) from error
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number; True and False, with which Python counts as well, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object, least: float = 1, most: float = math.inf) -> bool:
+    """Whether a value is a whole number of any kind, Python's or NumPy's, within bounds; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
+
+
+def whole(value: Any, name: str, least: int = 1, most: float = math.inf) -> int:
+    """A whole number within bounds as an `int`, or a DataError that names it.
+
+    Example:
+        >>> whole(np.int64(3), "resamples")
+        3
+    """
+    if not is_whole(value, least, most):
+        to = "on" if most == math.inf else f"to {most}"
+        raise DataError(f"{name} is {value!r}: give a whole number from {least} {to}.")
+    return int(value)
 
 
 def _whole_number(digits: str) -> int:

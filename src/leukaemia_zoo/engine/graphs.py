@@ -66,12 +66,6 @@ def find_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
     return graph
 
 
-def golden_probabilities(weight: str | None, sha256: str) -> list[list[float]] | None:
-    """What Keras said of the golden cells with a weight of the zoo; None for other weights."""
-    row = _index()["golden"].get(weight)
-    return row["probabilities"] if row is not None and row["sha256"] == sha256 else None
-
-
 @functools.cache
 def _index() -> dict[str, Any]:
     return dict(json.loads((_packaged_folder() / INDEX_FILE).read_text(encoding="utf-8")))

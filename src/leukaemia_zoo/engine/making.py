@@ -13,6 +13,7 @@ from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.engine.tracing import trace
 from leukaemia_zoo.errors import ArchitectureError, EngineError
 from leukaemia_zoo.zoo.architectures import build_model
+from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.outputs import class_probabilities
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import head_tensors, load_tensors
@@ -20,12 +21,13 @@ from leukaemia_zoo.zoo.tensors import head_tensors, load_tensors
 
 def keras_network(config: ModelConfig, weights: str | os.PathLike[str]) -> keras.Model:
     """The network of a configuration with the weights of its safetensors file, as Keras computes it."""
-    model = build_model(
-        config.architecture,
-        num_classes=head_tensors(os.fspath(weights))[1].size,
-        input_size=config.preprocessing.input_size,
-        head=config.head,
-    )
+    with without_random_weights():
+        model = build_model(
+            config.architecture,
+            num_classes=head_tensors(os.fspath(weights))[1].size,
+            input_size=config.preprocessing.input_size,
+            head=config.head,
+        )
     load_tensors(model, os.fspath(weights))
     return model
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.common.reading import whole
 from leukaemia_zoo.errors import DataError
 
 Subjects = Sequence[str | None] | None
@@ -90,9 +91,7 @@ def confidence_and_hits(labels: IntArray, probabilities: FloatArray) -> tuple[Fl
 
 def bin_index(confidence: FloatArray, bins: int) -> IntArray:
     """Return the index of the bin of equal width, 0 to `bins` - 1, of each value from 0 to 1."""
-    if isinstance(bins, bool) or not isinstance(bins, int | np.integer) or bins < 1:
-        raise DataError(f"bins is {bins!r}: give a whole number above 0.")
-    return np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return np.minimum((confidence * whole(bins, "bins")).astype(np.int64), bins - 1)
 
 
 def numbers(values: Any, name: str) -> FloatArray:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from leukaemia_zoo.common.reading import whole
 from leukaemia_zoo.errors import DataError, UnknownNameError
 from leukaemia_zoo.evaluation.inputs import (
     FloatArray,
@@ -231,13 +232,12 @@ class Resampling:
     """
 
     def __init__(self, labels: IntArray, subjects: Subjects, resamples: int, seed: int, level: float) -> None:
-        if isinstance(resamples, bool) or not isinstance(resamples, int | np.integer) or resamples < 1:
-            raise DataError(f"resamples is {resamples!r}: give a whole number above 0.")
+        self.resamples = whole(resamples, "resamples")
         if not 0 < level < 1:
             raise DataError(f"level is {level!r}: give a share between 0 and 1, such as 0.95.")
         named = subject_codes(subjects, len(labels))
         self.unit = "cell" if named is None else "subject"
-        self.resamples, self.seed, self.level = int(resamples), seed, float(level)
+        self.seed, self.level = seed, float(level)
         self._units = np.arange(len(labels)) if named is None else named[1]
         self._strata = _strata(labels, self._units)
         sizes = np.bincount(self._units)

@@ -222,7 +222,10 @@ class WeightedCells:
             if any(name.startswith(("auroc", "auprc")) for name in names):
                 # Of two classes either one against the rest has the same area under the ROC curve.
                 first = 0 if self.classes > 2 or "auprc:0" in names else 1
-                areas = {label: self._ranking(label).areas(counts, units) for label in range(first, self.classes)}
+                precision = any(name.startswith("auprc") for name in names)
+                areas = {
+                    label: self._ranking(label).areas(counts, units, precision) for label in range(first, self.classes)
+                }
                 result["auroc"] = np.mean([areas[label][0] for label in areas if self.classes > 2 or label], axis=0)
                 result["auprc"] = areas[self.classes - 1][1]
                 for label in range(self.classes):
@@ -246,20 +249,21 @@ class _Ranking:
         # Cells of equal score are passed at once: curves have points at the last cell of each tie only.
         self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
 
-    def areas(self, counts: FloatArray, units: IntArray) -> tuple[FloatArray, FloatArray]:
-        """AUROC and average precision of each resample, equal to scikit-learn's with `sample_weight`."""
+    def areas(self, counts: FloatArray, units: IntArray, precision: bool) -> tuple[FloatArray, FloatArray]:
+        """AUROC of each resample and, if asked for, its average precision, as scikit-learn's with `sample_weight`."""
         weights = counts[:, units[self.order]]
         drawn = np.cumsum(weights, axis=1)[:, self.ends]
         weights *= self.positive
         found = np.cumsum(weights, axis=1)[:, self.ends]
         positives, negatives = found[:, -1], drawn[:, -1] - found[:, -1]
         before = np.concatenate([np.zeros((len(counts), 1)), found[:, :-1]], axis=1)
-        gained = found - before
         false = np.diff(drawn - found, axis=1, prepend=0)
         auroc = np.einsum("rn,rn->r", false, (found + before) / 2) / (positives * negatives)
+        if not precision:
+            return auroc, np.full_like(auroc, np.nan)
         # Where nothing has been drawn yet nothing is gained either.
-        precision = np.divide(found, drawn, out=np.zeros_like(found), where=drawn > 0)
-        auprc = np.einsum("rn,rn->r", gained, precision) / positives
+        share = np.divide(found, drawn, out=np.zeros_like(found), where=drawn > 0)
+        auprc = np.einsum("rn,rn->r", found - before, share) / positives
         auprc[negatives == 0] = np.nan  # 1 whatever the scores, which says nothing
         return auroc, auprc
 

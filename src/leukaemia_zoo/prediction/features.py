@@ -27,9 +27,9 @@ from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer, view_logits, with_statistics
+from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer, view_logits
 from leukaemia_zoo.zoo.registry import ModelConfig
-from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER
 
 if TYPE_CHECKING:
     import keras
@@ -235,11 +235,10 @@ def limit_of(scores: np.ndarray) -> float:
 
 def view_outputs(model: keras.Model, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Float64 logits (N, classes) and OOD scores (N,), None without statistics, over the views of a prediction."""
-    from leukaemia_zoo.zoo.architectures import with_output
-
-    network = with_statistics(with_output(model, "logits"))
-    if network is None:
+    layer = statistics_layer(model)
+    if layer is None:
         return view_logits(model, pixels, views), None
+    network = kept(model, "logits and statistics", [model.get_layer(LOGITS_LAYER).output, layer.output])
     outputs = zip(*(in_batches(network, view) for view in symmetric_views(pixels, views)), strict=True)
     logits, standardised = (np.asarray(of_views, np.float64).mean(axis=0) for of_views in outputs)
     return logits, distance(standardised)

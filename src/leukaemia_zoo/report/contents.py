@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from leukaemia_zoo.common.reading import is_number
 from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.evaluation.intervals import Interval
 
@@ -75,8 +76,7 @@ def items(value: Any) -> list[Any]:
 
 def number(value: Any) -> float:
     """The value if it is a number that can have been measured, else NaN."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) <= _LARGEST else math.nan
+    return float(value) if is_number(value) and abs(value) <= _LARGEST else math.nan
 
 
 def text(value: Any) -> str:

@@ -24,7 +24,7 @@ from leukaemia_zoo.training.drawing import BEGINNING, Drawn, drawing_weights, pr
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import Training
 from leukaemia_zoo.zoo.architectures import build_model
-from leukaemia_zoo.zoo.outputs import has_statistics, in_batches
+from leukaemia_zoo.zoo.outputs import has_statistics, in_batches, kept
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
 
@@ -88,7 +88,7 @@ def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Reci
     described = (
         model.get_layer(STATISTICS_NORM).input if has_statistics(model) else model.get_layer(EMBEDDING_LAYER).output
     )
-    network = keras.Model(model.inputs, described)
+    network = kept(model, "described", described)
     features = network.output_shape[-1]
     turned = np.full((*pixels.shape[:2], features), np.nan, np.float32)
     for view, own in zip(turned, pixels, strict=True):

@@ -30,7 +30,7 @@ from leukaemia_zoo.training.runs import RunState, TimeLeft, optimiser, reseed
 from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.augmentation import CellAugmentation, turned
-from leukaemia_zoo.zoo.layers import CellMask
+from leukaemia_zoo.zoo.layers import CellMask, without_random_weights
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config
 
 _NOISE = 4.0
@@ -60,7 +60,7 @@ def load_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     if is_of_this_package(weights):
         return _own_teacher(weights, input_size, layer_names)
     source = "imagenet" if str(weights) == "imagenet" else None
-    with precision("float32"):  # in bfloat16 its features would be off by some percent
+    with precision("float32"), without_random_weights():  # in bfloat16 its features would be off by some percent
         inputs = keras.Input((*input_size, 3))
         scaled = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
         try:
@@ -89,7 +89,7 @@ def _own_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
         raise WeightsError(
             f"The teacher {weights} is a '{config.architecture}': features are learnt from a 'mobilenet' alone."
         )
-    with precision("float32"):
+    with precision("float32"), without_random_weights():
         network = build_model("mobilenet", input_size=input_size, head=config.head)
     known = {layer.name for layer in network.layers}
     if missing := [name for name in layer_names if name not in known]:

@@ -21,6 +21,7 @@ from leukaemia_zoo.training.distillation import TEACHER_SOURCE, assign_arrays
 from leukaemia_zoo.training.leaks import Overlap, TrainedOn, find_overlap, seen_by_trunk, training_of
 from leukaemia_zoo.training.recipes import Recipe, recipe_for
 from leukaemia_zoo.zoo import sources
+from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.loading import load_model
 from leukaemia_zoo.zoo.registry import WeightSpec, weights
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
@@ -186,7 +187,7 @@ def _take_imagenet(model: keras.Model, recipe: Recipe) -> str:
     """Copy the tensors of Keras' published network into ours by name; returns their sha256."""
     name = _PUBLISHED[recipe.architecture][0]
     try:
-        with precision("float32"):
+        with precision("float32"), without_random_weights():
             published = getattr(keras.applications, name)(include_top=False, weights="imagenet")
     except Exception as error:
         raise WeightsError(

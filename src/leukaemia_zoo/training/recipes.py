@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from leukaemia_zoo.common.reading import read_json
+from leukaemia_zoo.common.reading import is_number, read_json
 from leukaemia_zoo.common.text import Log, close_matches, reason, shown, silent
 from leukaemia_zoo.errors import DataError, UnknownNameError
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, packaged_table
@@ -294,10 +294,7 @@ def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
 
 def _penalties(values: Any) -> tuple[float, ...]:
     given = values if isinstance(values, list | tuple) else ()
-    if not given or any(
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max
-        for value in given
-    ):
+    if not given or not all(is_number(value) and 0 < value <= sys.float_info.max for value in given):
         raise DataError(
             f"The recipe's setting 'inverse_penalties' is {shown(values)}: give a list of numbers above 0, such as "
             "[0.1, 1]."

@@ -16,9 +16,9 @@ import numpy as np
 
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.common.reading import whole
 from leukaemia_zoo.common.run_folder import RunFolder
 from leukaemia_zoo.common.text import Log
-from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.training.drawing import CellArrays, Views, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.zoo.tensors import load_tensors, save_tensors
@@ -186,9 +186,7 @@ def reseed(model: Any, seed: int, epoch: int) -> None:
 
 def checked_seed(seed: Any) -> int:
     """A seed that every generator takes, NumPy's and Keras' alike."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise DataError(f"seed is {seed!r}: give a whole number from 0 to {2**32 - 1}.")
-    return int(seed)
+    return whole(seed, "seed", 0, 2**32 - 1)
 
 
 def _flat(model: Any) -> list[Any]:

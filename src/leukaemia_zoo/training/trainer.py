@@ -65,6 +65,7 @@ from leukaemia_zoo.training.records import (
 )
 from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.tuning import check_trainable, fit_network
+from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.loading import save_model
 from leukaemia_zoo.zoo.tensors import load_tensors, read_config, save_tensors
 
@@ -291,7 +292,8 @@ def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path
             "This run has no distillation whose trunk could be taken: leave out the trunk (--trunk), or leave the "
             "teacher (--teacher) and the recipe's distillation in."
         )
-    model = new_network(recipe, 2, seed)
+    with without_random_weights():
+        model = new_network(recipe, 2, seed)
     if sources.trunk is not None:
         if trunk_record(sources.trunk).get("recipe") != plain(recipe.to_dict()["distillation"]):
             raise DataError(

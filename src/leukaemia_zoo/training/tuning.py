@@ -31,6 +31,7 @@ from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import TimeLeft, Training, optimiser, reseed
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
+from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, copy_tensors, load_tensors
 
@@ -169,7 +170,8 @@ def compiled_trainer(
 ) -> tuple[keras.Model, keras.Model]:
     """A copy of the network that is to learn, and the same compiled, from pixels over random views to logits."""
     recipe, seed = run.recipe, run.seed
-    learner = new_network(recipe, len(run.cells.class_names), seed, recipe.precision)
+    with without_random_weights():
+        learner = new_network(recipe, len(run.cells.class_names), seed, recipe.precision)
     inputs = keras.Input(learner.input_shape[1:])
     augmentation = CellAugmentation(
         0.0 if recipe.drawn_views else recipe.zoom,

@@ -7,21 +7,29 @@ class names. What a network expects of its input (scaling, channel order, mean) 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import keras
 from keras import layers, ops
 
 from leukaemia_zoo.cells.preprocessing import MAX_SIDE
-from leukaemia_zoo.common.hardware import own_settings
+from leukaemia_zoo.common.hardware import own_settings, precision
+from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
-from leukaemia_zoo.zoo.layers import AttentionBlock, CellFeatures, CellMask, CellNetwork, CellStatistics
+from leukaemia_zoo.zoo.layers import (
+    AttentionBlock,
+    CellFeatures,
+    CellMask,
+    CellNetwork,
+    CellStatistics,
+    without_random_weights,
+)
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelSpec, register
-from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER, STATISTICS_NORM, named_variables
 
 Output = Literal["probabilities", "logits", "embeddings"]
 
@@ -95,7 +103,7 @@ def build_model(
     if head not in spec.heads:
         raise UnknownNameError(f"'{name}' has no head '{head}'; choose one of {', '.join(spec.heads)}.")
     _check_output(output)
-    if not isinstance(num_classes, Integral) or num_classes < 1:
+    if not is_whole(num_classes):
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     dropout = spec.dropout if dropout is None else dropout
     if not 0 <= dropout < 1:
@@ -157,7 +165,7 @@ def register_architecture(
         raise ArchitectureError(f"{name!r} cannot name an architecture: use small letters, digits and underscores.")
     if name in ARCHITECTURES and name not in _REGISTERED:
         raise ArchitectureError(f"'{name}' is an architecture of the zoo: give yours another name.")
-    if not isinstance(min_size, Integral) or min_size < 1:
+    if not is_whole(min_size):
         raise ArchitectureError(f"min_size is {min_size!r}: give whole pixels from 1 on.")
     size = _size(input_size, name, int(min_size))
     if not 0 <= dropout < 1:
@@ -176,6 +184,21 @@ def register_architecture(
     register(spec)
     _REGISTERED.add(name)
     _BUILDERS[name] = lambda images, plan: _embedding(builder(images), plan.dropout)
+
+
+def tensor_shapes(name: str, num_classes: int, input_size: tuple[int, int], head: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a network by their stable names; it is built for them once in a process."""
+    return dict(_tensor_shapes(_BUILDERS[name], name, num_classes, input_size, head))
+
+
+@functools.lru_cache(maxsize=32)
+def _tensor_shapes(
+    builder: object, name: str, num_classes: int, input_size: tuple[int, int], head: str
+) -> dict[str, tuple[int, ...]]:
+    """What belongs to a builder, for a name may get another one."""
+    with precision("float32"), without_random_weights():
+        model = build_model(name, num_classes=num_classes, input_size=input_size, head=head)
+    return {key: tuple(variable.shape) for key, variable in named_variables(model).items()}
 
 
 def with_output(model: keras.Model, output: Output) -> keras.Model:
@@ -205,7 +228,7 @@ def _check_output(output: str) -> None:
 
 def _size(size: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
     sides: tuple[Any, ...] = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
+    if len(sides) != 2 or not all(is_whole(side) for side in sides):
         raise ArchitectureError(f"input_size is {size!r}: give height and width in whole pixels, such as (100, 100).")
     height, width = int(sides[0]), int(sides[1])
     if min(height, width) < least:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.common import markdown
+from leukaemia_zoo.common.reading import is_number, is_whole
 from leukaemia_zoo.common.templates import markdown_templates
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import UnknownNameError, WeightsError
@@ -222,11 +223,7 @@ def _figure(spec: WeightSpec, where: str, found: Any) -> _Figure:
 
 
 def _is_finite(number: Any) -> bool:
-    return (
-        isinstance(number, int | float)
-        and not isinstance(number, bool)
-        and abs(number) <= sys.float_info.max  # also of an integer that is too large to be a float
-    )
+    return is_number(number) and abs(number) <= sys.float_info.max  # also of an integer too large to be a float
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -291,13 +288,13 @@ def _notes(spec: WeightSpec) -> Iterator[str]:
         yield f"Validation: in turn by {folds} folds, no subject in two of them"
     if isinstance(manifest, str):
         yield f"sha256 of the split manifest: {markdown.code(manifest)}"
-    if _is_count(seed):
+    if is_whole(seed, 0):
         yield f"Seed: {seed}"
     if isinstance(initial, Mapping):
         digest = f", sha256 {markdown.code(initial['sha256'])}" if initial.get("sha256") else ""
         yield f"Began with the weights: {markdown.text(initial.get('source', ''))}{digest}"
     elif initial == "random":
-        yield "Began with random weights" + (f" from seed {seed}" if _is_count(seed) else "")
+        yield "Began with random weights" + (f" from seed {seed}" if is_whole(seed, 0) else "")
 
 
 def _counts(part: Any) -> dict[str, dict[str, int]]:
@@ -307,7 +304,7 @@ def _counts(part: Any) -> dict[str, dict[str, int]]:
     return {
         str(name): {what: counts[what] for what in ("cells", "subjects")}
         for name, counts in part.items()
-        if isinstance(counts, Mapping) and all(_is_count(counts.get(what)) for what in ("cells", "subjects"))
+        if isinstance(counts, Mapping) and all(is_whole(counts.get(what), 0) for what in ("cells", "subjects"))
     }
 
 
@@ -324,10 +321,6 @@ def classes_count_alike(spec: WeightSpec) -> bool | None:
     return alike if isinstance(alike, bool) else None
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 CARD_FILE = "README.md"
 
 
@@ -342,8 +335,13 @@ def checked_about(about: Mapping[str, Any]) -> dict[str, Any]:
             raise UnknownNameError(
                 f"There is nothing called '{name}' to tell about a weight; {close_matches(name, _ABOUT)}"
             )
+    return as_written(about)
+
+
+def as_written(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json will hold of what is told about a model, or a WeightsError where JSON cannot."""
     try:
-        return dict(json.loads(json.dumps(about, allow_nan=False)))
+        return dict(json.loads(json.dumps(told, allow_nan=False)))
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"What is told about the model cannot be written as JSON ({error}): give plain numbers, texts and lists."

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterator
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +22,12 @@ from leukaemia_zoo._names import renamed
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.files import sha256_of, write_json
 from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.common.text import close_matches, shown
 from leukaemia_zoo.errors import ArchitectureError, TensorMismatchError, UnknownNameError, WeightsError
-from leukaemia_zoo.zoo.architectures import Output, build_model, with_output
+from leukaemia_zoo.zoo.architectures import Output, build_model, tensor_shapes, with_output
+from leukaemia_zoo.zoo.cards import as_written
+from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, ModelConfig, WeightSpec, model_info
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, find
 from leukaemia_zoo.zoo.tensors import (
@@ -87,7 +88,7 @@ def load_model(
         >>> model.zoo.class_names, model.output_shape
         (('hem', 'all'), (None, 2))
     """
-    if num_classes is not None and (not isinstance(num_classes, Integral) or num_classes < 1):
+    if num_classes is not None and not is_whole(num_classes):
         raise ArchitectureError(f"num_classes is {num_classes!r}, but a network has one class or more.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise UnknownNameError(f"A network cannot be computed in {shown(dtype)}: choose one of {', '.join(DTYPES)}.")
@@ -112,7 +113,8 @@ def _loaded(name: str, weights: Any, num_classes: int | None, class_names: Any) 
         spec, file, config = found.spec, found.file, found.spec.config
         own = _units(file, config)
         if num_classes in (None, own):
-            model = _build(config, own)
+            with without_random_weights():
+                model = _build(config, own)
             load_tensors(model, file)
         else:
             assert num_classes is not None
@@ -199,13 +201,7 @@ def _told_as_unwritable(folder: Path) -> Iterator[None]:
 
 def _check_loadable(model: keras.Model, spec: WeightSpec) -> None:
     """Raise what `load_model` would of this network and its row, before anything is written."""
-    try:
-        row = json.loads(json.dumps(spec.to_dict(), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"What is told about the model cannot be written as JSON ({error}): give plain numbers, texts and lists."
-        ) from None
-    config = WeightSpec.from_dict(row).config
+    config = WeightSpec.from_dict(as_written(spec.to_dict())).config
     taken, expected = tuple(model.input_shape[1:]), (*config.preprocessing.input_size, 3)
     if taken != expected:
         raise TensorMismatchError(
@@ -219,8 +215,7 @@ def _check_loadable(model: keras.Model, spec: WeightSpec) -> None:
             f"The network '{model.name}' tells {units} classes apart, but model.zoo names {classes}, "
             f"{', '.join(config.class_names)}: set model.zoo to a ModelConfig with its own class names."
         )
-    with precision("float32"):
-        check_tensors(model, _build(config, units))
+    check_tensors(model, tensor_shapes(config.architecture, units, config.preprocessing.input_size, config.head))
 
 
 def as_model(model: Any) -> keras.Model:

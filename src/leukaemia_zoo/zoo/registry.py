@@ -19,6 +19,7 @@ from typing import Any
 from leukaemia_zoo.cells.preprocessing import MAX_SIDE, Preprocessing
 from leukaemia_zoo.common.files import package_folder
 from leukaemia_zoo.common.limits import VerdictLimits
+from leukaemia_zoo.common.reading import is_number
 from leukaemia_zoo.common.text import close_matches, reason, shortened, shown
 from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
 
@@ -135,16 +136,14 @@ class ModelConfig:
             raise WeightsError(f"class_names must be two or more different names, not {shown(classes)}.")
         numbers = {key: data[key] for key in ("dropout", "temperature") if key in data}
         for key, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if not is_number(value):
                 raise WeightsError(f"{key} must be a number, not {shown(value)}.")
         if not 0 <= numbers.get("dropout", 0.0) < 1:
             raise WeightsError(f"dropout must be a share from 0 up to, not including, 1, not {shown(data['dropout'])}.")
         if not 0 < numbers.get("temperature", 1.0) < math.inf:
             raise WeightsError(f"temperature must be a finite number above 0, not {shown(data['temperature'])}.")
         limit = data.get("ood_limit")
-        if limit is not None and (
-            isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf
-        ):
+        if limit is not None and not (is_number(limit) and 0 < limit < math.inf):
             raise WeightsError(f"ood_limit must be a finite number above 0, or null, not {shown(limit)}.")
         for key in ("weight", "origin"):
             if not (data.get(key) is None or isinstance(data[key], str)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,13 @@ def load_tensors(model: Any, path: str | Path, without_head: bool = False) -> No
         variable.assign(values[name].astype(np.float32))
 
 
-def check_tensors(model: Any, expected: Any) -> None:
-    """Raise unless a network has the tensors of another, by name, shape and kind of number."""
-    own, wanted = named_variables(model), named_variables(expected)
+def check_tensors(model: Any, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise unless a network has tensors of these names and shapes, all of a usual kind of number."""
+    own = named_variables(model)
     problems = [f"'{name}' is missing" for name in wanted if name not in own]
     problems += [f"{shown(name)} does not belong" for name in own if name not in wanted]
     for name in own.keys() & wanted.keys():
-        shape, other = tuple(own[name].shape), tuple(wanted[name].shape)
+        shape, other = tuple(own[name].shape), wanted[name]
         kind = str(own[name].dtype)
         if shape != other:
             problems.append(f"'{name}' has the shape {shape}, not {other}")
