@@ -112,6 +112,37 @@ def trained(cells, teacher, recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def _stopped(cells, teacher, recipe, tmp_path_factory):
+    """Trainings like `trained` that were interrupted, by the line at which they were."""
+    found = {}
+
+    def stopped_at(line):
+        if line not in found:
+            found[line] = tmp_path_factory.mktemp("stopped") / "run"
+            with pytest.raises(KeyboardInterrupt):
+                train("cnn_attention", cells, found[line], recipe=recipe, teacher=teacher, seed=1, log=stop_at(line))
+        return found[line]
+
+    return stopped_at
+
+
+@pytest.fixture
+def stopped_at(_stopped, tmp_path):
+    """A function from a line to the folder of a training that was interrupted there, for this test alone."""
+    return lambda line: shutil.copytree(_stopped(line), tmp_path / "run")
+
+
+def stop_at(line):
+    """A log that interrupts the training at a line."""
+
+    def stop(text):
+        if text.startswith(line):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.fixture(scope="module")
 def others(tmp_path_factory, draw_cell):
     """Folder of cells of somebody else, without names of subjects."""
     folder = tmp_path_factory.mktemp("unlabelled") / "others"
@@ -240,21 +271,13 @@ def test_a_fine_tuned_network_has_the_limit_of_its_validation_cells(cells, tmp_p
 
 
 @pytest.mark.parametrize("line", ["distillation 1/2", "classifier, C = 0.1"])
-def test_an_interrupted_training_goes_on_and_ends_the_same(trained, cells, teacher, recipe, tmp_path, line):
-    whole, _ = trained
-
-    def stop(text):
-        if text.startswith(line):
-            raise KeyboardInterrupt
-
-    arguments = {"recipe": recipe, "teacher": teacher, "seed": 1}
-    with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path / "run", log=stop, **arguments)
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+def test_an_interrupted_training_goes_on_and_ends_the_same(trained, stopped_at, cells, teacher, recipe, line):
+    (whole, _), run = trained, stopped_at(line)
+    assert not (run / "model.safetensors").exists()
     lines = []
-    train("cnn_attention", cells, tmp_path / "run", log=lines.append, **arguments)
+    train("cnn_attention", cells, run, recipe=recipe, teacher=teacher, seed=1, log=lines.append)
     assert not any(text.startswith(line) and "distillation" in line for text in lines)
-    ours = named_variables(load_model(tmp_path / "run"))
+    ours = named_variables(load_model(run))
     for name, expected in named_variables(load_model(whole)).items():
         np.testing.assert_allclose(np.asarray(ours[name]), np.asarray(expected), atol=2e-3, err_msg=name)
 
@@ -282,17 +305,12 @@ def test_fine_tuning_goes_on_where_its_last_epoch_ended(cells, tmp_path):
     assert resumed.chosen == min(resumed.curves, key=lambda row: row["log_loss"])
 
 
-def test_a_folder_with_another_unfinished_run_is_refused(cells, teacher, recipe, tmp_path):
-    def stop(text):
-        if text.startswith("distillation 1/2"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=1, log=stop)
+def test_a_folder_with_another_unfinished_run_is_refused(stopped_at, cells, teacher, recipe):
+    run, other = stopped_at("distillation 1/2"), {"recipe": recipe, "teacher": teacher, "seed": 2}
     with pytest.raises(DataError, match="--restart"):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, log=stop)
+        train("cnn_attention", cells, run, **other, log=str.strip)
     with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path, recipe=recipe, teacher=teacher, seed=2, restart=True, log=stop)
+        train("cnn_attention", cells, run, **other, restart=True, log=stop_at("distillation 1/2"))
 
 
 def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):
@@ -552,16 +570,9 @@ def test_initial_weights_that_cannot_be_had_do_not_block_the_folder(cells, recip
     assert not (tmp_path / RUN).exists()
 
 
-def test_a_restart_distils_anew(cells, teacher, recipe, tmp_path):
-    def stop(text):
-        if text.startswith("classifier"):
-            raise KeyboardInterrupt
-
-    settings = {"recipe": recipe, "teacher": teacher}
-    with pytest.raises(KeyboardInterrupt):
-        train("cnn_attention", cells, tmp_path, log=stop, **settings)
-    lines = []
-    train("cnn_attention", cells, tmp_path, log=lines.append, restart=True, **settings)
+def test_a_restart_distils_anew(stopped_at, cells, teacher, recipe):
+    run, lines = stopped_at("classifier, C = 0.1"), []
+    train("cnn_attention", cells, run, recipe=recipe, teacher=teacher, seed=1, log=lines.append, restart=True)
     assert any(line.startswith("distillation 1/2") for line in lines)
     assert not any("taken from" in line for line in lines)
 
