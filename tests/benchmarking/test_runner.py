@@ -430,6 +430,12 @@ def test_copies_of_a_cell_are_told_and_not_counted_in_silence(drawn):
     ]
 
 
+def test_an_empty_label_is_no_class(drawn):
+    labels = [float("nan"), *(("hem", "all")[label] for label in drawn[1][1:])]  # which NumPy makes the text "nan"
+    with pytest.raises(DataError, match=r"images\[0\] has no label"):
+        benchmark(by_brightness, (drawn[0], labels), **QUICK)
+
+
 def test_an_image_with_two_labels_is_refused(drawn):
     frames, labels, subjects = drawn
     with pytest.raises(DataError, match=r"images\[0\] \('class_0'\) and images\[48\] \('class_1'\) are the same image"):

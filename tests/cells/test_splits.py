@@ -217,6 +217,14 @@ def test_copies_within_one_part_are_no_leak(painted: Cells) -> None:
     check_split(painted, split)
 
 
+def test_an_image_with_two_labels_is_refused_within_one_part_too(painted: Cells) -> None:
+    split = split_by_subject(painted, HALVES)
+    one, other = (next(row for row in split.parts["train"] if painted.labels[row] == label) for label in (0, 1))
+    shutil.copyfile(painted.paths[one], painted.paths[other])
+    with pytest.raises(DataError, match="are the same image with two labels"):
+        check_split(painted, split)
+
+
 # --- manifests ---
 
 

@@ -1,11 +1,14 @@
 """Limits of verdicts: what they promise on new people, and what they are read from."""
 
+import json
+
 import numpy as np
 import pytest
 
 from leukaemia_zoo.common.limits import UNCERTAIN_CODE, VerdictLimits, verdict_codes
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.conformal import MISS_RATES, coverage, fit_limits, judge_limits
+from leukaemia_zoo.evaluation.out_of_fold import CALIBRATION_FILE, Calibration
 
 NAMES = ("hem", "all")
 
@@ -125,6 +128,17 @@ def test_limits_survive_json_and_refuse_what_is_not_theirs():
         VerdictLimits.from_dict(data, ("hem", "all", "aml"))
     with pytest.raises(DataError, match="verdict_limits"):
         VerdictLimits.from_dict(7, NAMES)
+
+
+def test_a_calibration_is_taken_for_its_own_classes_in_whatever_order(tmp_path):
+    labels, p, owners = _cells(np.random.default_rng(9), (20, 20))
+    found = Calibration.found(np.log(p), labels, owners, NAMES, 1.5, "recipe")
+    (tmp_path / CALIBRATION_FILE).write_text(json.dumps(found.to_dict()))
+    assert Calibration.load(tmp_path, "recipe", NAMES) == found
+    swapped = Calibration.load(tmp_path, "recipe", NAMES[::-1])
+    assert swapped.verdict_limits.at(0.1).tolist() == found.verdict_limits.at(0.1)[::-1].tolist()
+    with pytest.raises(DataError, match=r"its classes are 'hem', 'all'.* of this recipe on these cells"):
+        Calibration.load(tmp_path, "recipe", ("normal", "blast"))
 
 
 def test_limits_by_which_every_cell_is_uncertain_can_be_written_and_read():

@@ -629,6 +629,14 @@ def test_a_trunk_of_another_recipe_is_refused(trained, cells, teacher, tmp_path)
         )
 
 
+def test_a_trunk_of_another_architecture_is_refused_before_anything_is_written(trained, cells, teacher, tmp_path):
+    """Else the corrected call would be told of an unfinished run with other settings."""
+    trunk, out = trained[0] / "distilled.safetensors", tmp_path / "out"
+    with pytest.raises(WeightsError, match="are not those of the network 'cnn'"):
+        train("cnn", cells, out, recipe=recipe_for("cnn", SMALL), teacher=teacher, trunk=trunk)
+    assert not out.exists()
+
+
 @pytest.mark.graphs
 @pytest.mark.parametrize("turned", [False, True])
 def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teacher, recipe, turned):
@@ -914,6 +922,12 @@ def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_o
         train("cnn_attention", cells, tmp_path / "none", **begun)
     assert not (tmp_path / "none").exists()
     other = {**begun, "recipe": dataclasses.replace(recipe, zoom=0.2)}
+    named = dataclasses.replace(cells, class_names=("hem", "blast"))
+    with pytest.raises(DataError, match=r"its classes are 'hem', 'all'.*on these cells"):
+        train("cnn_attention", named, tmp_path / "other", calibration=tmp_path / "cv", **begun)
+    some = cells.subset(np.arange(1, len(cells)))
+    with pytest.raises(DataError, match="1 missing"):
+        train("cnn_attention", some, tmp_path / "other", calibration=tmp_path / "cv", **begun)
     with pytest.raises(DataError, match="another recipe"):
         train("cnn_attention", cells, tmp_path / "other", calibration=tmp_path / "cv", **other)
     validated = {**begun, "recipe": dataclasses.replace(recipe, validation_share=0.3)}

@@ -22,6 +22,7 @@ from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.cells.table import Cells, class_key, copied_rows, fingerprint
+from leukaemia_zoo.common.tables import NOTHING
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.baselines import AREA, features_of
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
@@ -202,6 +203,8 @@ def _from_arrays(
             f"The labels have the shape {given.shape} and dtype {given.dtype}: give a number or a name for each of the "
             f"{len(frames)} images."
         )
+    if named and (empty := [row for row, label in enumerate(given) if label in NOTHING]):
+        raise DataError(f"images[{empty[0]}] has no label: give a name for each image, or leave this one out.")
     if named:
         written, spelt = class_names_of(str(label) for label in given)
         names = class_names or written

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.table import Cells, pixel_sha256
+from leukaemia_zoo.cells.table import Cells, copied_rows, pixel_sha256
 from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 
@@ -146,7 +146,7 @@ def check_split(cells: str | os.PathLike[str] | Cells, split: Split, images: boo
 
     Raises:
         LeakError: If parts share something, naming it and the parts, or an index lies outside the table.
-        DataError: If an image cannot be read.
+        DataError: If an image cannot be read, or has two labels.
 
     >>> cells = read_data("C-NMC_Leukemia")
     >>> check_split(cells, split_by_subject(cells, {"train": 0.5, "test": 0.5}))
@@ -176,6 +176,8 @@ def check_split(cells: str | os.PathLike[str] | Cells, split: Split, images: boo
             f"Identical images are in more than one part: {shortened(examples)}; keep one copy of each, or give all "
             f"its copies one subject and split by subject."
         )
+    rows = sorted(used)
+    copied_rows(cells.subset(rows), [digests[row] for row in rows])  # raises if an image has two labels
 
 
 # --- dealing out -----------------------------------------------------------------------------------------------------

@@ -45,8 +45,13 @@ def files_of_training(folds: int | None = None, trunk: bool = False) -> list[str
         names += ["curves.csv", "curves.svg"]
     else:
         names = ["cross_validation.json", "out_of_fold.csv", "calibration.json"]
-        names += [f"fold_{number}.json" for number in range(folds)]
+        names += [manifest_of_fold(number) for number in range(folds)]
     return names if trunk else [*names, TRUNK_FILE]
+
+
+def manifest_of_fold(number: int) -> str:
+    """The file of a fold in the folder of a cross-validation: the manifest of its split, which holds every cell."""
+    return f"fold_{number}.json"
 
 
 class RunFolder:

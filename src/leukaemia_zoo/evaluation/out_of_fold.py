@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.common.limits import VerdictLimits, verdict_codes
+from leukaemia_zoo.common.text import shown
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.conformal import coverage, fit_limits
@@ -65,17 +66,19 @@ class Calibration:
         }
 
     @classmethod
-    def load(cls, folder: str | Path, recipe: str) -> Calibration:
-        """What a cross-validation of the recipe with this hash left in its folder."""
+    def load(cls, folder: str | Path, recipe: str, class_names: Sequence[str]) -> Calibration:
+        """What a cross-validation of the recipe with this hash left in its folder, for classes in this order."""
         file = Path(folder) / CALIBRATION_FILE
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-            limits = VerdictLimits.from_dict(data["verdict_limits"], data["class_names"])
+            if set(data["class_names"]) != set(class_names):
+                raise DataError(f"its classes are {', '.join(map(shown, data['class_names']))}")
+            limits = VerdictLimits.from_dict(data["verdict_limits"], class_names)
             found = cls(float(data["temperature"]), data["ood_limit"], limits, data["recipe"])
         except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(
-                f"{folder} holds no calibration ({error}): name the folder of a finished cross-validation of this "
-                "recipe (--calibration)."
+                f"{folder} holds no calibration for this training ({error}): name the folder of a finished "
+                "cross-validation of this recipe on these cells (--calibration)."
             ) from None
         if found.recipe != recipe:
             raise DataError(

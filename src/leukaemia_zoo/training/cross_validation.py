@@ -20,7 +20,15 @@ from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, write_json
 from leukaemia_zoo.common.hardware import environment
-from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
+from leukaemia_zoo.common.run_folder import (
+    RECORDS,
+    RUN,
+    TRUNK_FILE,
+    files_of_training,
+    make_folder,
+    manifest_of_fold,
+    refuse_to_replace,
+)
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import LeakError
 from leukaemia_zoo.evaluation.baselines import AREA, area_baseline
@@ -131,7 +139,7 @@ def out_of_fold(
         test = np.array(fold.parts["test"])
         split = _with_test(cells, fold, recipe, sources.teacher is not None, seed, initial.source is not None)
         check_split(cells, split)
-        manifest_hash = save_manifest(out / f"fold_{number}.json", cells, split)
+        manifest_hash = save_manifest(out / manifest_of_fold(number), cells, split)
         state = shared.inside(f"fold_{number}", fingerprint(recipe, seed, manifest_hash, sources, devices))
         run = dataclasses.replace(whole, state=state)
         own_features = features

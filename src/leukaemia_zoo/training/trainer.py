@@ -21,7 +21,15 @@ from leukaemia_zoo.cells.splits import Split, check_split
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, replacing, write_json
 from leukaemia_zoo.common.hardware import number_of_devices, on_devices, precision, resolved
-from leukaemia_zoo.common.run_folder import RECORDS, RUN, TRUNK_FILE, files_of_training, make_folder, refuse_to_replace
+from leukaemia_zoo.common.run_folder import (
+    RECORDS,
+    RUN,
+    TRUNK_FILE,
+    files_of_training,
+    make_folder,
+    manifest_of_fold,
+    refuse_to_replace,
+)
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeukaemiaZooError
 from leukaemia_zoo.evaluation.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, apply_temperature
@@ -108,9 +116,9 @@ def train(
         >>> model = lz.train("cnn_attention", "C-NMC", "runs/mine", init=None, seed=1)  # doctest: +SKIP
     """
     recipe, devices = prepared(model, options)
-    found = _calibration(recipe, calibration)
-    initial = find_initial_weights(options.init, recipe.architecture, options.trunk)
     cells, out, seed, restart = as_cells(data), Path(out), options.seed, options.restart
+    found = _calibration(recipe, calibration, cells)
+    initial = find_initial_weights(options.init, recipe.architecture, options.trunk)
     inputs = inputs_of(options, initial)
     refuse_to_replace(out, files_of_training(trunk=options.trunk is not None), RECORDS, inputs, restart)
     log = options.tell
@@ -190,7 +198,7 @@ def train(
     return network
 
 
-def _calibration(recipe: Recipe, folder: str | Path | None) -> Calibration | None:
+def _calibration(recipe: Recipe, folder: str | Path | None, cells: Cells) -> Calibration | None:
     """The calibration of a recipe that keeps no subjects for its own; None for one that does."""
     if recipe.validation_share > 0:
         if folder is not None:
@@ -204,7 +212,16 @@ def _calibration(recipe: Recipe, folder: str | Path | None) -> Calibration | Non
             "This recipe lets all subjects teach and keeps none to calibrate the network: cross-validate it first "
             "(--cross-validate 5), and name that folder (--calibration)."
         )
-    return Calibration.load(folder, recipe.digest())
+    found = Calibration.load(folder, recipe.digest(), cells.class_names)
+    manifest = Path(folder) / manifest_of_fold(0)
+    if manifest.is_file():
+        tested = load_manifest(manifest, cells)  # raises if cells are missing or have changed
+        if len(cells) != sum(map(len, tested.parts.values())):
+            raise DataError(
+                f"The cross-validation in {folder} was made on fewer cells than there are now, so that temperature and "
+                "limits would be those of others: cross-validate these cells (--cross-validate 5)."
+            )
+    return found
 
 
 def _judged(run: Training, fitted: Fitted, split: Split) -> tuple[Calibration, dict[str, Any], dict[str, Any]]:
@@ -283,6 +300,7 @@ def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path
                 f"{sources.trunk} was not distilled by this recipe: leave out the trunk (--trunk), or give the recipe "
                 "it had (--recipe)."
             )
+        load_tensors(model, sources.trunk, without_head=True)  # which may be of another architecture
     elif distils and (own_trunk is None or not own_trunk.is_file()):
         if sources.unlabelled is not None:
             unlabelled_images(sources.unlabelled)
