@@ -51,7 +51,7 @@ FIRST = """
 import os, sys
 if os.environ["KERAS_BACKEND"] == "jax":
     # What Keras needs, before the processes part; TensorFlow imports Keras itself, which none may have imported.
-    import h5py, jax, optree, rich.console
+    import h5py, jax, optree, rich.console, sklearn.base
     assert "keras" not in sys.modules
 for module in sys.argv[1:]:
     child = os.fork()
