@@ -410,7 +410,7 @@ def test_an_input_too_small_is_refused_and_the_least_is_taken(name):
         ({"input_size": (100, 100, 3)}, ArchitectureError, "height and width"),
         ({"input_size": 100.5}, ArchitectureError, "whole pixels"),
         ({"input_size": 5000}, ArchitectureError, "at most 2048"),
-        ({"input_size": -5}, ArchitectureError, "at least"),
+        ({"input_size": -5}, ArchitectureError, "whole pixels"),
     ],
 )
 def test_wrong_options_are_named(options, error, words):
