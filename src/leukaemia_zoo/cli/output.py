@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from leukaemia_zoo.common.limits import UNCERTAIN, VerdictLimits
 from leukaemia_zoo.common.text import printable
-from leukaemia_zoo.zoo import cards
 from leukaemia_zoo.zoo.registry import ARCHITECTURES, checkout_file, packaged_file, weights
 
 if TYPE_CHECKING:
@@ -178,6 +177,8 @@ def _place(weight: WeightSpec) -> str:
 
 def about(info: ModelInfo) -> Iterator[str]:
     """What is known of one model."""
+    from leukaemia_zoo.zoo.cards import classes_count_alike, names_people
+
     spec, weight = info.architecture, info.weight
     yield f"{info.name}: {spec.title}"
     yield f"  network    {spec.source}"
@@ -192,11 +193,11 @@ def about(info: ModelInfo) -> Iterator[str]:
         yield f"             published with {spec.input_size[0]}x{spec.input_size[1]}; {input_reason(config)}"
     yield f"  classes    {', '.join(config.class_names)}"
     yield f"  predicts   the average of {_count(config.views, 'view')} of a cell; temperature {config.temperature:.3f}"
-    if (alike := cards.classes_count_alike(weight)) is not None:
+    if (alike := classes_count_alike(weight)) is not None:
         told = "alike in training: where one is rare" if alike else "as they occur in training: where one is rarer"
         yield f"             classes counted {told}, its probability is too high"
     if config.verdict_limits is not None:
-        yield from _verdicts(config.verdict_limits, "subject" if cards.names_people(weight) else "cell")
+        yield from _verdicts(config.verdict_limits, "subject" if names_people(weight) else "cell")
     if config.ood_limit is not None:
         yield f"  warns      of images with an OOD score above {config.ood_limit:.2f}"
     yield f"  file       {weight.file}, {weight.size:,} bytes, sha256 {weight.sha256}"
