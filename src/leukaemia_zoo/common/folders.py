@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from leukaemia_zoo.common.files import OWN
+from leukaemia_zoo.common.run_folder import RUN, has_record
 from leukaemia_zoo.common.text import shortened, shown
 
 _SYSTEM = re.compile(
@@ -20,7 +19,7 @@ _SYSTEM = re.compile(
 )
 """Folders that a system makes by itself: thumbnails, what was deleted, what was found after a crash."""
 
-_RECORDS = ("examination.json", "explanations.json")
+_RECORDS = {"examination.json": "leukaemia_zoo", "explanations.json": "leukaemia_zoo"}
 """What `cells` and `explain` leave beside their pictures, which are no further cells or fields."""
 
 
@@ -115,16 +114,7 @@ def system_note(folders: Iterable[Path], root: Path | None = None) -> str:
 
 def _holds_results(folder: Path, names: set[str]) -> bool:
     """Whether a run that leaves pictures has ended in a folder, or is to go on in it."""
-    if f"{OWN}run" in names:
-        return True
-    for name in names.intersection(_RECORDS):
-        try:
-            record = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and "leukaemia_zoo" in record:
-            return True
-    return False
+    return RUN in names or (not names.isdisjoint(_RECORDS) and has_record(folder, _RECORDS))
 
 
 def distinct(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:

@@ -190,6 +190,16 @@ def folder_or_temporary(out: str | os.PathLike[str] | None) -> Iterator[Path]:
                 made.rmdir()
 
 
+def has_record(folder: Path, records: Mapping[str, str]) -> bool:
+    """Whether one of these JSON files is in a folder and holds an object with its key, as a run of ours leaves it."""
+    for record, key in records.items():
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads((folder / record).read_text(encoding="utf-8"))
+            if isinstance(found, dict) and key in found:
+                return True
+    return False
+
+
 def refuse_to_replace(
     folder: Path,
     names: Sequence[str],
@@ -199,8 +209,7 @@ def refuse_to_replace(
 ) -> None:
     """Raise if a run would replace files that it reads, or that no run of ours has left in its folder.
 
-    A run of ours was there if a JSON file of `records` holds an object with its key. For `inputs` see
-    `refuse_to_overwrite`.
+    A run of ours was there if the folder `has_record`. For `inputs` see `refuse_to_overwrite`.
     """
     refuse_to_overwrite([("the run's", folder / name) for name in names], inputs)
     there = [name for name in names if (folder / name).exists()]
@@ -208,11 +217,8 @@ def refuse_to_replace(
         raise DataError(f"{folder / folders[0]} is a folder, where the run writes a file: give another folder.")
     if restart or not there or is_under_way(folder / RUN) or is_under_way(folder / BENCHMARK):
         return
-    for record, key in records.items():
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads((folder / record).read_text(encoding="utf-8"))
-            if isinstance(found, dict) and key in found:
-                return
+    if has_record(folder, records):
+        return
     raise DataError(
         f"{folder} holds {', '.join(there)}, which the run would replace and no run of leukaemia-zoo has left there: "
         "give another folder, or replace them with restart (--restart)."
