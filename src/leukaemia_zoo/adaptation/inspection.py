@@ -23,7 +23,7 @@ from leukaemia_zoo.cells.arrays import check_visible, lies_on_black
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.table import Cells, copied_rows
+from leukaemia_zoo.cells.table import Cells, check_copies
 from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 from leukaemia_zoo.evaluation.inputs import IntArray
@@ -117,7 +117,7 @@ def inspect_cells(
         seen = list(pool.map(_look, cells.paths))
     cells, found = _without_unreadable(cells, seen, skip_unreadable, warn)
     _check_classes(cells)
-    copied_rows(cells, [one.digest for one in found])  # raises if an image has two labels
+    check_copies(cells, [one.digest for one in found])
     by, people = _people(cells, found, split_by, warn)
     if by == "image":  # nothing may take them for subjects that the split has kept together
         cells = dataclasses.replace(cells, subjects=(None,) * len(cells))

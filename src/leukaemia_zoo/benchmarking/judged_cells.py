@@ -21,7 +21,7 @@ from leukaemia_zoo.cells.images import frame_of, read_image
 from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split
-from leukaemia_zoo.cells.table import Cells, class_key, copied_rows, fingerprint
+from leukaemia_zoo.cells.table import Cells, check_copies, class_key, fingerprint
 from leukaemia_zoo.common.tables import NOTHING
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.baselines import AREA, features_of
@@ -181,7 +181,7 @@ def read_judged_cells(data: Any, class_names: tuple[str, ...] | None) -> JudgedC
 
 def _told_of_copies(table: Cells, prints: Sequence[int]) -> Iterator[str]:
     """One sentence if an image is there twice, which counts it twice."""
-    copies = copied_rows(table, prints)
+    copies = check_copies(table, prints)
     if not copies:
         return
     elsewhere = sum(table.subjects[one] != table.subjects[other] for one, other in copies)

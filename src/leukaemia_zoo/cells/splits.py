@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.table import Cells, copied_rows, pixel_sha256
+from leukaemia_zoo.cells.table import Cells, check_copies, pixel_sha256
 from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 
@@ -177,7 +177,7 @@ def check_split(cells: str | os.PathLike[str] | Cells, split: Split, images: boo
             f"its copies one subject and split by subject."
         )
     rows = sorted(used)
-    copied_rows(cells.subset(rows), [digests[row] for row in rows])  # raises if an image has two labels
+    check_copies(cells.subset(rows), [digests[row] for row in rows])
 
 
 # --- dealing out -----------------------------------------------------------------------------------------------------

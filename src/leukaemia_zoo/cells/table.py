@@ -185,35 +185,34 @@ def duplicate_cells(cells: Cells) -> list[tuple[Path, Path]]:
     >>> [(one.name, other.name) for one, other in duplicate_cells(read_folders("my_cells"))]
     [('1.png', 'copy of 1.webp')]
     """
-    first: dict[str, Path] = {}
-    pairs = []
-    for path in cells.paths:
-        original = first.setdefault(pixel_sha256(path), path)
-        if original != path:
-            pairs.append((original, path))
-    return pairs
+    paths = cells.paths
+    rows = copied_rows([pixel_sha256(path) for path in paths])
+    return [(paths[one], paths[other]) for one, other in rows if paths[one] != paths[other]]
 
 
-def copied_rows(cells: Cells, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
+def copied_rows(keys: Iterable[Hashable]) -> list[tuple[int, int]]:
     """Rows whose image is there already, each with the first row of it; images are the same if their keys are.
+
+    >>> copied_rows(["a", "b", "a"])
+    [(0, 2)]
+    """
+    first: dict[Hashable, int] = {}
+    pairs = ((first.setdefault(key, row), row) for row, key in enumerate(keys))
+    return [(one, other) for one, other in pairs if one != other]
+
+
+def check_copies(cells: Cells, keys: Iterable[Hashable]) -> list[tuple[int, int]]:
+    """The `copied_rows` of a table, which must have one label.
 
     Raises:
         DataError: If one image has two labels, of which one is wrong.
-
-    >>> cells = Cells((Path("a.png"), Path("b.png")), np.array([0, 0]), (None, None), ("hem", "all"), ("", ""), "csv")
-    >>> copied_rows(cells, ["same", "same"])
-    [(0, 1)]
     """
-    first: dict[Hashable, int] = {}
-    found = []
-    for row, key in enumerate(keys):
-        other = first.setdefault(key, row)
-        if cells.labels[other] != cells.labels[row]:
-            one, two = (f"{cells.paths[place]} ('{cells.class_names[cells.labels[place]]}')" for place in (other, row))
+    copies = copied_rows(keys)
+    for rows in copies:
+        if len({cells.labels[row] for row in rows}) > 1:
+            one, two = (f"{cells.paths[row]} ('{cells.class_names[cells.labels[row]]}')" for row in rows)
             raise DataError(f"{one} and {two} are the same image with two labels: remove the wrong one.")
-        if other != row:
-            found.append((other, row))
-    return found
+    return copies
 
 
 def pixel_sha256(path: str | Path) -> str:
