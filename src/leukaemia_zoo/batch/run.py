@@ -137,11 +137,12 @@ def predict_parquet(
             run.remove()
             raise
         run.save_json(_PLAN, all_parts.to_dict())
+        notes = all_parts.notes
     else:
         all_parts = Plan.from_dict(kept)
         all_parts.check_sources()
-    news = () if kept is None else all_parts.changes(given)
-    for line in (*all_parts.notes, *news):
+        notes = (*all_parts.notes, *all_parts.changes(given))
+    for line in notes:
         (log or silent)(line)
     work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
     tally, left, total = CellTally.of(config.class_names), [], all_parts.cells

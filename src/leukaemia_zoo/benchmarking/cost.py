@@ -216,6 +216,7 @@ def measure_costs(
     for runner in (runner for runner in runners if runner.name not in lost):
         throughput = {batch: Spread.of([batch / took for took in runner.timings[batch]]) for batch in runner.calls}
         best = max((batch for batch in throughput if batch in tried), key=lambda batch: throughput[batch].median)
+        peak, of_backend = memory.get(runner.name, (None, None))
         costs[runner.name] = Cost(
             parameters=runner.parameters,
             flops=runner.flops,
@@ -224,8 +225,8 @@ def measure_costs(
             latency_ms=Spread.of([1000 * took for took in runner.timings[1]]),
             throughput=throughput[best],
             best_batch=best,
-            peak_memory_mb=memory.get(runner.name, (None, None))[0],
-            of_which_backend_mb=memory.get(runner.name, (None, None))[1],
+            peak_memory_mb=peak,
+            of_which_backend_mb=of_backend,
             views=runner.views,
         )
     return costs
