@@ -42,6 +42,15 @@ from leukaemia_zoo.errors import DataError
     "(for a recipe with soft_share)",
     "DIR",
 )
+@click.option(
+    "--linear-teacher",
+    "linear_teachers",
+    type=paths.home,
+    multiple=True,
+    metavar="NAME",
+    help="weight whose trunk learnt without labels, such as mobilenet.cnmc; linear classifiers on its features, each "
+    "of other subjects, teach too (for a recipe with soft_share; give it once a weight)",
+)
 @click.option("--keep-networks", is_flag=True, help="with --cross-validate: leave the network of each fold")
 @options.file(
     "--calibration",

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from leukaemia_zoo.cells.preprocessing import Preprocessing, symmetric_views
+from leukaemia_zoo.cells.splits import kfold_by_subject
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.common.limits import VerdictLimits
@@ -177,6 +178,24 @@ def classifiers(
         # Weights that add up to the number of cells: views repeat a cell, they do not make new ones.
         classifier.fit(known, targets, sample_weight=weights * len(train_rows))
         yield (penalty, *_as_softmax(classifier), mean, deviation)
+
+
+def opinions(
+    cells: Cells, features: list[tuple[Recipe, Embeddings]], rows: np.ndarray, folds: int, seed: int
+) -> np.ndarray:
+    """Float64 (cells, classes): what linear classifiers say of each of these cells without having seen its subject.
+
+    Each embedding has classifiers of its own, by its recipe; their logits are averaged. Other cells are NaN.
+    """
+    probabilities = np.full((len(cells), len(cells.class_names)), np.nan)
+    for fold in kfold_by_subject(cells.subset(rows.tolist()), folds, seed):
+        taught, asked = rows[list(fold.parts["train"])], rows[list(fold.parts["test"])]
+        logits = []
+        for recipe, embeddings in features:
+            _, kernel, bias, mean, deviation = next(classifiers(cells, embeddings, taught, recipe))
+            logits.append((embeddings.predicted[asked] - mean) / deviation @ kernel + bias)
+        probabilities[asked] = apply_temperature(np.mean(logits, axis=0), 1.0)
+    return probabilities
 
 
 def _taught(

@@ -43,21 +43,19 @@ from leukaemia_zoo.report.contents import SCHEMA
 from leukaemia_zoo.report.report import Report
 from leukaemia_zoo.training.classifier import Fitted, embed, new_network, with_config
 from leukaemia_zoo.training.distillation import forget_trunk
-from leukaemia_zoo.training.drawing import development_split, read_arrays, training_rows
+from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
 from leukaemia_zoo.training.provenance import (
     InitialWeights,
     cells_seen,
     find_initial_weights,
-    found_teachers,
-    load_logits_teacher,
     trunk_record,
 )
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
 from leukaemia_zoo.training.runs import RunState, Training
 from leukaemia_zoo.training.trainer import begun, check_beginning, distilled, inputs_of, prepared, unlabelled_images
-from leukaemia_zoo.training.tuning import fit_network
+from leukaemia_zoo.training.tuning import fit_network, opinion_features, soft_targets
 from leukaemia_zoo.zoo.loading import save_model
 from leukaemia_zoo.zoo.outputs import has_statistics
 from leukaemia_zoo.zoo.tensors import load_tensors
@@ -106,7 +104,7 @@ def out_of_fold(
         options.seed,
         options.restart,
     )
-    sources = Sources.of(options, initial, found_teachers(recipe, options.logits_teacher, folds))
+    sources = Sources.of(options, recipe, initial, folds)
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE)
     _refuse_tested_images(cells, sources, options.tell)
     _refuse_tested_cells(cells, initial)
@@ -130,6 +128,7 @@ def out_of_fold(
         load_tensors(network, features, without_head=True)
         if has_statistics(network) and not (recipe.fine_tune_epochs and recipe.train_batch_norm):
             embeddings = embed(network, pixels, np.arange(len(cells)), recipe)
+    opinion = opinion_features(whole, sources)
     probabilities = np.zeros((len(cells), len(cells.class_names)))
     logits = np.zeros_like(probabilities)
     scores = np.full(len(cells), np.nan)
@@ -148,8 +147,8 @@ def out_of_fold(
         own_record = provenance(recipe, cells, seed, sources, own_features, devices)
         result = state.load_result()
         if result is None:
-            guide = load_logits_teacher(sources.logits_teachers, number, cells, test, log)
-            fitted = fit_network(run, split, own_features, embeddings, guide)
+            soft = soft_targets(run, sources, opinion, folds_of(split)[0][0], number, test)
+            fitted = fit_network(run, split, own_features, embeddings, soft)
             if keep_networks:
                 _keep_network(out / f"fold_{number}", fitted, recipe, cells, manifest_hash, initial)
             of_test, scores_of_test = view_outputs(fitted.model, pixels[0, test], recipe.prediction_views)
@@ -358,20 +357,19 @@ def _refuse_tested_images(cells: Cells, sources: Sources, log: Log) -> None:
                 f"the unlabelled images of the distillation in {sources.unlabelled} ({found.images:,} identical "
                 "images): take these out of the folder, or leave it out (--unlabelled) for a distillation in each fold."
             )
-    if sources.trunk is None:
-        return
-    seen = seen_by_trunk(sources.trunk)
-    if seen is None:
-        if "taken_from" not in trunk_record(sources.trunk):
-            log(f"note: {UNKNOWN_IMAGES}")
-        return
-    found = cells_among(seen, cells)
-    if len(found.rows):
-        raise LeakError(
-            f"{len(found.rows):,} of the {len(cells):,} cells to be tested are, or are of people who are, among the "
-            f"images that {sources.trunk} was distilled on ({found.images:,} identical images): give a trunk of other "
-            "images, or none (--trunk) for a distillation in each fold."
-        )
+    for trunk in sources.trunks:
+        seen = seen_by_trunk(trunk)
+        if seen is None:
+            if "taken_from" not in trunk_record(trunk):
+                log(f"note: {UNKNOWN_IMAGES}")
+            continue
+        found = cells_among(seen, cells)
+        if len(found.rows):
+            raise LeakError(
+                f"{len(found.rows):,} of the {len(cells):,} cells to be tested are, or are of people who are, among "
+                f"the images that {trunk} was distilled on ({found.images:,} identical images): give a trunk of other "
+                "images (--trunk, --linear-teacher), or none for a distillation in each fold."
+            )
 
 
 def _refuse_tested_cells(cells: Cells, initial: InitialWeights) -> None:

@@ -186,6 +186,18 @@ class SoftTargets:
         return ((1.0 - self.share) * targets + self.share * soft).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """Probabilities of each cell, (cells, classes), that are a part of what a network learns, whatever the view."""
+
+    probabilities: np.ndarray
+    share: float
+
+    def mixed(self, targets: np.ndarray, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float32 (N, classes): the targets, and in part the probabilities of the same cells."""
+        return ((1.0 - self.share) * targets + self.share * self.probabilities[rows]).astype(np.float32)
+
+
 class Drawn(keras.utils.PyDataset):
     """An epoch of randomly drawn cells, each in one view; the same for the same seed."""
 
@@ -199,7 +211,7 @@ class Drawn(keras.utils.PyDataset):
         seed: list[int],
         classes: int,
         steps: int | None = None,
-        soft: SoftTargets | None = None,
+        soft: SoftTargets | SoftLabels | None = None,
     ) -> None:
         # Views are drawn in two threads while the network learns: Pillow works outside of Python's lock.
         super().__init__(workers=1 if views.frames is None else 2)

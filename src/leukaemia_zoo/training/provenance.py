@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,20 +291,52 @@ class LogitsTeacher:
     data: tuple[Any, ...]
 
 
-def found_teachers(recipe: Recipe, folder: str | Path | None, folds: int = 0) -> tuple[LogitsTeacher, ...]:
-    """The teachers of a training, or of each fold of a cross-validation."""
-    if folder is None:
-        if recipe.soft_share:
-            raise DataError(
-                "This recipe learns from the probabilities of another network: name its folder, or that of its "
-                "cross-validation (--logits-teacher), or set soft_share to 0 in the recipe."
-            )
-        return ()
-    if not recipe.soft_share:
+@dataclasses.dataclass(frozen=True)
+class LinearTeacher:
+    """A weight whose trunk learnt without labels, and the recipe of the linear classifiers on its features.
+
+    Attributes:
+        weight: Its name in its own description.
+        sha256: Of its file.
+        file: Where it lies.
+        recipe: The recipe it was made by.
+        data: What its trunk learnt from, as rows of ``data`` in a record.
+    """
+
+    weight: str
+    sha256: str
+    file: Path
+    recipe: Recipe
+    data: tuple[Any, ...]
+
+
+def found_linear_teachers(names: Sequence[str | Path]) -> tuple[LinearTeacher, ...]:
+    """The weights on whose features linear classifiers are to teach."""
+    teachers = []
+    for name in names:
+        file, spec = find_trunk(name), sources.find(str(name)).spec
+        own = refit_recipe(spec)
+        assert file is not None
+        assert own is not None
+        teachers.append(LinearTeacher(spec.name, spec.sha256, file, own, tuple(spec.data)))
+    return tuple(teachers)
+
+
+def found_teachers(
+    recipe: Recipe, folder: str | Path | None, linear: Sequence[str | Path] = (), folds: int = 0
+) -> tuple[LogitsTeacher, ...]:
+    """The saved models that teach: one of a training, or one of each fold of a cross-validation."""
+    if (folder is not None) + bool(linear) != bool(recipe.soft_share):
         raise DataError(
-            "This recipe gives the probabilities of another network no share: leave out --logits-teacher, or set "
-            "soft_share in the recipe."
+            "This recipe gives the probabilities of others no share of the targets: leave out --linear-teacher and "
+            "--logits-teacher, or set soft_share in the recipe."
+            if not recipe.soft_share
+            else "This recipe learns in part from the probabilities of others: name either weights whose trunk learnt "
+            "without labels (--linear-teacher), or the folder of a network or of its cross-validation "
+            "(--logits-teacher), or set soft_share to 0 in the recipe."
         )
+    if folder is None:
+        return ()
     places = [Path(folder) / f"fold_{number}" for number in range(folds)] if folds else [Path(folder)]
     teachers = []
     for place in places:

@@ -86,8 +86,8 @@ class Recipe:
         batch_size: Cells a batch.
         weight_decay: Of AdamW.
         label_smoothing: Share of the label that is spread over all classes.
-        soft_share: Share of the target that the probabilities of another network take in fine-tuning, from the same
-            view; see ``logits_teacher`` of `train`. 0 for none.
+        soft_share: Share of the target that other probabilities of the cell take in fine-tuning; see
+            ``linear_teachers`` and ``logits_teacher`` of `train`. 0 for none.
         zoom: See `CellAugmentation`; in fine-tuning. Of ``drawn_views`` the size changes by as much.
         shift: See `CellAugmentation`; in fine-tuning.
         colour: See `CellAugmentation`; in fine-tuning.
@@ -156,6 +156,10 @@ class TrainingOptions:
         logits_teacher: For a recipe with a ``soft_share``: folder of a saved model of the same classes, whose
             probabilities of the same view are a part of the targets; in a cross-validation the folder of one in the
             same folds that kept its networks, so that each teaches the network of its own fold.
+        linear_teachers: For a recipe with a ``soft_share``: weights whose trunk learnt without labels, such as
+            ``("mobilenet.cnmc", "inception_v3.cnmc")``. Linear classifiers on their features, each fitted on other
+            subjects than those of whom it is asked, say what the cell looks like; their mean is a part of the targets,
+            so that a network that sees all of a person's cells does not learn the person by heart.
         seed: Of the split, the weights, the order and the views.
         devices: Number of devices that share the batches of distillation and fine-tuning, or ``"all"``.
         restart: Begin anew instead of resuming.
@@ -168,6 +172,7 @@ class TrainingOptions:
     trunk: str | Path | None = None
     init: str | Path | None = None
     logits_teacher: str | Path | None = None
+    linear_teachers: tuple[str | Path, ...] = ()
     seed: int = 0
     devices: int | str = 1
     restart: bool = False

@@ -8,6 +8,7 @@ import hashlib
 import json
 import platform
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import replacing, sha256_of
 from leukaemia_zoo.common.hardware import environment
 from leukaemia_zoo.training.distillation import TEACHER_SOURCE, is_of_this_package
-from leukaemia_zoo.training.provenance import InitialWeights, LogitsTeacher, find_trunk, trunk_record
+from leukaemia_zoo.training.provenance import (
+    InitialWeights,
+    LinearTeacher,
+    LogitsTeacher,
+    find_trunk,
+    found_linear_teachers,
+    found_teachers,
+    trunk_record,
+)
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.zoo import sources as places
 from leukaemia_zoo.zoo.tensors import read_config
@@ -47,11 +56,24 @@ class Sources:
     trunk: Path | None
     initial: InitialWeights = dataclasses.field(default_factory=InitialWeights)
     logits_teachers: tuple[LogitsTeacher, ...] = ()
+    linear_teachers: tuple[LinearTeacher, ...] = ()
 
     @classmethod
-    def of(cls, options: TrainingOptions, initial: InitialWeights, teachers: tuple[LogitsTeacher, ...]) -> Sources:
-        """What the options name, with what was found of it."""
-        return cls(options.teacher, options.unlabelled, find_trunk(options.trunk), initial, teachers)
+    def of(cls, options: TrainingOptions, recipe: Recipe, initial: InitialWeights, folds: int = 0) -> Sources:
+        """What the options name, with what was found of it; `folds` are those of a cross-validation."""
+        teachers = found_teachers(recipe, options.logits_teacher, options.linear_teachers, folds)
+        linear = found_linear_teachers(options.linear_teachers)
+        return cls(options.teacher, options.unlabelled, find_trunk(options.trunk), initial, teachers, linear)
+
+    @property
+    def soft_teachers(self) -> tuple[LogitsTeacher | LinearTeacher, ...]:
+        """Those whose probabilities are a part of the targets."""
+        return (*self.logits_teachers, *self.linear_teachers)
+
+    @property
+    def trunks(self) -> tuple[Path, ...]:
+        """Files of trunks that learnt without labels, of which the run uses the features."""
+        return (*(() if self.trunk is None else (self.trunk,)), *(teacher.file for teacher in self.linear_teachers))
 
 
 def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices: int = 1) -> str:
@@ -61,7 +83,7 @@ def fingerprint(recipe: Recipe, seed: int, data: str, sources: Sources, devices:
     given.append(str(None) if sources.trunk is None else sha256_of(sources.trunk))
     if sources.initial.source is not None:
         given += [sources.initial.source, str(sources.initial.sha256)]
-    given += [teacher.sha256 for teacher in sources.logits_teachers]
+    given += [teacher.sha256 for teacher in sources.soft_teachers]
     if devices > 1:
         given.append(f"{devices} devices")
     content = [recipe.to_dict(), seed, data, given, keras.backend.backend(), __version__]
@@ -83,12 +105,13 @@ def provenance(
         taught = list(about["init"].get("data", []))
     elif begins_as_teacher(recipe, sources):
         initial = teacher_beginning(None if given else sources.teacher)
-    taught += [dict(row) for teacher in sources.logits_teachers for row in teacher.data]
+    for teacher in sources.soft_teachers:
+        taught += [dict(row) for row in teacher.data]
     data += [row for row in {json.dumps(row): row for row in taught}.values() if row not in data]
     if features is not None and "init" not in header:
         # Who taught a trunk that is given its own header says, not this call.
-        teacher = (about.get("teacher") or {}).get("weights") if given else sources.teacher
-        data += [row for row in about.get("data", _data_of_teacher(teacher)) if row not in data]
+        taught_by = (about.get("teacher") or {}).get("weights") if given else sources.teacher
+        data += [row for row in about.get("data", _data_of_teacher(taught_by)) if row not in data]
     distillation, notes = None, list(cells.notes)
     if features is not None and "init" not in header:
         # What made a trunk that is given, its own header knows, not this call; an older one says less.
@@ -108,15 +131,16 @@ def provenance(
         "cells": cells.summary(),
         "notes": notes,
         "distillation": distillation,
-        **_told_of_teachers(sources.logits_teachers),
+        **_told_of_teachers("logits_teachers", sources.logits_teachers),
+        **_told_of_teachers("linear_teachers", sources.linear_teachers),
         "data": data,
         **environment_record(),
     }
 
 
-def _told_of_teachers(teachers: tuple[LogitsTeacher, ...]) -> dict[str, Any]:
-    """What a record says of networks whose probabilities were a part of the targets."""
-    return {"logits_teachers": [{"weight": one.weight, "sha256": one.sha256} for one in teachers]} if teachers else {}
+def _told_of_teachers(kind: str, teachers: Sequence[LogitsTeacher | LinearTeacher]) -> dict[str, Any]:
+    """What a record says of those whose probabilities were a part of the targets."""
+    return {kind: [{"weight": one.weight, "sha256": one.sha256} for one in teachers]} if teachers else {}
 
 
 def begins_as_teacher(recipe: Recipe, sources: Sources) -> bool:

@@ -46,8 +46,6 @@ from leukaemia_zoo.training.provenance import (
     InitialWeights,
     cells_seen,
     find_initial_weights,
-    found_teachers,
-    load_logits_teacher,
     trunk_record,
     write_initial_weights,
 )
@@ -64,7 +62,7 @@ from leukaemia_zoo.training.records import (
     write_predictions,
 )
 from leukaemia_zoo.training.runs import RunState, Training
-from leukaemia_zoo.training.tuning import check_trainable, fit_network
+from leukaemia_zoo.training.tuning import check_trainable, fit_network, opinion_features, soft_targets
 from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.loading import save_model
 from leukaemia_zoo.zoo.tensors import load_tensors, read_config, save_tensors
@@ -129,7 +127,7 @@ def train(
     elif not isinstance(split, Split):
         split = load_manifest(split, cells)
     check_split(cells, split)
-    sources = Sources.of(options, initial, found_teachers(recipe, options.logits_teacher))
+    sources = Sources.of(options, recipe, initial)
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE, len(folds_of(split)))
     make_folder(out)
     manifest, manifest_hash = manifest_of(cells, split)
@@ -148,8 +146,8 @@ def train(
     run = Training(recipe, cells, read_arrays(cells, recipe, seed), state, seed, log, devices)
     taught = training_rows(split)
     features = distilled(run, sources, out / TRUNK_FILE, taught)
-    guide = load_logits_teacher(sources.logits_teachers, 0, cells, np.zeros(0, np.int64), log)
-    fitted = fit_network(run, split, features, teacher=guide)
+    soft = soft_targets(run, sources, opinion_features(run, sources), folds_of(split)[0][0])
+    fitted = fit_network(run, split, features, soft=soft)
     judged: dict[str, Any] = {}
     figures: dict[str, Any] = {}
     validation = fitted.validation_rows
@@ -264,7 +262,13 @@ def prepared(model: str, options: TrainingOptions) -> tuple[Recipe, int]:
 
 def inputs_of(options: TrainingOptions, initial: InitialWeights) -> list[tuple[str, Any]]:
     """The files that a run begins with, by what the user calls them."""
-    return [("the teacher", options.teacher), ("the trunk", options.trunk), ("the initial weights", initial.file)]
+    teachers = [("a linear teacher", teacher) for teacher in options.linear_teachers]
+    return [
+        ("the teacher", options.teacher),
+        ("the trunk", options.trunk),
+        ("the initial weights", initial.file),
+        *teachers,
+    ]
 
 
 def begun(sources: Sources, recipe: Recipe, seed: int, state: RunState, log: Log) -> Sources:

@@ -24,10 +24,21 @@ from leukaemia_zoo.training.classifier import (
     figures_told,
     fit_classifier,
     new_network,
+    opinions,
     validation_figures,
 )
-from leukaemia_zoo.training.drawing import ADAPTATION, Drawn, SoftTargets, drawing_weights, folds_of
+from leukaemia_zoo.training.drawing import (
+    ADAPTATION,
+    Drawn,
+    SoftLabels,
+    SoftTargets,
+    drawing_weights,
+    folds_of,
+    read_arrays,
+)
+from leukaemia_zoo.training.provenance import load_logits_teacher
 from leukaemia_zoo.training.recipes import Recipe
+from leukaemia_zoo.training.records import Sources
 from leukaemia_zoo.training.runs import TimeLeft, Training, optimiser, reseed
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
@@ -44,11 +55,11 @@ def fit_network(
     split: Split,
     trunk: Path | None,
     embeddings: Embeddings | None = None,
-    teacher: keras.Model | None = None,
+    soft: SoftTargets | SoftLabels | None = None,
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
-    The trunk is a file, None for random weights; `teacher` is a network of the same classes, for a ``soft_share``.
+    The trunk is a file, None for random weights; `soft` is what the labels are mixed with, see `soft_targets`.
     """
     recipe = run.recipe
     model = new_network(recipe, len(run.cells.class_names), run.seed)
@@ -69,9 +80,42 @@ def fit_network(
         run.state.save_first(model, fitted.chosen, fitted.curves)
     if recipe.fine_tune_epochs:
         keeps = trunk is not None and not recipe.train_batch_norm
-        soft = None if teacher is None else SoftTargets.by(teacher, run.views)
         fitted = tune_layers(run, model, folds[0], keep_statistics=keeps, soft=soft)
     return fitted
+
+
+def opinion_features(run: Training, sources: Sources) -> list[tuple[Recipe, Embeddings]]:
+    """Embeddings of all cells by the trunk of each linear teacher, with its recipe; kept for an interrupted run."""
+    found = []
+    for number, teacher in enumerate(sources.linear_teachers):
+        name = f"linear_teacher_{number}.npz"
+        arrays = run.state.load_arrays(name)
+        if arrays is None:
+            run.log(f"features of {teacher.weight}, whose linear classifiers teach")
+            network = new_network(teacher.recipe, len(run.cells.class_names), run.seed)
+            load_tensors(network, teacher.file, without_head=True)
+            pixels = read_arrays(run.cells, teacher.recipe, run.seed).pixels
+            arrays = vars(embed(network, pixels, np.arange(len(run.cells)), teacher.recipe))
+            run.state.save_arrays(name, arrays)
+        found.append((teacher.recipe, Embeddings(arrays["turned"], arrays["predicted"])))
+    return found
+
+
+def soft_targets(
+    run: Training,
+    sources: Sources,
+    features: list[tuple[Recipe, Embeddings]],
+    rows: np.ndarray,
+    number: int = 0,
+    tested: np.ndarray | None = None,
+) -> SoftTargets | SoftLabels | None:
+    """What the labels of the rows that teach are mixed with, in this fold; None where they stand alone."""
+    share = run.recipe.soft_share
+    if features:
+        return SoftLabels(opinions(run.cells, features, rows, run.recipe.validation_folds, run.seed), share)
+    tested = np.zeros(0, np.int64) if tested is None else tested
+    teacher = load_logits_teacher(sources.logits_teachers, number, run.cells, tested, run.log)
+    return None if teacher is None else SoftTargets.by(teacher, run.views)
 
 
 def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: int = 1) -> None:
@@ -106,7 +150,7 @@ def tune_layers(
     unfreeze: int | None = None,
     rate_decay: float = 1.0,
     until: float | None = None,
-    soft: SoftTargets | None = None,
+    soft: SoftTargets | SoftLabels | None = None,
 ) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
 
