@@ -3,7 +3,8 @@
     python tools/train_zoo.py --cnmc C-NMC_Leukemia --pbc PBC --imagenet MOBILENET.npz --out runs
     KERAS_BACKEND=jax python tools/train_zoo.py ... -- --devices all       # on a machine with GPUs
 
-Each weight is made by the commands of the documentation; `--print` shows them without running them. Where another
+Each weight is made by the commands of the documentation; `--print` shows them without running them. PBC holds one image
+twice under two classes, EO_225902 and BNE_191112: take both out. Where another
 weight of the zoo teaches it or is its beginning, that of this run is taken, or the one of the package if `--only`
 leaves it out. What stands after `--` is added to every command. CONTRIBUTING.md tells what comes next.
 """
@@ -30,7 +31,10 @@ STUDENTS = {
 """Weights whose layers learn without labels, each with the weight that teaches it, None for MobileNet of ImageNet."""
 
 TUNED = "mobilenet.pbc_cnmc"
-ALL = (BLOOD, TUNED, *STUDENTS)
+LINEAR_TEACHERS = ("mobilenet.cnmc", "inception_v3.cnmc")
+"""Weights on whose features linear classifiers teach it beside the labels."""
+
+ALL = (BLOOD, *STUDENTS, TUNED)
 
 
 def main() -> None:
@@ -69,6 +73,8 @@ def commands(name: str, options: argparse.Namespace) -> list[list[str]]:
         return [["train", name, "--data", str(options.pbc), *beginning, "--out", run]]
     if name == TUNED:
         start = ["train", name, "--data", str(options.cnmc), "--teacher", "none", "--init", blood]
+        for teacher in LINEAR_TEACHERS:
+            start += ["--linear-teacher", str(options.out / teacher) if teacher in options.only else teacher]
         judged = ["--cross-validate", FOLDS, "--keep-networks", "--out", folds]
         return [[*start, *judged], [*start, "--calibration", folds, "--out", run]]
     start = ["train", name.partition(".")[0], "--data", str(options.cnmc)]

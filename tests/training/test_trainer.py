@@ -28,10 +28,10 @@ from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.report.report import Report
 from leukaemia_zoo.training import distillation, tuning
 from leukaemia_zoo.training import trainer as training
-from leukaemia_zoo.training.classifier import Embeddings, classifiers, embed, new_network
+from leukaemia_zoo.training.classifier import Embeddings, classifiers, embed, new_network, opinions
 from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
-from leukaemia_zoo.training.drawing import CellArrays, drawing_weights, read_arrays
+from leukaemia_zoo.training.drawing import CellArrays, SoftLabels, drawing_weights, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.records import Sources, fingerprint, provenance
 from leukaemia_zoo.training.runs import RunState, Training
@@ -525,6 +525,91 @@ def test_layers_that_learnt_from_labels_are_no_trunk(cells, recipe, tmp_path):
     with pytest.raises(DataError, match=r"learnt from labelled cells.*--init"):
         train("mobilenet", cells, tmp_path / "run", recipe=recipe, trunk="mobilenet.pbc", log=str.strip)
     assert not (tmp_path / "run").exists()
+
+
+def test_opinions_are_of_people_who_did_not_teach_them(cells):
+    # Each subject has a mark of its own that gives its label away, as stain and slide do: only who has seen it knows.
+    marks = np.array([[float(subject == other) for other in sorted(set(cells.subjects))] for subject in cells.subjects])
+    features = Embeddings(marks[None].astype(np.float32), marks.astype(np.float32))
+    recipe = recipe_for("cnn", {"inverse_penalties": [100.0]})
+    rows = np.arange(0, len(cells), 2)
+    said = opinions(cells, [(recipe, features)], rows, 3, 0)
+    assert np.isnan(said[1::2]).all()
+    np.testing.assert_allclose(said[rows].sum(axis=1), 1.0)
+    assert abs(said[rows, 1] - 0.5).max() < 0.1
+    known = np.stack([cells.labels, 1 - cells.labels], axis=1) + np.linspace(0, 0.1, len(cells))[:, None]
+    features = Embeddings(known[None].astype(np.float32), known.astype(np.float32))
+    assert (opinions(cells, [(recipe, features)] * 2, rows, 3, 0)[rows].argmax(axis=1) == cells.labels[rows]).all()
+
+
+def test_labels_are_mixed_with_what_others_say(cells):
+    said = np.tile([0.9, 0.1], (len(cells), 1))
+    rows = np.array([0, len(cells) - 1])
+    mixed = SoftLabels(said, 0.25).mixed(np.array([[0.0, 1.0], [1.0, 0.0]], np.float32), rows, rows, [0])
+    np.testing.assert_allclose(mixed, [[0.225, 0.775], [0.975, 0.025]], atol=1e-6)
+    assert mixed.dtype == np.float32
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_adaptation")
+def test_linear_classifiers_and_networks_teach_beside_the_labels(cells, trained, trained_on_others, tmp_path):
+    changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "validation_folds": 2}
+    plain = recipe_for("cnn_attention", {**SMALL, **changes, "distillation": None})
+    soft = dataclasses.replace(plain, soft_share=0.9, label_smoothing=0.0)
+    begun = {"teacher": None, "init": trained_on_others / "distilled.safetensors", "seed": 3}
+    linear = {"recipe": soft, "linear_teachers": (trained_on_others,)}
+    ways = {
+        "labels": {"recipe": dataclasses.replace(plain, label_smoothing=0.0)},
+        "linear": linear,
+        "network": {"recipe": soft, "logits_teacher": trained_on_others},
+    }
+    losses, records = {}, {}
+    for name, settings in ways.items():
+        train("cnn_attention", cells, tmp_path / name, **begun, **settings)
+        records[name] = json.loads((tmp_path / name / "training.json").read_text())
+        losses[name] = records[name]["curves"][-1]["loss"]
+    assert len({round(loss, 4) for loss in losses.values()}) == 3
+    name = json.loads((trained_on_others / "config.json").read_text())["name"]
+    expected = [{"weight": name, "sha256": sha256_of(trained_on_others / "model.safetensors")}]
+    assert records["linear"]["linear_teachers"] == records["network"]["logits_teachers"] == expected
+    assert "linear_teachers" not in records["labels"]
+
+    found = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=2, **begun, **linear)
+    assert found.record["linear_teachers"] == expected
+    for number in range(2):
+        shutil.copytree(trained_on_others, tmp_path / "teachers" / f"fold_{number}")
+    network = {"recipe": soft, "logits_teacher": tmp_path / "teachers"}
+    with pytest.raises(LeakError, match="must not know those who are tested"):
+        cross_validate("cnn_attention", cells, tmp_path / "leak", folds=2, **begun, **network)
+
+
+@pytest.mark.parametrize(
+    ("share", "teachers", "told"),
+    [
+        (0.5, {}, r"name either weights.*--linear-teacher"),
+        (0.0, {"linear_teachers": ("cnn.cnmc",)}, "no share of the targets"),
+        (0.5, {"linear_teachers": ("cnn.cnmc",), "logits_teacher": "runs/cv"}, "name either"),
+        (0.5, {"linear_teachers": ("mobilenet.pbc",)}, "learnt from labelled cells"),
+    ],
+)
+def test_who_teaches_beside_the_labels_is_checked(cells, trained_on_others, tmp_path, share, teachers, told):
+    changes = {"fine_tune_epochs": 1, "drawn_views": True, "soft_share": share, "distillation": None}
+    settings = {"recipe": recipe_for("cnn_attention", {**SMALL, **changes}), "teacher": None, **teachers}
+    with pytest.raises(DataError, match=told):
+        train("cnn_attention", cells, tmp_path / "run", init=trained_on_others / "distilled.safetensors", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_linear_classifiers_on_a_trunk_that_saw_the_tested_cells_do_not_teach(cells, recipe, teacher, tmp_path):
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    for path in cells.paths[:3]:
+        shutil.copy(path, shown / f"copy_{path.name}")
+    train("cnn_attention", cells, tmp_path / "knowing", recipe=recipe, teacher=teacher, unlabelled=shown)
+    changes = {"fine_tune_epochs": 1, "drawn_views": True, "soft_share": 0.5, "head": "flatten", "distillation": None}
+    settings = {"recipe": recipe_for("cnn_attention", {**SMALL, **changes}), "teacher": None}
+    with pytest.raises(LeakError, match="linear-teacher"):
+        cross_validate("cnn_attention", cells, tmp_path / "cv", linear_teachers=(tmp_path / "knowing",), **settings)
 
 
 def test_a_network_that_begins_as_its_teacher_says_so(cells, teacher, tmp_path, monkeypatch):

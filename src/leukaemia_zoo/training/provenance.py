@@ -14,6 +14,7 @@ import numpy as np
 from leukaemia_zoo.cells.table import Cells, file_fingerprint
 from leukaemia_zoo.common.files import plain, sha256_of
 from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.run_folder import TRUNK_FILE
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.training.classifier import new_network
@@ -235,7 +236,8 @@ def find_trunk(trunk: str | Path | None) -> Path | None:
             f"The layers of {trunk} learnt from labelled cells, which the record of a trunk would not tell: begin with "
             "it with init (--init), or give a weight whose trunk learnt without labels."
         )
-    return found.file
+    trunk = found.file.parent / TRUNK_FILE  # beside a model of one's own; it tells which images it has seen
+    return trunk if trunk.is_file() else found.file
 
 
 def trunk_record(file: Path) -> dict[str, Any]:
