@@ -648,6 +648,8 @@ def test_distillation_imitates_the_teacher_and_leaves_the_last_layer(cells, teac
     before = [np.array(value) for value in student.get_layer("logits").get_weights()]
     pixels = read_arrays(cells, recipe, 0).pixels[0]
     long = dataclasses.replace(recipe.distillation, epochs=4, steps_per_epoch=8, colour=0.2, turned_teacher=turned)
+    if turned:
+        long = dataclasses.replace(long, pairs=long.pairs[:1])  # one is enough
     history = distil(student, pixels, long, teacher, log=lambda text: None)
     assert all(history[-1][pair] < 0.9 * history[0][pair] for pair in history[0])
     for value, expected in zip(student.get_layer("logits").get_weights(), before, strict=True):
