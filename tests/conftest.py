@@ -28,10 +28,15 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
 
 LONGEST = (
     *("test_backends.py", "training/test_trainer.py", "adaptation/test_fine_tuning.py", "test_notebooks.py"),
-    *("common/test_devices.py", "training/test_kill_runs.py", "benchmarking/test_cost.py", "batch/test_cluster.py"),
-    *("benchmarking/test_runner.py", "hub/test_hub.py", "prediction/test_verdicts.py", "zoo/test_loading.py"),
-    *("test_page.py", "examination/test_examination.py", "explanation/test_explanations.py", "cli/test_app.py"),
-    *("engine/test_engine.py", "exporting/test_exporting.py", "cli/test_outputs.py", "desk/test_desk.py"),
+    *("benchmarking/test_cost.py", "common/test_devices.py", "hub/test_hub.py", "training/test_kill_runs.py"),
+    *("prediction/test_verdicts.py", "zoo/test_loading.py", "benchmarking/test_runner.py", "report/test_report.py"),
+    # The site shows the notebooks as they were run above.
+    *("test_site.py", "test_page.py", "training/test_provenance.py", "test_examples.py", "zoo/test_publishing.py"),
+    *("zoo/test_architectures.py", "evaluation/test_intervals.py", "prediction/test_features.py"),
+    *("adaptation/test_probing.py", "hub/test_repositories.py", "examination/test_examination.py"),
+    *("explanation/test_explanations.py", "engine/test_engine.py", "common/test_registration.py"),
+    *("desk/test_desk.py", "smears/test_slides.py", "smears/test_fields.py", "exporting/test_exporting.py"),
+    *("exporting/test_bioimageio.py", "batch/test_cluster.py", "cli/test_app.py", "cli/test_outputs.py"),
 )
 """Files that take longest, in this order: begun last, one of them would keep one process busy and the other idle."""
 

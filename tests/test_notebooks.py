@@ -69,11 +69,11 @@ exec({_read(path).cells[1].source!r})
 import draw_cells
 print(json.dumps([calls, os.getcwd(), draw_cells.__file__]))
 """
-    # The address of the repository leads to this one.
+    # The address of the repository leads to this one: as a path, of which Git links the files instead of packing them.
     address = re.search(r'"(https://github\.com/[^"]+)"', _read(path).cells[1].source)[1]
     config = {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
         "GIT_CONFIG_VALUE_0": address,
     }
     done = subprocess.run(

@@ -165,7 +165,7 @@ def examine(site, tmp_path):
     assert BROWSER is not None, "LEUKAEMIA_ZOO_NEEDS_BROWSER is set, but there is no Chromium or Chrome"
     told = Told()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, told=told, directory=site))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
 
     def look(question, **values):
         told.clear()

@@ -36,7 +36,10 @@ CHANGES = {
     "batch_size": 8,
     "fine_tune_epochs": 3,
     "fine_tune_learning_rate": 1e-3,
-    "distillation": {"epochs": 3, "steps_per_epoch": 2, "batch_size": 8},
+    "distillation": {
+        **{"epochs": 3, "steps_per_epoch": 2, "batch_size": 8},
+        "pairs": [["block2_pool", "conv_pw_3_relu"]],
+    },
 }
 
 

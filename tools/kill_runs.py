@@ -55,11 +55,12 @@ _SMALL = {
     "validation_share": 0.34,
     "precision": "float32",
     "inverse_penalties": [0.01, 0.1],
-    "batch_size": 8,
+    "batch_size": 16,
     "fine_tune_epochs": 3,
     "patience": 5,
 }
-_DISTILLED = {**_SMALL, "distillation": {"epochs": 3, "steps_per_epoch": 1, "batch_size": 4}}
+_PAIRS = [["block2_pool", "conv_pw_3_relu"], ["head2_relu", "conv_pw_5_relu"]]
+_DISTILLED = {**_SMALL, "distillation": {"epochs": 3, "steps_per_epoch": 1, "batch_size": 4, "pairs": _PAIRS}}
 _TUNED = {**{key: _SMALL[key] for key in ("turned_views", "precision", "batch_size", "fine_tune_epochs")}} | {
     "validation_folds": 2
 }

@@ -258,7 +258,8 @@ def test_the_first_layers_stay(learnt):
     assert not changed & {"block1_conv", "block2_conv"}
 
 
-def test_batch_norm_stays_where_all_layers_learn_unless_it_is_to_follow(learnt):
+def test_batch_norm_stays_where_all_layers_learn_unless_it_is_to_follow(learnt, monkeypatch):
+    monkeypatch.setattr(tuning, "_ADAPTATION_STEPS", 2)
     names = learnt(unfreeze="all")
     assert any(name.startswith("block1_conv/") for name in names)
     assert not any("_norm/" in name for name in names)
@@ -691,9 +692,25 @@ def test_the_command_tells_mistakes_in_one_line(tiny_folder, folder, tmp_path, c
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.graphs
+def test_the_call_with_graphs(tiny_folder, folder, tmp_path):
+    found = tune(tiny_folder, folder, tmp_path / "run", recipe=SMALL, crop_fraction=0.9)
+    assert [row["stage"] for row in found.history][-1] == "fine-tuning"
+    assert_right(tmp_path / "run", folder, keras.backend.backend())
+
+
+def assert_right(run, folder, backend):
+    """A network that was fine-tuned on a backend tells the cells apart on this one."""
+    record = json.loads((run / "training.json").read_text())
+    assert record["versions"]["backend"] == backend
+    found = predict(load_model(run), sorted(folder.rglob("*.png")))
+    right = [cell.label == Path(cell.path).parent.name for cell in found]
+    assert np.mean(right) > 0.9
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_the_same_call_on_every_backend(tiny_folder, folder, tmp_path, backend):
+@pytest.mark.parametrize("backend", sorted({"tensorflow", "jax", "torch"} - {keras.backend.backend()}))
+def test_the_same_call_on_the_other_backends(tiny_folder, folder, tmp_path, backend):
     call = (
         "import sys, leukaemia_zoo as lz; "
         f"found = lz.fine_tune({str(tiny_folder)!r}, {str(folder)!r}, {str(tmp_path / 'run')!r}, "
@@ -705,18 +722,14 @@ def test_the_same_call_on_every_backend(tiny_folder, folder, tmp_path, backend):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "fine-tuning" in done.stdout
-    record = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert record["versions"]["backend"] == backend
-    paths = sorted(folder.rglob("*.png"))
-    found = predict(load_model(tmp_path / "run"), paths)  # on TensorFlow
-    right = [cell.label == Path(cell.path).parent.name for cell in found]
-    assert np.mean(right) > 0.9
+    assert_right(tmp_path / "run", folder, backend)
 
 
 @pytest.mark.slow
+@pytest.mark.graphs
 def test_eight_classes_of_real_cells(shared_data, tmp_path):
     cells = read_data(shared_data / "pbc")
-    some = cells.subset(range(0, len(cells), 3))  # 42 of each class
+    some = cells.subset(range(0, len(cells), 4))  # 31 or 32 of each class
     found = tune("cnn_attention", some, tmp_path, recipe={"fine_tune_epochs": 0, "turned_views": 2})
     (ours,) = [block for block in found.report.data["models"].values() if block["kind"] == "saved"]
     assert ours["metrics"]["accuracy"]["value"] > 0.85

@@ -150,6 +150,7 @@ def test_the_command_prints_the_probe(tiny_folder, folder, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.graphs
 def test_a_thousand_real_cells(shared_data):
     found = linear_probe("cnn_attention", shared_data / "pbc", cache=False)
     assert found.accuracy.value > 0.85

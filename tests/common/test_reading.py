@@ -59,6 +59,7 @@ def test_arrays_come_back_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"distillation": {"pairs": []}}, DataError, "'pairs' holds pairs of names"),
         ({"distillation": {"pairs": ["conv"]}}, DataError, "'pairs' holds pairs of names"),
         ({"distillation": {"pairs": [["a", 1]]}}, DataError, "'pairs' holds pairs of names"),
         ({"distillation": 4}, DataError, "'distillation' is 4"),

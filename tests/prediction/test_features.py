@@ -180,14 +180,14 @@ def test_what_is_no_cell_is_unfamiliar(shipped):
 
 def test_cells_of_cnmc_are_familiar(shipped, shared_data):
     paths = every(find_images([shared_data / "cnmc" / "training_data"])[0], 120)
-    flagged = np.mean([item.unfamiliar for item in predict(shipped, paths)])
+    flagged = np.mean([item.unfamiliar for item in predict(shipped.zoo.weight, paths)])
     assert flagged <= 0.05
 
 
 @pytest.mark.parametrize("folder", ["pbc", "bccd"])
 def test_images_of_smears_are_unfamiliar(shipped, shared_data, folder):
     paths = every(find_images([shared_data / folder])[0], 40)
-    assert np.mean([item.unfamiliar for item in predict(shipped, paths)]) >= 0.95
+    assert np.mean([item.unfamiliar for item in predict(shipped.zoo.weight, paths)]) >= 0.95
 
 
 def test_the_verdicts_are_those_of_the_network_alone(shipped):

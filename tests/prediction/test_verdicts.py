@@ -534,8 +534,8 @@ def test_shipped_weights_on_the_official_file_and_its_copy(name, shared_data):
     pairs = [(path, copies[path.stem.lower()]) for path in official if path.stem.lower() in copies][:40]
     if not pairs:
         pytest.skip("no cell is there in both sizes")
-    model = load_model(name)
-    large, small = (predict(model, [pair[index] for pair in pairs]).probabilities for index in (0, 1))
+    pairs = pairs if name in SMALL else pairs[:8]
+    large, small = (predict(name, [pair[index] for pair in pairs]).probabilities for index in (0, 1))
     np.testing.assert_allclose(large, small, atol=1e-3)
 
 

@@ -559,7 +559,7 @@ def benchmarked(request, draw_cell, tmp_path_factory):
 
     models = {"by brightness": by_brightness, "less sure": lambda batch: by_brightness(batch, 0.001)}
     folder = tmp_path_factory.mktemp("benchmarked")
-    benchmark(models, (frames, labels, [f"P{person}" for person in people]), out=folder, resamples=200)
+    benchmark(models, (frames, labels, [f"P{person}" for person in people]), out=folder, resamples=40)
     return folder, classes
 
 
@@ -591,7 +591,7 @@ def test_a_browser_shows_the_page(benchmarked, tmp_path):
     browse(flags, folder / "report.html", tmp_path / "profile")
     pixels = np.asarray(Image.open(picture_file).convert("RGB"))
     assert pixels.shape == (3000, 1200, 3)
-    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    colours, counts = np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]), return_counts=True)
     assert len(colours) > 50
     assert counts.max() / counts.sum() < 0.97
     for third in np.split(pixels, 3):  # tables and plots all the way down

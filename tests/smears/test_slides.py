@@ -109,6 +109,7 @@ def test_a_cell_at_the_edge_of_the_slide_is_told_to_be_cut(tmp_path, small_tiles
 
 
 def test_empty_glass_is_passed_over(tmp_path, small_tiles, monkeypatch):
+    monkeypatch.setattr(slides, "_PLACES_FOR_SCALE", 5)
     pixels = np.full((1200, 1200, 3), (243, 232, 222), np.uint8)
     pixels[:, 900:] = 0  # what was not scanned
     with Slide(write_slide(tmp_path / "slide.tif", pixels)) as slide:
@@ -120,7 +121,8 @@ def test_empty_glass_is_passed_over(tmp_path, small_tiles, monkeypatch):
             slide.estimate_scale()
 
 
-def test_the_scale_is_that_of_the_file_or_of_the_red_cells(tmp_path, drawn):
+def test_the_scale_is_that_of_the_file_or_of_the_red_cells(tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(slides, "_TILES_FOR_SCALE", 3)
     pixels, _ = drawn
     with Slide(write_slide(tmp_path / "told.tif", pixels)) as slide:
         assert slide.micrometres_per_pixel == pytest.approx(SCALE)

@@ -10,7 +10,7 @@ from leukaemia_zoo import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
 from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.architectures import with_output
-from leukaemia_zoo.zoo.layers import CellMask, CellStatistics
+from leukaemia_zoo.zoo.layers import CellMask, CellStatistics, without_random_weights
 from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
 SMALL = ("cnn", "cnn_attention")
@@ -23,18 +23,29 @@ def run(model, images):
     return ops.convert_to_numpy(model(ops.convert_to_tensor(images), training=False))
 
 
+def unset(name, **options):
+    """A network whose weights do not matter: drawing them takes as long as all the rest."""
+    with without_random_weights():
+        return build_model(name, **options)
+
+
+def fixed(name, **options):
+    """A network with fixed weights."""
+    return set_fixed_weights(unset(name, **options))
+
+
 @pytest.fixture(scope="module", params=[*PUBLISHED, *SMALL])
 def network(request):
     """Each architecture at its least input with three classes and fixed weights."""
     name = request.param
-    return set_fixed_weights(build_model(name, num_classes=3, input_size=LEAST[name] + 6))
+    return fixed(name, num_classes=3, input_size=LEAST[name] + 6)
 
 
 @pytest.fixture(params=[(name, head) for name in SMALL for head in ("flatten", "texture")], ids="-".join)
 def small(request):
     """Both small networks with both heads at 64 pixels, with fixed weights."""
     name, head = request.param
-    return set_fixed_weights(build_model(name, head=head, input_size=64))
+    return fixed(name, head=head, input_size=64)
 
 
 @pytest.fixture
@@ -50,7 +61,7 @@ def policy():
 
 @pytest.mark.parametrize(("name", "total", "fixed"), [("cnn", 838_721, 0), ("cnn_attention", 192_930, 192)])
 def test_the_originals_have_their_parameters(name, total, fixed):
-    model = build_model(name, num_classes=1)
+    model = unset(name, num_classes=1)
     assert model.count_params() == total == ARCHITECTURES[name].parameters
     assert sum(int(np.prod(weight.shape)) for weight in model.non_trainable_weights) == fixed
 
@@ -66,7 +77,7 @@ def test_the_originals_have_their_parameters(name, total, fixed):
     ],
 )
 def test_the_published_networks_have_their_parameters_without_the_head(name, total):
-    model = build_model(name, num_classes=2, input_size=LEAST[name])
+    model = unset(name, num_classes=2, input_size=LEAST[name])
     head = model.get_layer("logits")
     assert model.count_params() - head.count_params() == total == ARCHITECTURES[name].parameters
     assert with_output(model, "embeddings").count_params() == total
@@ -81,7 +92,7 @@ def shapes(model):
 
 
 def test_cnn_layer_by_layer():
-    model = build_model("cnn", num_classes=1)
+    model = unset("cnn", num_classes=1)
     assert shapes(model) == [
         *(("block1_conv", 178, 178, 32), ("block1_pool", 89, 89, 32)),
         *(("block2_conv", 87, 87, 32), ("block2_pool", 43, 43, 32)),
@@ -99,7 +110,7 @@ def test_cnn_layer_by_layer():
 
 
 def test_cnn_attention_layer_by_layer():
-    model = build_model("cnn_attention", num_classes=1)
+    model = unset("cnn_attention", num_classes=1)
     assert shapes(model) == [
         *(("block1_conv", 100, 100, 32), ("block1_norm", 100, 100, 32), ("block1_pool", 50, 50, 32)),
         *(("block2_conv", 50, 50, 32), ("block2_norm", 50, 50, 32), ("block2_pool", 25, 25, 32)),
@@ -158,7 +169,7 @@ def test_a_shared_output_shares_its_weights(tiny_model):
 @pytest.mark.parametrize(("classes", "activation"), [(1, "sigmoid"), (2, "softmax"), (5, "softmax")])
 @pytest.mark.parametrize("name", SMALL)
 def test_any_number_of_classes(name, classes, activation):
-    model = set_fixed_weights(build_model(name, num_classes=classes, input_size=32))
+    model = fixed(name, num_classes=classes, input_size=32)
     assert model.output_shape == (None, classes)
     assert model.get_layer("probabilities").activation.__name__ == activation
     images = cells(2, 32)
@@ -186,7 +197,7 @@ def test_uint8_and_float_images_give_the_same(small):
 
 
 def test_dropout_acts_in_training_only():
-    model = set_fixed_weights(build_model("cnn", input_size=32, dropout=0.9))
+    model = fixed("cnn", input_size=32, dropout=0.9)
     images = ops.convert_to_tensor(cells(2, 32))
     first, second = (ops.convert_to_numpy(model(images, training=True)) for _ in range(2))
     assert not np.array_equal(first, second)
@@ -195,7 +206,7 @@ def test_dropout_acts_in_training_only():
 
 def scaled(name, pixel):
     """What the first layers make of one colour."""
-    model = build_model(name, input_size=LEAST[name])
+    model = unset(name, input_size=LEAST[name])
     first = next(layer for layer in model.layers if layer.name == "scale")
     images = np.broadcast_to(np.array(pixel, np.float32), (1, *model.input_shape[1:]))
     return run(keras.Model(model.inputs, first.output), images)[0, 0, 0]
@@ -230,7 +241,7 @@ def test_heads_by_name():
 
 
 def texture_parameters(name, **options):
-    return build_model(name, head="texture", **options).count_params()
+    return unset(name, head="texture", **options).count_params()
 
 
 def test_the_texture_head_does_not_grow_with_the_input():
@@ -251,7 +262,7 @@ def moved(image, down, right):
 @pytest.mark.parametrize(("down", "right"), [(8, 0), (0, -8), (16, 8)])
 def test_texture_of_a_cell_does_not_depend_on_its_place(name, down, right, draw_cell):
     """Moved by a multiple of the stride, 8, everything moves along: the mask must lie where the features lie."""
-    model = set_fixed_weights(build_model(name, head="texture", input_size=128))
+    model = fixed(name, head="texture", input_size=128)
     image = draw_cell(size=128, radius=0.2).astype(np.float32)
     here, there = statistics(model, image[None]), statistics(model, moved(image, down, right)[None])
     np.testing.assert_allclose(there, here, atol=1e-4)
@@ -265,7 +276,7 @@ def test_masks_lie_on_the_centre_of_the_cell(name):
     size, row, column = 128, 52.5, 71.5
     image = np.zeros((1, size, size, 3), np.float32)
     image[0, 40:66, 60:84] = 100
-    model = build_model(name, head="texture", input_size=size)
+    model = unset(name, head="texture", input_size=size)
     # The first pixel of the map of a block lies here in the image, and its pixels so far apart: without padding each
     # convolution cuts one pixel, and each pooling takes the middle of two.
     first = 0.0
@@ -283,7 +294,7 @@ def test_masks_lie_on_the_centre_of_the_cell(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_black_frame_and_a_bright_one_give_finite_numbers(name):
-    model = set_fixed_weights(build_model(name, head="texture", input_size=64))
+    model = fixed(name, head="texture", input_size=64)
     images = np.stack([np.zeros((64, 64, 3)), np.full((64, 64, 3), 255), np.full((64, 64, 3), 4)]).astype(np.float32)
     output = run(model, images)
     assert np.isfinite(output).all()
@@ -291,7 +302,7 @@ def test_a_black_frame_and_a_bright_one_give_finite_numbers(name):
 
 
 def test_training_on_a_black_frame_keeps_the_weights_finite():
-    model = set_fixed_weights(build_model("cnn", head="texture", input_size=32))
+    model = fixed("cnn", head="texture", input_size=32)
     model.compile("sgd", "categorical_crossentropy")
     before = [weight.copy() for weight in model.get_weights()]
     model.train_on_batch(np.zeros((2, 32, 32, 3), np.float32), np.eye(2, dtype=np.float32))
@@ -337,9 +348,9 @@ def test_layers_come_back_from_their_configuration(layer):
 @pytest.mark.parametrize(("name", "head"), [(name, head) for name in SMALL for head in ("flatten", "texture")])
 def test_mixed_precision(name, head, name_of_policy, tolerance, policy):
     images = cells(3, 64)
-    reference = run(set_fixed_weights(build_model(name, head=head, input_size=64)), images)
+    reference = run(fixed(name, head=head, input_size=64), images)
     policy(name_of_policy)
-    model = set_fixed_weights(build_model(name, head=head, input_size=64))
+    model = fixed(name, head=head, input_size=64)
     assert model.get_layer("block2_conv").compute_dtype == name_of_policy.removeprefix("mixed_")
     for output in ("probabilities", "logits", "embeddings"):
         assert with_output(model, output).output.dtype == "float32"
@@ -352,7 +363,7 @@ def test_mixed_precision(name, head, name_of_policy, tolerance, policy):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_build_in_mixed_precision(name, policy):
     policy("mixed_bfloat16")
-    model = build_model(name, input_size=LEAST[name])
+    model = unset(name, input_size=LEAST[name])
     assert model.output.dtype == "float32"
     assert model.get_layer("logits").compute_dtype == "float32"
 
@@ -361,7 +372,7 @@ def test_published_networks_build_in_mixed_precision(name, policy):
 def test_the_texture_head_of_the_published_networks(name):
     """Statistics of three or four depths, at the least input and at others, of the cell alone."""
     for size in (LEAST[name], 96, 101):
-        model = build_model(name, head="texture", input_size=size)
+        model = (fixed if size == 101 else unset)(name, head="texture", input_size=size)
         features = {"inception_v3": 1280, "mobilenet": 2816}.get(name, 1536)
         assert model.get_layer("statistics").output.shape == (None, features)
         for layer in model.layers:
@@ -375,7 +386,7 @@ def test_the_texture_head_of_the_published_networks(name):
 
 
 def test_mobilenet_for_texture_has_fewer_than_a_million_weights():
-    model = build_model("mobilenet", head="texture", input_size=128)
+    model = unset("mobilenet", head="texture", input_size=128)
     assert model.count_params() == 832_194
     assert not any(layer.name.startswith("conv_pw_9") for layer in model.layers)
 

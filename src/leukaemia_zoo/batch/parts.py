@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leukaemia_zoo.cells.images import list_images
+from leukaemia_zoo.common.files import replacing, version_of
 from leukaemia_zoo.common.folders import distinct
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import BatchMissingError, DataError, ImageError
@@ -91,7 +92,7 @@ class Plan:
     def check_sources(self) -> None:
         """Raise if a Parquet file is not the one that the parts were cut from."""
         for file, size, changed in self.sources:
-            if _state(Path(file)) != (size, changed):
+            if _version_of(file) != (size, changed):
                 raise DataError(
                     f"{file} has changed since the run began, so that its cells would be lost or judged twice: begin "
                     "anew with restart (--restart), or put the file back."
@@ -177,8 +178,6 @@ def cells_of_part(cells: int, most: int | None = None) -> int:
 
 
 def _plan_of_images(images: list[Path], listing: Path, most: int | None, notes: tuple[str, ...]) -> Plan:
-    from leukaemia_zoo.common.files import replacing
-
     pa, pq = require("pyarrow"), require("pyarrow.parquet")
     size = cells_of_part(len(images), most)
     files = pa.table({FILE_COLUMN: pa.array([os.fsencode(file) for file in images], pa.binary())})
@@ -235,7 +234,7 @@ def _plan_of_tables(
             parts.append(Part(len(parts), str(table), tuple(together), first, cells))
     if not parts:
         raise ImageError(f"There are no rows in {tables[0]}{' and the others' if len(tables) > 1 else ''}.")
-    sources = tuple((str(table), *_state(table)) for table in tables)
+    sources = tuple((str(table), *_version_of(table)) for table in tables)
     return Plan(tuple(parts), image, tuple(kept), sources, notes)
 
 
@@ -271,13 +270,12 @@ def _may_hold_images(kind: Any) -> bool:
 
 def _changed_at(file: str) -> int:
     with contextlib.suppress(OSError):  # judging it will say why
-        return Path(file).stat().st_mtime_ns
+        return version_of(file)[1]
     return 0
 
 
-def _state(file: Path) -> tuple[int, int]:
+def _version_of(file: str | Path) -> tuple[int, int]:
     try:
-        found = file.stat()
+        return version_of(file)
     except OSError as error:
         raise DataError(f"{file} cannot be reached ({error.strerror or error}): put it back.") from error
-    return found.st_size, found.st_mtime_ns

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
+from leukaemia_zoo.common.files import version_of
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.common.tables import subject_name
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
@@ -257,8 +258,7 @@ def _pixel_hashes(path: str | Path) -> tuple[str, int]:
     path = Path(path)
     try:
         # One run checks many splits of the same files; size and time of change tell whether a file is still the same.
-        status = path.stat()
-        return _hashes_of_version(path, status.st_size, status.st_mtime_ns)
+        return _hashes_of_version(path, *version_of(path))
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}): check the path.") from error
     except ImageError as error:

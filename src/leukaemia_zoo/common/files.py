@@ -261,6 +261,12 @@ def distinct_stems(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
     return stems
 
 
+def version_of(path: str | Path) -> tuple[int, int]:
+    """Size and time of change, by which a file is known to be the same; an OSError where it cannot be reached."""
+    found = Path(path).stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def sha256_of(path: str | Path) -> str:
     """sha256 of a file's bytes, as 64 hexadecimal digits."""
     try:

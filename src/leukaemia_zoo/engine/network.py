@@ -21,7 +21,7 @@ from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
 from leukaemia_zoo.errors import ArchitectureError, EngineError, TensorMismatchError, WeightsError
 from leukaemia_zoo.zoo.registry import ModelConfig
-from leukaemia_zoo.zoo.sources import find
+from leukaemia_zoo.zoo.sources import Found, find
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, read_tensors
 
 _log = logging.getLogger(__name__)
@@ -93,10 +93,14 @@ class Network:
         Raises:
             LeukaemiaZooError: As `load_model`; and EngineError if there is no graph of the network, or no engine.
         """
-        found = find(os.fspath(name), weights)
+        return cls.of(find(os.fspath(name), weights), graph)
+
+    @classmethod
+    def of(cls, found: Found, graph: bytes | None = None, *, complete: bool = False) -> Network:
+        """The network of a weight that was found, whose file was compared with its sha256 there."""
         config = found.spec.config
         graph = find_graph(config, found.file) if graph is None else graph
-        return cls(config, found.file, graph, sha256=found.spec.sha256)  # which was compared with the file
+        return cls(config, found.file, graph, complete=complete, sha256=found.spec.sha256)
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import list_images, read_image
-from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
+from leukaemia_zoo.common.files import distinct_stems, version_of, write_json, write_png, writing
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.engine.network import Network, resolve
@@ -198,7 +198,7 @@ class _Run:
 
     def fingerprint(self, micrometres_per_pixel: float | None) -> str:
         """Of all that must be the same for a run to go on."""
-        files = [(str(path), *_state(path)) for path in self.paths]
+        files = [(str(path), *_version_of(path)) for path in self.paths]
         about = [__version__, files, _weights_of(self.network), self.network.zoo.to_dict()]
         about += [micrometres_per_pixel, self.stain, self.miss_rate]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -326,13 +326,11 @@ class _Run:
         return found
 
 
-def _state(path: Path) -> tuple[int, int] | tuple[None, None]:
-    """Size and time of change: fields of one camera are all of one size."""
-    try:
-        found = path.stat()
-    except OSError:  # a broken link, of which reading tells
-        return None, None
-    return found.st_size, found.st_mtime_ns
+def _version_of(path: Path) -> tuple[int, int] | tuple[None, None]:
+    """None for a broken link, of which reading tells."""
+    with contextlib.suppress(OSError):
+        return version_of(path)
+    return None, None
 
 
 def _weights_of(network: Any) -> str:

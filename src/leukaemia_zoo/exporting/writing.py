@@ -20,7 +20,6 @@ import numpy as np
 from leukaemia_zoo.cells.preprocessing import check_views
 from leukaemia_zoo.common.text import close_matches, reason
 from leukaemia_zoo.engine.golden import golden_cells
-from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.engine.names import IMAGES, PROBABILITIES
 from leukaemia_zoo.engine.network import Network
 from leukaemia_zoo.errors import DataError, EngineError, ExportMissingError, UnknownNameError
@@ -146,7 +145,7 @@ def export(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         found = _found(model, folder)
-        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
+        network = Network.of(found)
         views = network.zoo.views if views is None else views
         check_views(views, network.zoo.preprocessing.input_size)
         cells = golden_cells(*network.zoo.preprocessing.input_size)
@@ -189,11 +188,11 @@ def int8_network(model: Any, calibration: Any) -> Network:
 
     with tempfile.TemporaryDirectory() as place:
         found = _found(model, Path(place))
-        network = Network(found.spec.config, found.file, find_graph(found.spec.config, found.file))
+        network = Network.of(found)
         whole = Path(place) / "whole.onnx"
         _write_whole(network, found, whole, views=1)
         quantise(whole, _prepared(network, calibration))
-        return Network(found.spec.config, found.file, whole.read_bytes(), complete=True)
+        return Network.of(found, whole.read_bytes(), complete=True)
 
 
 def _check_out(file: Path, to: str) -> None:

@@ -43,7 +43,8 @@ _LEAST_CONTRAST = 20
 _COARSE = 16
 """A tile is looked at coarsely, to pass it over, at a level that is at most so many times smaller."""
 
-_TILES_FOR_SCALE = 12
+_PLACES_FOR_SCALE, _TILES_FOR_SCALE = 60, 12
+"""So many places are looked at, for so many tiles that show something."""
 
 
 def is_slide(path: Path) -> bool:
@@ -140,7 +141,8 @@ class Slide:
         side = min(1024, self.width, self.height)
         rng = np.random.default_rng(0)
         places = (
-            (int(rng.integers(self.width - side + 1)), int(rng.integers(self.height - side + 1))) for _ in range(60)
+            (int(rng.integers(self.width - side + 1)), int(rng.integers(self.height - side + 1)))
+            for _ in range(_PLACES_FOR_SCALE)
         )
         full = ((x, y) for x, y in places if not self.looks_empty(x, y, side, side))
         tiles = [self.read(x, y, side, side) for x, y in itertools.islice(full, _TILES_FOR_SCALE)]

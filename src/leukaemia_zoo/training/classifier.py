@@ -6,6 +6,7 @@ The regression is convex, so that seed and backend do not matter. The validation
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +74,9 @@ class Fitted:
 
 def new_network(recipe: Recipe, classes: int, seed: int, policy: str = "float32") -> keras.Model:
     """The recipe's network with random weights; the same for the same seed, whatever policy Keras is set to."""
-    keras.utils.set_random_seed(seed)
+    # From here Keras draws the seeds of weights and dropout. Its own set_random_seed also loads TensorFlow on the other
+    # backends (two seconds), and on TensorFlow throws away the operations that it keeps ready.
+    random.seed(seed)
     with precision(policy):
         return build_model(
             recipe.architecture,

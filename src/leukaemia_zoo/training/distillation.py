@@ -193,7 +193,8 @@ def distil(
         reseed(model, seed, epoch)
         batches = _Unlabelled(images, list(losses), recipe.batch_size, steps, seed, epoch)
         result = model.fit(batches, shuffle=False, verbose=0).history
-        history.append({name: float(result[f"{name}_loss"][-1]) for name in losses})
+        # The loss of an only output bears no name.
+        history.append({name: float(result.get(f"{name}_loss", result["loss"])[-1]) for name in losses})
         values = ", ".join(f"{name} {value:.3f}" for name, value in history[-1].items())
         if state is not None:
             _keep(model, state, history)

@@ -228,7 +228,7 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
 
 def _distillation(settings: Any) -> DistillationRecipe:
     pairs = settings.get("pairs") if isinstance(settings, Mapping) else None
-    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+    if not pairs or not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
         raise DataError(
             f"The recipe's setting 'distillation' is {shown(settings)}: give an object of settings in which 'pairs' "
             "holds pairs of names of layers, or null."
