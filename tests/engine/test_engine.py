@@ -353,6 +353,26 @@ def test_no_more_than_a_few_are_begun_ahead():
     assert done == list(range(100))
 
 
+def test_images_that_are_taken_together_are_judged_as_alone(draw_cell):
+    network = Network.load("cnn")
+    frames = [draw_cell(seed) for seed in range(3)]
+    black = np.zeros((64, 64, 3), np.uint8)
+    kinds = [0, black, 1, 2, 0, black, black] * 3 + [1]
+    items = [(frames[kind] if isinstance(kind, int) else kind, f"cell {n}", n) for n, kind in enumerate(kinds)]
+    alone = network.embeddings(network.zoo.preprocessing.batch(frames))
+    found = list(stream.embedding_stream(network, items, threads=2))
+    assert [number for (_, _, number), _ in found] == list(range(len(items)))
+    for kind, (item, embedding) in zip(kinds, found, strict=True):
+        if isinstance(kind, int):
+            np.testing.assert_allclose(embedding, alone[kind], atol=1e-4)
+        else:
+            assert item[1] in str(embedding)
+    strict = stream.embedding_stream(network, items, threads=2, raise_errors=True)
+    assert next(strict)[0][1] == "cell 0"
+    with pytest.raises(ImageError, match="cell 1 "):
+        next(strict)
+
+
 def test_views_can_be_fewer(draw_cell):
     network = Network.load("cnn")
     batch = network.zoo.preprocessing(draw_cell())[None]

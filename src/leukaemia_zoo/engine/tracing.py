@@ -133,7 +133,14 @@ def _activated(tracer: _Tracer, activation: Any, x: _Tensor) -> _Tensor:
         return x
     if name == "relu6":
         return tracer.add("Clip", [x.name, tracer.constant(0.0), tracer.constant(6.0)], x.shape)
-    kinds = {"relu": "Relu", "elu": "Elu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus"}
+    if name == "elu":
+        # max(x, exp(min(x, 0)) - 1): ONNX Runtime computes one exponential after the other in its own Elu, which takes
+        # three times as long, a third of `cnn_attention`.
+        below = tracer.add("Clip", [x.name, "", tracer.constant(0.0)], x.shape)
+        powers = tracer.add("Exp", [below.name], x.shape)
+        below = tracer.add("Sub", [powers.name, tracer.constant(1.0)], x.shape)
+        return tracer.add("Max", [x.name, below.name], x.shape)
+    kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus"}
     if name not in kinds:
         raise ArchitectureError(f"No graph can be made with the activation '{name}'.")
     return tracer.add(kinds[name], [x.name], x.shape)
@@ -323,22 +330,22 @@ def _mask(tracer: _Tracer, layer: Any, images: _Tensor) -> _Tensor:
 
 def _statistics(tracer: _Tracer, layer: Any, x: _Tensor, cell: _Tensor) -> _Tensor:
     channels = x.shape[-1]
-    places, one = (None, None, channels), (None, 1, channels)
-    axes = tracer.constant([2, 3], np.int64)
+    column, places, one = (None, None, 1), (None, channels, None), (None, channels, 1)
     tiny = tracer.constant(1e-6)
-
-    def summed(of: _Tensor) -> _Tensor:
-        return tracer.add("ReduceSum", [of.name, axes], one, keepdims=1)
-
     lowered = tracer.add("Sub", [cell.name, tracer.constant(MASK_FLOOR)], cell.shape)
     weight = tracer.add("Relu", [lowered.name], cell.shape)
-    total = tracer.add("Add", [summed(weight).name, tiny], one)
-    mean = tracer.add("Div", [summed(tracer.add("Mul", [x.name, weight.name], places)).name, total.name], one)
+    weight = tracer.add("Reshape", [weight.name, tracer.constant([0, -1, 1], np.int64)], column)
+    total = tracer.add("ReduceSum", [weight.name, tracer.constant([1], np.int64)], (None, 1, 1), keepdims=1)
+    total = tracer.add("Add", [total.name, tiny], total.shape)
+    share = tracer.add("Div", [weight.name, total.name], column)
+    x = tracer.add("Reshape", [x.name, tracer.constant([0, 0, -1], np.int64)], places)
+    # Weighted sums as matrix products: engines take half the time for them that they take for a product and a sum.
+    mean = tracer.add("MatMul", [x.name, share.name], one)
     centred = tracer.add("Sub", [x.name, mean.name], places)
     squares = tracer.add("Mul", [centred.name, centred.name], places)
-    variance = tracer.add("Div", [summed(tracer.add("Mul", [squares.name, weight.name], places)).name, total.name], one)
+    variance = tracer.add("MatMul", [squares.name, share.name], one)
     deviation = tracer.add("Sqrt", [tracer.add("Add", [variance.name, tiny], one).name], one)
-    joined = tracer.add("Concat", [mean.name, deviation.name], (None, 1, 1, 2 * channels), axis=1)
+    joined = tracer.add("Concat", [mean.name, deviation.name], (None, 2 * channels, 1), axis=1)
     return tracer.add("Flatten", [joined.name], (None, 2 * channels), axis=1)
 
 
