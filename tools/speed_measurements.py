@@ -309,7 +309,7 @@ def _parts(model: str, cells: Any, rng: np.random.Generator) -> tuple[np.ndarray
     order = rng.permutation(len(cells))
     if not manifest.is_file():
         return order[200:], order[:200]
-    from leukaemia_zoo.cells.splits import load_manifest
+    from leukaemia_zoo.cells.manifests import load_manifest
 
     split = load_manifest(manifest, cells)
     test = set(split.parts["test"])
