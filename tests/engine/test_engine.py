@@ -94,6 +94,16 @@ def test_no_backend_is_imported(work):
     assert not BACKENDS & set(run_python(code))
 
 
+def test_one_cell_does_not_wait_for_a_progress_bar():
+    cell = str(CELL)
+    code = (
+        "import json, sys; from leukaemia_zoo.cli.app import main\n"
+        f"assert main(['predict', {cell!r}, '--model', 'cnn']) == 0\n"
+        "print(); print(json.dumps('tqdm' in sys.modules))"
+    )
+    assert run_python(code) is False
+
+
 def test_predicts_where_neither_keras_nor_tensorflow_is_installed():
     cell = str(CELL)
     code = (
