@@ -129,16 +129,23 @@ def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     drawn_cells(folder / "many" / "cells", options.cells)
     weight = options.weight
     views = weights()[weight].config.views
-    wanted = [("folder_engine", views), ("folder_keras", views), ("arrays_engine", views)]
-    fewer = [number for number in (4, 1) if number < views]
-    rates: dict[tuple[str, int], float] = {}
-    work: dict[tuple[str, int], float] = {}
+    wanted: list[tuple[str, ...]] = [
+        ("folder_engine", str(views)),
+        ("folder_keras", str(views)),
+        ("arrays_engine", str(views)),
+        ("folder_engine", str(views), "int8"),
+    ]
+    fewer = [str(number) for number in (4, 1) if number < views]
+    others: list[tuple[str, ...]] = [("folder_engine", number) for number in fewer]
+    others += [(*key, "int8") for key in others]
+    rates: dict[tuple[str, ...], float] = {}
+    work: dict[tuple[str, ...], float] = {}
     for turn in range(options.repeats):
-        for key in [*wanted, *(("folder_engine", number) for number in fewer if turn == 0)]:
-            measured = _measure(key[0], weight, str(folder / "many"), str(key[1]))
+        for key in [*wanted, *(others if turn == 0 else [])]:
+            measured = _measure(key[0], weight, str(folder / "many"), *key[1:])
             rates[key] = max(rates.get(key, 0.0), measured["rate"])
             work[key] = min(work.get(key, np.inf), 1000 * measured["work"])
-    ours, keras, bare = (rates[key] for key in wanted)
+    ours, keras, bare, small = (rates[key] for key in wanted)
     rows = [
         _row("folder", weight, f"files, engine, {views} views", ours, "files/s"),
         _row("folder", weight, f"files, Keras over image_dataset_from_directory, {views} views", keras, "files/s"),
@@ -148,11 +155,14 @@ def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         # Whatever else runs on the machine.
         _row("folder", weight, "processor time a file, engine", work[wanted[0]], "ms"),
         _row("folder", weight, "processor time a file, Keras", work[wanted[1]], "ms"),
+        _row("folder", weight, f"files, engine in int8, {views} views", small, "files/s"),
+        _row("folder", weight, "int8, faster than Keras", small / keras, "times"),
+        _row("folder", weight, "processor time a file, engine in int8", work[wanted[3]], "ms"),
     ]
-    for number in fewer:
-        rate = rates["folder_engine", number]
-        rows.append(_row("folder", weight, f"files, engine, --views {number}", rate, "files/s"))
-        rows.append(_row("folder", weight, f"--views {number}, faster than Keras with {views}", rate / keras, "times"))
+    for key in others:
+        said = f"--views {key[1]}" + (" --precision int8" if len(key) > 2 else "")
+        rows.append(_row("folder", weight, f"files, engine, {said}", rates[key], "files/s"))
+        rows.append(_row("folder", weight, f"{said}, faster than Keras with {views}", rates[key] / keras, "times"))
     return _printed(rows)
 
 

@@ -43,13 +43,14 @@ def drawn_cells(folder: Path, count: int, side: int = 256) -> list[Path]:
 # --- a folder of cells ---
 
 
-def folder_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
-    """Files/s through `iter_predictions`."""
+def folder_engine(weight: str, folder: str, views: str, precision: str = "float32") -> dict[str, Any]:
+    """Files/s through `iter_predictions`; int8 is calibrated on some of the files before."""
     from leukaemia_zoo.cells import find_images
-    from leukaemia_zoo.engine.network import Network
     from leukaemia_zoo.prediction import iter_predictions
+    from leukaemia_zoo.prediction.verdicts import resolve_in
 
-    network, files = Network.load(weight), find_images([folder])[0]
+    files = find_images([folder])[0]
+    network = resolve_in(precision, weight, files[::10])
     list(iter_predictions(network, files[:20], views=int(views)))
     begin, work = time.perf_counter(), time.process_time()
     count = sum(1 for _ in iter_predictions(network, files, views=int(views)))
@@ -309,7 +310,7 @@ def _parts(model: str, cells: Any, rng: np.random.Generator) -> tuple[np.ndarray
     order = rng.permutation(len(cells))
     if not manifest.is_file():
         return order[200:], order[:200]
-    from leukaemia_zoo.cells.splits import load_manifest
+    from leukaemia_zoo.cells.manifests import load_manifest
 
     split = load_manifest(manifest, cells)
     test = set(split.parts["test"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view
+from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view, symmetric_views
 
 
 def test_a_drawn_view_that_is_not_turned_is_the_preprocessed_frame():
@@ -23,6 +23,19 @@ def test_a_drawn_view_turns_and_mirrors(turns, mirrored):
         wanted = np.rot90(straight[:, ::-1], -turns)
     found = drawn_view(frame, preprocessing, turns * np.pi / 2, mirrored)
     assert np.abs(found - wanted).max() <= 2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_symmetric_views_are_all_that_a_square_has(dtype):
+    image = np.arange(2 * 5 * 5 * 3).reshape(2, 5, 5, 3).astype(dtype)
+    views = symmetric_views(image, 8)
+    assert views.dtype == dtype
+    for number, view in enumerate(views):
+        expected = np.rot90(image, number % 4, axes=(1, 2))
+        np.testing.assert_array_equal(view, expected if number < 4 else expected[:, :, ::-1])
+    assert len({view.tobytes() for view in views}) == 8
+    for count in (1, 2, 4):
+        np.testing.assert_array_equal(symmetric_views(image, count), views[:count])
 
 
 def test_a_larger_factor_shows_a_smaller_cell():

@@ -18,6 +18,7 @@ from leukaemia_zoo import save_model
 from leukaemia_zoo.adaptation.fine_tuning import fine_tune
 from leukaemia_zoo.benchmarking.runner import benchmark
 from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.cli.output import progress
 from leukaemia_zoo.common.run_folder import BENCHMARK, RUN, RunFolder
 from leukaemia_zoo.errors import DataError, WeightsError
 from leukaemia_zoo.zoo import save_pretrained
@@ -402,3 +403,17 @@ def test_nothing_of_a_run_is_left_in_a_folder_of_ours(tmp_path):
     run.begin()
     run.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_sees_how_far_a_folder_is(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for terminal, seen in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", terminal)
+        bar = progress(range(3), 3, "images", quiet=False)
+        assert (getattr(bar, "total", None) == 3) is seen
+        assert list(bar) == [0, 1, 2]
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert progress(items := [1, 2], 2, "images", quiet=True) is items

@@ -94,6 +94,16 @@ def test_no_backend_is_imported(work):
     assert not BACKENDS & set(run_python(code))
 
 
+def test_one_cell_does_not_wait_for_a_progress_bar():
+    cell = str(CELL)
+    code = (
+        "import json, sys; from leukaemia_zoo.cli.app import main\n"
+        f"assert main(['predict', {cell!r}, '--model', 'cnn']) == 0\n"
+        "print(); print(json.dumps('tqdm' in sys.modules))"
+    )
+    assert run_python(code) is False
+
+
 def test_predicts_where_neither_keras_nor_tensorflow_is_installed():
     cell = str(CELL)
     code = (
@@ -351,6 +361,26 @@ def test_no_more_than_a_few_are_begun_ahead():
         for result in stream.ordered(work, items(), pool, ahead=5):
             done.append(result)
     assert done == list(range(100))
+
+
+def test_images_that_are_taken_together_are_judged_as_alone(draw_cell):
+    network = Network.load("cnn")
+    frames = [draw_cell(seed) for seed in range(3)]
+    black = np.zeros((64, 64, 3), np.uint8)
+    kinds = [0, black, 1, 2, 0, black, black] * 3 + [1]
+    items = [(frames[kind] if isinstance(kind, int) else kind, f"cell {n}", n) for n, kind in enumerate(kinds)]
+    alone = network.embeddings(network.zoo.preprocessing.batch(frames))
+    found = list(stream.embedding_stream(network, items, threads=2))
+    assert [number for (_, _, number), _ in found] == list(range(len(items)))
+    for kind, (item, embedding) in zip(kinds, found, strict=True):
+        if isinstance(kind, int):
+            np.testing.assert_allclose(embedding, alone[kind], atol=1e-4)
+        else:
+            assert item[1] in str(embedding)
+    strict = stream.embedding_stream(network, items, threads=2, raise_errors=True)
+    assert next(strict)[0][1] == "cell 0"
+    with pytest.raises(ImageError, match="cell 1 "):
+        next(strict)
 
 
 def test_views_can_be_fewer(draw_cell):

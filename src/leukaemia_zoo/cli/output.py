@@ -276,10 +276,12 @@ def tell(line: str) -> None:
 
 def progress(items: Iterable[Any], total: int, unit: str, quiet: bool) -> Iterable[Any]:
     """A progress bar around items whose number is known."""
-    from tqdm import tqdm
+    if quiet or total < 2 or not sys.stderr.isatty():  # files and pipes never see the bar
+        return items
+    from tqdm import tqdm  # which takes longer to import than one cell to judge
 
-    # A terminal sees the bar from half a second on; files and pipes never do.
-    return tqdm(items, total=total, unit=f" {unit}", delay=0.5, disable=True if quiet else None, file=sys.stderr)
+    # A terminal sees the bar from half a second on.
+    return tqdm(items, total=total, unit=f" {unit}", delay=0.5, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -144,7 +144,7 @@ class Network:
         outputs = np.concatenate([*run_each(self._run, pieces)]) if pieces else self._run(flat)
         if not np.isfinite(outputs).all():
             raise ArchitectureError(f"The network '{self.name}' gives numbers that are not finite: train it again.")
-        return outputs.reshape(*turned.shape[:2], -1).mean(axis=0)
+        return outputs.reshape(*turned.shape[:2], outputs.shape[-1]).mean(axis=0)
 
     def probabilities(self, batch: np.ndarray, *, views: int | None = None) -> npt.NDArray[np.float64]:
         """Float64 array (N, classes) of a batch; see `embeddings`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -17,8 +18,12 @@ from leukaemia_zoo.errors import ImageError
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_AHEAD = 4
-"""Images a worker that wait for their turn: enough that none idles, few enough that a folder needs no memory."""
+_TOGETHER = 8
+"""Images that a worker takes at once: first it reads them all, then it judges them all, so that the network does not
+have to be fetched into the caches of the processor anew for each."""
+
+_AHEAD = 2
+"""Takings a worker that wait for their turn: enough that none idles, few enough that a folder needs no memory."""
 
 
 def embedding_stream(
@@ -37,29 +42,34 @@ def embedding_stream(
     def read(item: tuple[Any, ...]) -> np.ndarray | ImageError:
         source, name, *_ = item
         try:
-            return network_pixels(source, name, network.zoo.preprocessing)[None]
+            return network_pixels(source, name, network.zoo.preprocessing)
         except ImageError as error:
-            if raise_errors:
-                raise
             return error
 
     def judge(
-        item: tuple[Any, ...], pool: ThreadPoolExecutor | None = None
-    ) -> tuple[tuple[Any, ...], np.ndarray | ImageError]:
-        pixels = read(item)
-        if isinstance(pixels, ImageError):
-            return item, pixels
-        return item, network.embeddings(pixels, views=views, pool=pool)[0]
+        batch: list[tuple[Any, ...]], pool: ThreadPoolExecutor | None = None
+    ) -> list[tuple[tuple[Any, ...], np.ndarray | ImageError]]:
+        pixels = [read(item) for item in batch]
+        good = [image for image in pixels if isinstance(image, np.ndarray)]
+        embeddings = iter(network.embeddings(np.stack(good), views=views, pool=pool) if good else ())
+        return [
+            (item, image if isinstance(image, ImageError) else next(embeddings))
+            for item, image in zip(batch, pixels, strict=True)
+        ]
 
     rows = iter(items)
-    first = list(itertools.islice(rows, 2))
     threads = threads or cores()
+    first = list(itertools.islice(rows, threads * _TOGETHER))
+    rows = itertools.chain(first, rows)
+    size = max(1, math.ceil(len(first) / threads))  # of a few images each core takes its share
+    batches = iter(lambda: list(itertools.islice(rows, size)), [])
     with ThreadPoolExecutor(threads) as pool:
-        if len(first) == 1:
-            # Of a single image the views are what the cores can share.
-            yield judge(first[0], pool)
-            return
-        yield from ordered(judge, itertools.chain(first, rows), pool, _AHEAD * threads)
+        # Of a single image the views are what the cores can share.
+        done = [judge(first, pool)] if len(first) == 1 else ordered(judge, batches, pool, _AHEAD * threads)
+        for item, found in itertools.chain.from_iterable(done):
+            if raise_errors and isinstance(found, ImageError):
+                raise found
+            yield item, found
 
 
 def ordered(work: Callable[[_Item], _Result], items: Iterable[_Item], pool: Executor, ahead: int) -> Iterator[_Result]:
