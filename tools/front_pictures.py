@@ -21,7 +21,7 @@ CELLS = ROOT / "examples" / "cells"
 RESULTS = ROOT / "results" / "benchmark.json"
 FOLDER = ROOT / "docs" / "assets"
 
-WEIGHT = "mobilenet.pbc_cnmc"
+WEIGHT = "cnn.cnmc"
 """The weight whose verdicts are shown: it can say "uncertain"."""
 
 SIDE, GAP, STRIP = 232, 12, 78

@@ -17,7 +17,7 @@ from PIL import Image
 from leukaemia_zoo import load_model, predict, read_data
 from leukaemia_zoo.cells.manifests import load_manifest
 from leukaemia_zoo.cells.splits import Split, split_by_subject
-from leukaemia_zoo.common import hardware
+from leukaemia_zoo.common import hardware, markdown
 from leukaemia_zoo.common.files import sha256_of
 from leukaemia_zoo.common.run_folder import RUN, TRUNK_FILE
 from leukaemia_zoo.common.text import silent
@@ -39,7 +39,9 @@ from leukaemia_zoo.training.trainer import train
 from leukaemia_zoo.training.tuning import fit_network
 from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.augmentation import turned
+from leukaemia_zoo.zoo.cards import model_card, taught_beside
 from leukaemia_zoo.zoo.registry import weights
+from leukaemia_zoo.zoo.sources import read_saved
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config, save_tensors
 
 SMALL = {
@@ -577,6 +579,10 @@ def test_linear_classifiers_and_networks_teach_beside_the_labels(cells, trained,
     expected = [{"weight": name, "sha256": sha256_of(trained_on_others / "model.safetensors")}]
     assert records["linear"]["linear_teachers"] == records["network"]["logits_teachers"] == expected
     assert "linear_teachers" not in records["labels"]
+    spec = read_saved(tmp_path / "linear")[0]
+    told = f"Taught beside the labels, a share of 0.9: linear classifiers of other people on the features of {name}"
+    assert list(taught_beside(spec.training)) == [told]
+    assert markdown.text(told) in model_card(spec)
 
     found = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=2, **begun, **linear)
     assert found.record["linear_teachers"] == expected

@@ -177,7 +177,7 @@ def _place(weight: WeightSpec) -> str:
 
 def about(info: ModelInfo) -> Iterator[str]:
     """What is known of one model."""
-    from leukaemia_zoo.zoo.cards import classes_count_alike, names_people
+    from leukaemia_zoo.zoo.cards import classes_count_alike, names_people, taught_beside
 
     spec, weight = info.architecture, info.weight
     yield f"{info.name}: {spec.title}"
@@ -214,6 +214,8 @@ def about(info: ModelInfo) -> Iterator[str]:
             )
     if initial := beginning(weight.training):
         yield f"  begun      {initial}"
+    for told in taught_beside(weight.training):
+        yield f"  {'':10} {told}"
     for name, measured in weight.metrics.items():
         yield f"  measured   {name}: {measured['on']}"
         for metric, value in measured["values"].items():

@@ -181,6 +181,7 @@ def train(
             "recipe": recipe.to_dict(),
             "init": record["init"],
             "distillation": _features_from(record["distillation"]),
+            **{key: record[key] for key in ("linear_teachers", "logits_teachers") if key in record},
         },
         metrics=figures,
         data=tuple(record["data"]),

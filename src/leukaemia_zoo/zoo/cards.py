@@ -295,6 +295,21 @@ def _notes(spec: WeightSpec) -> Iterator[str]:
         yield f"Began with the weights: {markdown.text(initial.get('source', ''))}{digest}"
     elif initial == "random":
         yield "Began with random weights" + (f" from seed {seed}" if is_whole(seed, 0) else "")
+    for told in taught_beside(spec.training):
+        yield markdown.text(told)
+
+
+def taught_beside(training: Mapping[str, Any]) -> Iterator[str]:
+    """Whose probabilities were a part of the labels, as the record of a training names them."""
+    kinds = {"linear_teachers": "linear classifiers of other people on the features of", "logits_teachers": "networks:"}
+    for key, told in kinds.items():
+        rows = training.get(key)
+        names = [row.get("weight") for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+        if names and all(isinstance(name, str) for name in names):
+            recipe = training.get("recipe")
+            share = recipe.get("soft_share") if isinstance(recipe, Mapping) else None
+            of = f", a share of {share:g}" if is_number(share) else ""
+            yield f"Taught beside the labels{of}: {told} {', '.join(map(str, names))}"
 
 
 def _counts(part: Any) -> dict[str, dict[str, int]]:
