@@ -1,7 +1,9 @@
 """Two nodes of a Ray cluster on this machine; a worker that is killed amid a part."""
 
+import contextlib
 import os
 import signal
+import time
 
 import pytest
 
@@ -47,12 +49,15 @@ def test_a_killed_worker_loses_and_doubles_no_cell(cluster, write_cells, tmp_pat
 
     def report(done, total):
         if done and not killed:
-            # Whatever a worker has begun and not written.
-            begun = sorted(tries.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-            part = begun[-1]
-            assert not (out / part.name).exists()
-            killed.append((part.name, int(part.read_text().split()[-1])))
-            os.kill(killed[0][1], signal.SIGKILL)
+            # Whatever a worker has begun and not written; for a moment none may be between two parts.
+            until = time.monotonic() + 5
+            while not killed and time.monotonic() < until:
+                for part in tries.iterdir():
+                    with contextlib.suppress(FileNotFoundError):
+                        if (words := part.read_text().split()) and not (out / part.name).exists():
+                            killed.append((part.name, int(words[-1])))
+                            os.kill(killed[0][1], signal.SIGKILL)
+                            break
 
     outcome = predict_parquet(MODEL, [cells], out, ray=cluster, most_cells=20, progress=report)
     assert killed
