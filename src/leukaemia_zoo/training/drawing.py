@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -160,8 +161,22 @@ class Views:
         return np.stack(drawn).astype(np.float32)
 
 
+class SoftTargets(abc.ABC):
+    """Probabilities that are a part of what a network learns, beside the labels."""
+
+    share: float
+
+    @abc.abstractmethod
+    def of(self, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float64 (N, classes): the probabilities of these cells, in the views that `Views.draw` gives."""
+
+    def mixed(self, targets: np.ndarray, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float32 (N, classes): the targets, and in part the probabilities of the same cells."""
+        return ((1.0 - self.share) * targets + self.share * self.of(rows, numbers, seed)).astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class SoftTargets:
+class NetworkTargets(SoftTargets):
     """A network that has learnt the same classes, whose probabilities are a part of what another one learns.
 
     It sees the same views, at its own input size. Its temperature is taken back: softer targets tell more.
@@ -173,29 +188,28 @@ class SoftTargets:
     share: float
 
     @classmethod
-    def by(cls, teacher: keras.Model, views: Views) -> SoftTargets:
+    def by(cls, teacher: keras.Model, views: Views) -> NetworkTargets:
         """By a network with its ``zoo``, for views from these frames."""
         config = teacher.zoo
         own = dataclasses.replace(views, preprocessing=config.preprocessing)
         return cls(with_output(teacher, "logits"), own, config.temperature, views.recipe.soft_share)
 
-    def mixed(self, targets: np.ndarray, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
-        """Float32 (N, classes): the targets, and in part what the network says of the same views."""
+    def of(self, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float64 (N, classes): what the network says of the same views."""
         logits = np.asarray(self.network.predict_on_batch(self.views.draw(rows, numbers, seed)), np.float64)
-        soft = apply_temperature(logits, 1.0 / self.temperature)
-        return ((1.0 - self.share) * targets + self.share * soft).astype(np.float32)
+        return apply_temperature(logits, 1.0 / self.temperature)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SoftLabels:
-    """Probabilities of each cell, (cells, classes), that are a part of what a network learns, whatever the view."""
+class SoftLabels(SoftTargets):
+    """Probabilities (cells, classes) that are the same whatever the view."""
 
     probabilities: np.ndarray
     share: float
 
-    def mixed(self, targets: np.ndarray, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
-        """Float32 (N, classes): the targets, and in part the probabilities of the same cells."""
-        return ((1.0 - self.share) * targets + self.share * self.probabilities[rows]).astype(np.float32)
+    def of(self, rows: np.ndarray, numbers: np.ndarray, seed: list[int]) -> np.ndarray:
+        """Float64 (N, classes): the probabilities of the cells."""
+        return self.probabilities[rows]
 
 
 class Drawn(keras.utils.PyDataset):
@@ -211,7 +225,7 @@ class Drawn(keras.utils.PyDataset):
         seed: list[int],
         classes: int,
         steps: int | None = None,
-        soft: SoftTargets | SoftLabels | None = None,
+        soft: SoftTargets | None = None,
     ) -> None:
         # Views are drawn in two threads while the network learns: Pillow works outside of Python's lock.
         super().__init__(workers=1 if views.frames is None else 2)

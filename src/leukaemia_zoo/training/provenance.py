@@ -230,14 +230,19 @@ def find_trunk(trunk: str | Path | None) -> Path | None:
         return None
     if Path(trunk).is_file() or Path(trunk).suffix == ".safetensors":
         return Path(trunk)
-    found = sources.find(str(trunk))
-    if refit_recipe(found.spec) is None:
+    return _trunk_of(sources.find(str(trunk)), trunk)[0]
+
+
+def _trunk_of(found: sources.Found, name: str | Path) -> tuple[Path, Recipe]:
+    """File and recipe of the trunk of a weight that was found, which must have learnt without labels."""
+    recipe = refit_recipe(found.spec)
+    if recipe is None:
         raise DataError(
-            f"The layers of {trunk} learnt from labelled cells, which the record of a trunk would not tell: begin with "
+            f"The layers of {name} learnt from labelled cells, which the record of a trunk would not tell: begin with "
             "it with init (--init), or give a weight whose trunk learnt without labels."
         )
     trunk = found.file.parent / TRUNK_FILE  # beside a model of one's own; it tells which images it has seen
-    return trunk if trunk.is_file() else found.file
+    return (trunk if trunk.is_file() else found.file), recipe
 
 
 def trunk_record(file: Path) -> dict[str, Any]:
@@ -316,11 +321,9 @@ def found_linear_teachers(names: Sequence[str | Path]) -> tuple[LinearTeacher, .
     """The weights on whose features linear classifiers are to teach."""
     teachers = []
     for name in names:
-        file, spec = find_trunk(name), sources.find(str(name)).spec
-        own = refit_recipe(spec)
-        assert file is not None
-        assert own is not None
-        teachers.append(LinearTeacher(spec.name, spec.sha256, file, own, tuple(spec.data)))
+        found = sources.find(str(name))
+        spec = found.spec
+        teachers.append(LinearTeacher(spec.name, spec.sha256, *_trunk_of(found, name), tuple(spec.data)))
     return tuple(teachers)
 
 

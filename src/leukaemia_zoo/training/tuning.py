@@ -30,6 +30,7 @@ from leukaemia_zoo.training.classifier import (
 from leukaemia_zoo.training.drawing import (
     ADAPTATION,
     Drawn,
+    NetworkTargets,
     SoftLabels,
     SoftTargets,
     drawing_weights,
@@ -55,7 +56,7 @@ def fit_network(
     split: Split,
     trunk: Path | None,
     embeddings: Embeddings | None = None,
-    soft: SoftTargets | SoftLabels | None = None,
+    soft: SoftTargets | None = None,
 ) -> Fitted:
     """Fit the classifier, fine-tune if the recipe says so, and keep what the validation subjects prefer.
 
@@ -97,7 +98,7 @@ def opinion_features(run: Training, sources: Sources) -> list[tuple[Recipe, Embe
             pixels = read_arrays(run.cells, teacher.recipe, run.seed).pixels
             arrays = vars(embed(network, pixels, np.arange(len(run.cells)), teacher.recipe))
             run.state.save_arrays(name, arrays)
-        found.append((teacher.recipe, Embeddings(arrays["turned"], arrays["predicted"])))
+        found.append((teacher.recipe, Embeddings(**arrays)))
     return found
 
 
@@ -108,14 +109,14 @@ def soft_targets(
     rows: np.ndarray,
     number: int = 0,
     tested: np.ndarray | None = None,
-) -> SoftTargets | SoftLabels | None:
+) -> SoftTargets | None:
     """What the labels of the rows that teach are mixed with, in this fold; None where they stand alone."""
     share = run.recipe.soft_share
     if features:
         return SoftLabels(opinions(run.cells, features, rows, run.recipe.validation_folds, run.seed), share)
     tested = np.zeros(0, np.int64) if tested is None else tested
     teacher = load_logits_teacher(sources.logits_teachers, number, run.cells, tested, run.log)
-    return None if teacher is None else SoftTargets.by(teacher, run.views)
+    return None if teacher is None else NetworkTargets.by(teacher, run.views)
 
 
 def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: int = 1) -> None:
@@ -150,7 +151,7 @@ def tune_layers(
     unfreeze: int | None = None,
     rate_decay: float = 1.0,
     until: float | None = None,
-    soft: SoftTargets | SoftLabels | None = None,
+    soft: SoftTargets | None = None,
 ) -> Fitted:
     """Train all layers; the epoch with the best validation figures stays, which may be the classifier from before.
 
