@@ -13,10 +13,10 @@ import numpy as np
 
 # The least input of each published network, with a few pixels more, so that nothing is one pixel small throughout.
 SMALL = ("cnn", "cnn_attention")
-LARGE = {"vgg16": 48, "resnet50": 64, "inception_v3": 96, "xception": 80, "mobilenet": 48}
+LARGE = {"vgg16": 48, "resnet50": 64, "inception_v3": 96, "xception": 80, "mobilenet": 48, "efficientnet_lite0": 48}
 
 # By how much a convolution widens its input: what keeps the activations of each published network at order 1.
-GAINS = {"resnet50": 0.8, "inception_v3": 1.5, "xception": 0.95, "mobilenet": 1.8}
+GAINS = {"resnet50": 0.8, "inception_v3": 1.5, "xception": 0.95, "mobilenet": 1.8, "efficientnet_lite0": 1.4}
 
 
 def set_fixed_weights(model):

@@ -23,7 +23,8 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_makes_every_weight_of_the_zoo_by_commands_that_exist(tmp_path, capsys):
-    done = run("--cnmc", "CNMC", "--pbc", "PBC", "--imagenet", "M.npz", "--out", "runs", "--print")
+    files = ("--imagenet", "M.npz", "--lite", "E.npz")
+    done = run("--cnmc", "CNMC", "--pbc", "PBC", *files, "--out", "runs", "--print")
     commands = [shlex.split(line)[1:] for line in done.stdout.splitlines()]
     made = [Path(command[command.index("--out") + 1]).name for command in commands]
     assert {name.removesuffix("_cv") for name in made} == {*weights()}
@@ -41,6 +42,13 @@ def test_what_is_there_is_not_made_again(tmp_path):
     done = run("--cnmc", "CNMC", "--pbc", "PBC", "--out", tmp_path, "--only", "cnn.cnmc", "--", "--restart")
     assert done.returncode == 0, done.stderr
     assert [line.endswith("--restart  # is there") for line in done.stdout.splitlines()] == [True, True]
+
+
+def test_a_beginning_that_is_not_given_is_asked_for(tmp_path):
+    done = run("--cnmc", "CNMC", "--pbc", "PBC", "--out", tmp_path, "--print")
+    assert done.returncode == 2
+    assert done.stderr.endswith("give it, or name the other weights with --only.\n")
+    assert not done.stdout
 
 
 def test_it_stops_where_a_command_fails(tmp_path):

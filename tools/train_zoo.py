@@ -1,12 +1,12 @@
 """Train the whole zoo, cross-validations included, by one command; give it again, and it goes on where it was.
 
-    python tools/train_zoo.py --cnmc C-NMC_Leukemia --pbc PBC --imagenet MOBILENET.npz --out runs
+    python tools/train_zoo.py --cnmc C-NMC_Leukemia --pbc PBC --imagenet MOBILENET.npz --lite EFFICIENTNET.npz --out runs
     KERAS_BACKEND=jax python tools/train_zoo.py ... -- --devices all       # on a machine with GPUs
 
 Each weight is made by the commands of the documentation; `--print` shows them without running them. PBC holds one image
 twice under two classes, EO_225902 and BNE_191112: take both out. Where another
 weight of the zoo teaches it or is its beginning, that of this run is taken, or the one of the package if `--only`
-leaves it out. What stands after `--` is added to every command. CONTRIBUTING.md tells what comes next.
+leaves it out. `tools/imagenet_arrays.py` writes the file of `--lite`. What stands after `--` is added to every command. CONTRIBUTING.md tells what comes next.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 FOLDS = "5"
 BLOOD = "mobilenet.pbc"
+LITE = "efficientnet_lite0.pbc"
 STUDENTS = {
     "cnn.cnmc": BLOOD,
     "cnn_attention.cnmc": BLOOD,
@@ -34,7 +35,7 @@ TUNED = "mobilenet.pbc_cnmc"
 LINEAR_TEACHERS = ("mobilenet.cnmc", "inception_v3.cnmc")
 """Weights on whose features linear classifiers teach it beside the labels."""
 
-ALL = (BLOOD, *STUDENTS, TUNED)
+ALL = (LITE, BLOOD, *STUDENTS, TUNED)
 
 
 def main() -> None:
@@ -47,10 +48,13 @@ def main() -> None:
     parser.add_argument("--cnmc", type=Path, required=True, metavar="DIR", help="C-NMC 2019, the cells to judge")
     parser.add_argument("--pbc", type=Path, required=True, metavar="DIR", help="PBC, a folder for each class")
     parser.add_argument("--imagenet", default="imagenet", metavar="FILE", help="MobileNet's weights; default: of Keras")
+    parser.add_argument("--lite", metavar="FILE", help=f"EfficientNet-lite0's weights, with which {LITE} begins")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the runs lie, a folder each")
     parser.add_argument("--only", nargs="+", choices=ALL, default=ALL, metavar="NAME", help="weights; default: all")
     parser.add_argument("--print", action="store_true", dest="shown", help="show the commands and run none")
     options = parser.parse_args(own)
+    if LITE in options.only and not options.lite:
+        parser.error(f"{LITE} begins with the file of --lite: give it, or name the other weights with --only.")
     for name in [name for name in ALL if name in options.only]:
         for arguments in commands(name, options):
             arguments += further
@@ -68,8 +72,8 @@ def commands(name: str, options: argparse.Namespace) -> list[list[str]]:
     """What `leukaemia-zoo` is to do, in this order, to make a weight."""
     run, folds = str(options.out / name), f"{options.out / name}_cv"
     blood = str(options.out / BLOOD) if BLOOD in options.only else BLOOD
-    if name == BLOOD:
-        beginning = ["--teacher", "none", "--init", options.imagenet]
+    if name in (BLOOD, LITE):
+        beginning = ["--teacher", "none", "--init", options.imagenet if name == BLOOD else options.lite]
         return [["train", name, "--data", str(options.pbc), *beginning, "--out", run]]
     if name == TUNED:
         start = ["train", name, "--data", str(options.cnmc), "--teacher", "none", "--init", blood]

@@ -198,6 +198,31 @@ def test_a_damaged_file_of_arrays_is_told(tmp_path):
             write_initial_weights(initial, recipe, 0, tmp_path / "initial.safetensors", "run", str.strip)
 
 
+def test_efficientnet_lite0_begins_with_its_authors_arrays(tmp_path):
+    """Its ImageNet weights are no download of Keras: a file of arrays by the names of the layers, and another head."""
+    recipe = recipe_for("efficientnet_lite0.pbc", {"input_size": 32})
+    published = new_network(dataclasses.replace(recipe, head="pooled"), 5, seed=3)
+    arrays = {
+        name: np.asarray(variable) for name, variable in named_variables(published).items() if "logits" not in name
+    }
+    file = tmp_path / "arrays.npz"
+    np.savez(file, **arrays)
+    initial = find_initial_weights(file, "efficientnet_lite0", None)
+    assert [row["source"] for row in initial.data] == [
+        "weights of EfficientNet-lite0 by its authors, Tan and Le 2019, doi 10.48550/arXiv.1905.11946"
+    ]
+    made = write_initial_weights(initial, recipe, 0, tmp_path / "initial.safetensors", "run", str.strip)
+    model = new_network(recipe, 8, 1)
+    load_tensors(model, made.file, without_head=True)
+    found = named_variables(model)
+    own = {name for name in found if name.startswith(("statistics", "logits"))}
+    assert set(arrays) > set(found) - own
+    for name in set(found) - own:
+        np.testing.assert_array_equal(np.asarray(found[name]), arrays[name])
+    with pytest.raises(DataError, match="no ImageNet weights for 'efficientnet_lite0'"):
+        find_initial_weights("imagenet", "efficientnet_lite0", None)
+
+
 def test_what_cannot_be_begun_with_is_said(saved, tmp_path):
     folder, recipe = saved
     with pytest.raises(DataError, match="no ImageNet weights for 'cnn_attention'"):

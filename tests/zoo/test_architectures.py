@@ -14,7 +14,7 @@ from leukaemia_zoo.zoo.layers import CellMask, CellStatistics, without_random_we
 from leukaemia_zoo.zoo.registry import ARCHITECTURES
 
 SMALL = ("cnn", "cnn_attention")
-PUBLISHED = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet")
+PUBLISHED = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet", "efficientnet_lite0")
 LEAST = {name: spec.min_size for name, spec in ARCHITECTURES.items()}
 
 
@@ -74,6 +74,7 @@ def test_the_originals_have_their_parameters(name, total, fixed):
         ("inception_v3", 21_802_784),
         ("xception", 20_861_480),
         ("mobilenet", 3_228_864),
+        ("efficientnet_lite0", 3_413_024),
     ],
 )
 def test_the_published_networks_have_their_parameters_without_the_head(name, total):
@@ -81,7 +82,7 @@ def test_the_published_networks_have_their_parameters_without_the_head(name, tot
     head = model.get_layer("logits")
     assert model.count_params() - head.count_params() == total == ARCHITECTURES[name].parameters
     assert with_output(model, "embeddings").count_params() == total
-    features = {"vgg16": 512, "mobilenet": 1024}.get(name, 2048)
+    features = {"vgg16": 512, "mobilenet": 1024, "efficientnet_lite0": 1280}.get(name, 2048)
     assert [tuple(weight.shape) for weight in head.weights] == [(features, 2), (2,)]
 
 
@@ -130,6 +131,7 @@ def test_the_published_input_sizes():
     assert sizes == {
         **{"vgg16": (224, 224), "resnet50": (224, 224), "inception_v3": (299, 299), "xception": (299, 299)},
         **{"cnn": (180, 180), "cnn_attention": (100, 100), "mobilenet": (224, 224)},
+        "efficientnet_lite0": (224, 224),
     }
     assert build_model("cnn").input_shape == (None, 180, 180, 3)
     assert build_model("cnn_attention").input_shape == (None, 100, 100, 3)
@@ -222,6 +224,7 @@ def scaled(name, pixel):
         ("inception_v3", np.array([255, 102, 0]) / 127.5 - 1),
         ("xception", np.array([255, 102, 0]) / 127.5 - 1),
         ("mobilenet", np.array([255, 102, 0]) / 127.5 - 1),
+        ("efficientnet_lite0", (np.array([255, 102, 0]) - 127) / 128),
     ],
 )
 def test_scaling_and_channel_order_are_those_of_the_publication(name, expected):
@@ -373,7 +376,7 @@ def test_the_texture_head_of_the_published_networks(name):
     """Statistics of three or four depths, at the least input and at others, of the cell alone."""
     for size in (LEAST[name], 96, 101):
         model = (fixed if size == 101 else unset)(name, head="texture", input_size=size)
-        features = {"inception_v3": 1280, "mobilenet": 2816}.get(name, 1536)
+        features = {"inception_v3": 1280, "mobilenet": 2816, "efficientnet_lite0": 848}.get(name, 1536)
         assert model.get_layer("statistics").output.shape == (None, features)
         for layer in model.layers:
             if layer.name.endswith("_mask_crop"):
@@ -385,10 +388,32 @@ def test_the_texture_head_of_the_published_networks(name):
     assert run(model, cells(2, 101)).shape == (2, 2)
 
 
-def test_mobilenet_for_texture_has_fewer_than_a_million_weights():
-    model = unset("mobilenet", head="texture", input_size=128)
-    assert model.count_params() == 832_194
-    assert not any(layer.name.startswith("conv_pw_9") for layer in model.layers)
+@pytest.mark.parametrize(
+    ("name", "total", "beyond"),
+    [("mobilenet", 832_194, "conv_pw_9"), ("efficientnet_lite0", 949_250, "block6b")],
+)
+def test_the_compact_networks_for_texture_have_fewer_than_a_million_weights(name, total, beyond):
+    model = unset(name, head="texture", input_size=128)
+    assert model.count_params() == total
+    assert not any(layer.name.startswith(beyond) for layer in model.layers)
+
+
+def test_efficientnet_lite0_block_by_block():
+    model = unset("efficientnet_lite0", input_size=224)
+    ends = [layer for layer in model.layers if layer.name.endswith(("_project_bn", "_add"))]
+    found = {layer.name.split("_")[0]: layer.output.shape[1:] for layer in ends}
+    assert list(found) == [
+        f"block{number}{letter}" for number, count in enumerate((1, 2, 2, 3, 3, 4, 1), 1) for letter in "abcd"[:count]
+    ]
+    assert {name: shape for name, shape in found.items() if name.endswith("a")} == {
+        **{"block1a": (112, 112, 16), "block2a": (56, 56, 24), "block3a": (28, 28, 40), "block4a": (14, 14, 80)},
+        **{"block5a": (14, 14, 112), "block6a": (7, 7, 192), "block7a": (7, 7, 320)},
+    }
+    windows = [layer.kernel_size[0] for layer in model.layers if layer.name.endswith("_dwconv")]
+    assert windows == [3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 3]
+    assert {layer.max_value for layer in model.layers if layer.name.endswith("_activation")} == {6.0}
+    assert {layer.epsilon for layer in model.layers if layer.name.endswith("_bn")} == {1e-3}
+    assert sum(layer.name.endswith("_add") for layer in model.layers) == 9
 
 
 # --- mistakes ---

@@ -44,6 +44,9 @@ _PUBLISHED = {
     "mobilenet": ("MobileNet", "Howard et al. 2017, doi 10.48550/arXiv.1704.04861", "Apache-2.0"),
 }
 
+_LITE = ("EfficientNet-lite0", "Tan and Le 2019, doi 10.48550/arXiv.1905.11946", "Apache-2.0")
+"""Keras lacks this one: its authors' weights come as an ``.npz`` file, see ``tools/imagenet_arrays.py``."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
@@ -100,12 +103,10 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
                 f"Keras has published no ImageNet weights for '{architecture}': leave out init (--init), name a file "
                 f"of this package, or take one of {', '.join(_PUBLISHED)}."
             )
-        name, paper, licence = _PUBLISHED[architecture]
-        row = {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
+        name, row = _PUBLISHED[architecture][0], _imagenet_row(architecture, "")
         return InitialWeights(f"ImageNet, keras.applications {name}", data=(row,))
     if Path(init).suffix == ARRAYS and Path(init).is_file():
-        name, paper, licence = _PUBLISHED.get(architecture, (Path(init).name, "given as initial weights", "not stated"))
-        row = {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
+        row = _imagenet_row(architecture, Path(init).name)
         return InitialWeights(Path(init).name, sha256_of(init), (row,), Path(init))
     spec, file = _find_file(init, architecture)
     digest = sha256_of(file)
@@ -115,6 +116,15 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
         return InitialWeights(file.name, digest, data, file, seen_by_trunk(file))
     trained = training_of(spec, file.parent)
     return InitialWeights(_label(init), digest, tuple(spec.data), file, trained, spec.training.get("init"))
+
+
+def _imagenet_row(architecture: str, file: str) -> dict[str, str]:
+    """The row of ``data`` of weights that learnt from ImageNet."""
+    if architecture == "efficientnet_lite0":
+        name, paper, licence = _LITE
+        return {"name": "ImageNet", "source": f"weights of {name} by its authors, {paper}", "licence": licence}
+    name, paper, licence = _PUBLISHED.get(architecture, (file, "given as initial weights", "not stated"))
+    return {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
 
 
 def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:

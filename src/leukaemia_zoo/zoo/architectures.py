@@ -20,6 +20,7 @@ from leukaemia_zoo.common.hardware import own_settings, precision
 from leukaemia_zoo.common.reading import is_whole
 from leukaemia_zoo.common.text import close_matches
 from leukaemia_zoo.errors import ArchitectureError, UnknownNameError
+from leukaemia_zoo.zoo.efficientnet import efficientnet_lite0
 from leukaemia_zoo.zoo.layers import (
     AttentionBlock,
     CellFeatures,
@@ -60,8 +61,8 @@ def build_model(
     """Build one of the architectures with random weights.
 
     Args:
-        name: ``"vgg16"``, ``"resnet50"``, ``"inception_v3"``, ``"xception"``, ``"cnn"``, ``"cnn_attention"`` or
-            ``"mobilenet"``.
+        name: ``"vgg16"``, ``"resnet50"``, ``"inception_v3"``, ``"xception"``, ``"cnn"``, ``"cnn_attention"``,
+            ``"mobilenet"`` or ``"efficientnet_lite0"``.
         num_classes: Number of classes. With 1 there is one sigmoid unit, the probability of the last class.
         input_size: Height and width of the input, or one number for both; None for the architecture's own (180 for
             ``cnn``, 100 for ``cnn_attention``, 224 or 299 for the published networks).
@@ -72,8 +73,8 @@ def build_model(
             * ``"texture"``: mean and standard deviation of the features of several depths over the cell and not over
               the black around it; no dense layer that could learn positions. ``cnn`` and ``cnn_attention`` get two more
               convolutions for it (64 and 128 channels), four published networks a 1 x 1 convolution at each depth;
-              ``mobilenet`` ends at its eighth block.
-            * ``"pooled"``: global average pooling, for the five published networks (their default).
+              ``mobilenet`` ends at its eighth block, ``efficientnet_lite0`` at its twelfth.
+            * ``"pooled"``: global average pooling, for the six published networks (their default).
         dropout: Share of the embedding dropped in training; None for the architecture's own.
         output: ``"probabilities"``, ``"logits"`` (before softmax or sigmoid) or ``"embeddings"`` (what the last dense
             layer sees, float32).
@@ -88,7 +89,8 @@ def build_model(
 
     Source:
         VGG16 doi 10.48550/arXiv.1409.1556, ResNet50 doi 10.1109/CVPR.2016.90, Inception v3 doi 10.1109/CVPR.2016.308,
-        Xception doi 10.1109/CVPR.2017.195, MobileNet doi 10.48550/arXiv.1704.04861; ``cnn`` and ``cnn_attention`` from
+        Xception doi 10.1109/CVPR.2017.195, MobileNet doi 10.48550/arXiv.1704.04861, EfficientNet doi
+        10.48550/arXiv.1905.11946; ``cnn`` and ``cnn_attention`` from
         "Leukaemia Classification using DL".
 
     Example:
@@ -343,6 +345,11 @@ def _scale_to_one(inputs: Any) -> Any:
     return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="scale")(inputs)
 
 
+def _scale_as_lite(inputs: Any) -> Any:
+    """-0.99 to 1, as EfficientNet-lite was published."""
+    return layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32", name="scale")(inputs)
+
+
 def _scale_as_caffe(inputs: Any) -> Any:
     """Blue, green, red, less the mean of ImageNet, as VGG16 and ResNet50 were published."""
     return layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], dtype="float32", name="scale")(
@@ -375,6 +382,12 @@ _BUILDERS: dict[str, Callable[[Any, _Plan], Any]] = {
         keras.applications.MobileNet,
         _scale_to_one,
         {"conv_pw_3_relu": 4, "conv_pw_5_relu": 8, "conv_pw_6_relu": 16, "conv_pw_8_relu": 16},
+        necks=False,
+    ),
+    "efficientnet_lite0": _published(
+        efficientnet_lite0,
+        _scale_as_lite,
+        {"block3b_add": 8, "block4c_add": 16, "block5c_add": 16, "block6a_project_bn": 32},
         necks=False,
     ),
     "cnn": _cnn,
