@@ -1,12 +1,12 @@
 """Train the whole zoo, cross-validations included, by one command; give it again, and it goes on where it was.
 
-    python tools/train_zoo.py --cnmc C-NMC_Leukemia --pbc PBC --imagenet MOBILENET.npz --lite EFFICIENTNET.npz --out runs
+    python tools/train_zoo.py --cnmc C-NMC_Leukemia --pbc PBC --imagenet MOBILENET.npz --lite LITE.npz --out runs
     KERAS_BACKEND=jax python tools/train_zoo.py ... -- --devices all       # on a machine with GPUs
 
 Each weight is made by the commands of the documentation; `--print` shows them without running them. PBC holds one image
-twice under two classes, EO_225902 and BNE_191112: take both out. Where another
-weight of the zoo teaches it or is its beginning, that of this run is taken, or the one of the package if `--only`
-leaves it out. `tools/imagenet_arrays.py` writes the file of `--lite`. What stands after `--` is added to every command. CONTRIBUTING.md tells what comes next.
+twice under two classes, EO_225902 and BNE_191112: take both out. Where another weight of the zoo teaches it or is its
+beginning, that of this run is taken, or the one of the package if `--only` leaves it out. `tools/imagenet_arrays.py`
+writes the file of `--lite`. What stands after `--` is added to every command. CONTRIBUTING.md tells what comes next.
 """
 
 from __future__ import annotations
