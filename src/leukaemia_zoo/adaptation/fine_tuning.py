@@ -48,7 +48,7 @@ from leukaemia_zoo.training.runs import RunState
 from leukaemia_zoo.zoo.cards import CARD_FILE, refuse_to_replace_card
 from leukaemia_zoo.zoo.loading import load_model
 from leukaemia_zoo.zoo.publishing import push_to_hub, save_pretrained
-from leukaemia_zoo.zoo.registry import BLOOD_TRUNK
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, BLOOD_TRUNKS
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, local_files
 
 RECORD_FILE = "training.json"
@@ -274,7 +274,7 @@ def _given_preprocessing(
         given = dataclasses.replace(own, crop_fraction=options.crop_fraction, reference_frame=None)
     if given is not None:
         return given, "given"
-    return usual_preprocessing(inspected, own, base.config.weight == BLOOD_TRUNK)
+    return usual_preprocessing(inspected, own, base.config.weight in BLOOD_TRUNKS)
 
 
 def _refuse_to_replace(folder: Path, model: Any, data: Any, options: FineTuningOptions) -> None:

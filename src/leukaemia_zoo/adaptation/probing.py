@@ -24,7 +24,7 @@ from leukaemia_zoo.evaluation.metrics import WeightedCells
 from leukaemia_zoo.prediction.features import embed_files
 from leukaemia_zoo.training.runs import checked_seed
 from leukaemia_zoo.zoo.loading import as_model, config_of
-from leukaemia_zoo.zoo.registry import BLOOD_TRUNK
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, BLOOD_TRUNKS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def linear_probe(
     given = as_model(model)
     config = config_of(given)
     if preprocessing is None:
-        preprocessing, why = usual_preprocessing(inspected, config.preprocessing, config.weight == BLOOD_TRUNK)
+        preprocessing, why = usual_preprocessing(inspected, config.preprocessing, config.weight in BLOOD_TRUNKS)
         if crop_fraction is not None or preprocessing is None:
             crop = DEFAULT_CROP if crop_fraction is None else crop_fraction
             preprocessing = dataclasses.replace(config.preprocessing, crop_fraction=crop, reference_frame=None)

@@ -23,8 +23,11 @@ from leukaemia_zoo.common.reading import is_number
 from leukaemia_zoo.common.text import close_matches, reason, shortened, shown
 from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
 
-BLOOD_TRUNK = "mobilenet.pbc"
-"""The weight that other cytology begins with: it has learnt the classes of normal blood cells, in any stain."""
+BLOOD_TRUNKS = ("efficientnet_lite0.pbc", "mobilenet.pbc")
+"""Weights that have learnt the classes of normal blood cells, in any stain and frame."""
+
+BLOOD_TRUNK = BLOOD_TRUNKS[0]
+"""The one that other cytology begins with."""
 
 _LONGEST_CLASS_NAME = 255  # characters: a folder of cells can be called so
 
