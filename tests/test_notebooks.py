@@ -118,7 +118,11 @@ EXPECTED = {
         r"cnn - cell size",
         r"'report\.html'",
     ),
-    "finetune_your_cells": (r"56 cells, 5 folds by image", r"fine-tuned efficientnet_lite0\.pbc\s+\d\.\d{3}", r"12 cells of"),
+    "finetune_your_cells": (
+        r"56 cells, 5 folds by image",
+        r"fine-tuned efficientnet_lite0\.pbc\s+\d\.\d{3}",
+        r"12 cells of",
+    ),
 }
 
 

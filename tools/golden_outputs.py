@@ -1,6 +1,7 @@
 """Write down what every weight of the zoo says of the example cells, for the tests to compare with.
 
     python tools/golden_outputs.py            # writes tests/golden_outputs.json
+    python tools/golden_outputs.py NAME       # of one weight alone; the others stay as they are
 
 Run it when a weight was added or replaced, and look at the difference: a weight that nobody touched must not change.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.common.files import write_json
+from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.prediction.verdicts import predict
 from leukaemia_zoo.zoo.loading import load_model
 from leukaemia_zoo.zoo.registry import weights
@@ -39,6 +41,9 @@ def golden_outputs(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    write_json(GOLDEN, {name: golden_outputs(name) for name in sorted(weights())})
-    print(f"{GOLDEN}: {len(weights())} weights")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="weights; default: all")
+    names = parser.parse_args().names or sorted(weights())
+    kept = {name: row for name, row in read_json(GOLDEN).items() if name in weights() and name not in names}
+    write_json(GOLDEN, dict(sorted((kept | {name: golden_outputs(name) for name in names}).items())))
+    print(f"{GOLDEN}: {len(names)} weights")

@@ -1,6 +1,7 @@
 """Write the graphs on which the engine predicts without Keras, and what Keras says of golden cells.
 
     python tools/make_graphs.py            # writes src/leukaemia_zoo/engine/graphs
+    python tools/make_graphs.py NAME       # of one weight alone; the others stay as they are
 
 Run it when a weight was added or replaced, or when `engine/tracing.py` changed. Each graph is compared with Keras
 before it is written.
@@ -13,6 +14,7 @@ import hashlib
 from pathlib import Path
 
 from leukaemia_zoo.common.files import replacing, write_json
+from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.engine.golden import golden_cells
 from leukaemia_zoo.engine.graphs import INDEX_FILE, graph_name
 from leukaemia_zoo.engine.making import make_graph
@@ -26,9 +28,15 @@ FOLDER = Path(__file__).parents[1] / "src" / "leukaemia_zoo" / "engine" / "graph
 
 def main() -> None:
     """Write one graph a weight, and the index."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    graphs, golden = {}, {}
-    for name, row in sorted(weights().items()):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="weights; default: all")
+    names = parser.parse_args().names or sorted(weights())
+    index = read_json(FOLDER / INDEX_FILE)
+    wanted = {graph_name(row.config) for row in weights().values()}
+    graphs = {name: digest for name, digest in index["graphs"].items() if name in wanted}
+    golden = {name: row for name, row in index["golden"].items() if name in weights()}
+    for name in names:
+        row = weights()[name]
         graph = make_graph(row.config, find(name).file)
         graphs[graph_name(row.config)] = hashlib.sha256(graph).hexdigest()
         with replacing(FOLDER / f"{graph_name(row.config)}.onnx") as beside:
@@ -43,7 +51,8 @@ def main() -> None:
     for old in FOLDER.glob("*.onnx"):
         if old.stem not in graphs:
             old.unlink()
-    write_json(FOLDER / INDEX_FILE, {"graphs": graphs, "golden": golden})
+    index = {"graphs": dict(sorted(graphs.items())), "golden": dict(sorted(golden.items()))}
+    write_json(FOLDER / INDEX_FILE, index)
 
 
 if __name__ == "__main__":
