@@ -238,7 +238,7 @@ def test_an_unknown_name_raises_with_close_matches(name, near):
 
 def test_an_unknown_name_far_from_all_raises_with_all():
     with pytest.raises(UnknownNameError) as caught:
-        load_model("efficientnet")
+        load_model("transformer")
     assert all(name in str(caught.value) for name in ARCHITECTURES)
 
 
@@ -729,7 +729,7 @@ def test_shipped_files_and_rows_are_the_same_set():
     package = Path(registry.__file__).parents[1]
     small, large = (sorted(folder.glob("*.safetensors")) for folder in (package / "weights", ROOT / "weights"))
     assert {path.name for path in (*small, *large)} == {spec.file for spec in registry.weights().values()}
-    assert sum(path.stat().st_size for path in small) < 6_000_000
+    assert sum(path.stat().st_size for path in small) < 8_000_000
     assert sum(path.stat().st_size for path in large) < 200_000_000
 
 
