@@ -1,19 +1,24 @@
-"""`tools/train_zoo.py`: every weight of the zoo by one command."""
+"""`tools/train_zoo.py`: every weight of the zoo by one command; and what one of them begins with."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leukaemia_zoo.cli.app import main
+from leukaemia_zoo.zoo import build_model
 from leukaemia_zoo.zoo.registry import weights
+from leukaemia_zoo.zoo.tensors import named_variables
 
 TOOL = Path(__file__).parents[1] / "tools" / "train_zoo.py"
+ARRAYS = TOOL.parent / "imagenet_arrays.py"
 
 pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason="the tools are not beside the tests")
 
@@ -57,3 +62,21 @@ def test_it_stops_where_a_command_fails(tmp_path):
     assert "There is no folder" in done.stderr
     assert "cnn.cnmc was not made" in done.stderr
     assert "--trunk" not in done.stdout
+
+
+def test_every_weight_of_efficientnet_lite0_has_its_name_and_layout_in_pytorch():
+    """`tools/imagenet_arrays.py`, without the package that it reads: PyTorch keeps channels out before channels in."""
+    tool = runpy.run_path(str(ARRAYS))
+    variables = named_variables(build_model("efficientnet_lite0", input_size=32))
+    convolutions = [name for name in variables if not name.startswith("logits/")]
+    blocks = list(dict.fromkeys(name[:7] for name in convolutions if name.startswith("block")))
+    names = [tool["torch_name"](name, blocks) for name in convolutions]
+    assert len(set(names)) == len(names) == 245
+    assert {"_conv_stem.weight", "_blocks.15._bn2.running_var", "_conv_head.weight", "_bn1.bias"} <= set(names)
+    assert "_blocks.0._expand_conv.weight" not in names  # the first block does not widen
+    for name in convolutions:
+        shape = tuple(variables[name].shape)
+        if len(shape) == 4:
+            rows, columns, channels, filters = shape
+            theirs = (channels, 1, rows, columns) if "dwconv" in name else (filters, channels, rows, columns)
+            assert tool["keras_layout"](np.zeros(theirs), name).shape == shape

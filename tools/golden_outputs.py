@@ -1,7 +1,7 @@
 """Write down what every weight of the zoo says of the example cells, for the tests to compare with.
 
     python tools/golden_outputs.py            # writes tests/golden_outputs.json
-    python tools/golden_outputs.py NAME       # of one weight alone; the others stay as they are
+    python tools/golden_outputs.py NAME...    # of these weights alone; the others stay as they are
 
 Run it when a weight was added or replaced, and look at the difference: a weight that nobody touched must not change.
 """
@@ -43,7 +43,10 @@ def golden_outputs(name: str) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="weights; default: all")
-    names = parser.parse_args().names or sorted(weights())
-    kept = {name: row for name, row in read_json(GOLDEN).items() if name in weights() and name not in names}
-    write_json(GOLDEN, dict(sorted((kept | {name: golden_outputs(name) for name in names}).items())))
-    print(f"{GOLDEN}: {len(names)} weights")
+    names = parser.parse_args().names
+    if unknown := set(names) - set(weights()):
+        parser.error(f"no weight of the zoo: {', '.join(sorted(unknown))}")
+    kept = {name: row for name, row in read_json(GOLDEN).items() if name in weights()} if names else {}
+    made = {name: golden_outputs(name) for name in names or sorted(weights())}
+    write_json(GOLDEN, dict(sorted((kept | made).items())))
+    print(f"{GOLDEN}: {len(made)} weights")

@@ -37,7 +37,7 @@ def main() -> None:
     for name, variable in variables.items():
         if name.startswith("logits/"):
             continue
-        arrays[name] = turned(tensors[torch_name(name, blocks)], name)
+        arrays[name] = keras_layout(tensors[torch_name(name, blocks)], name)
         if arrays[name].shape != tuple(variable.shape):
             raise SystemExit(f"'{name}' is {arrays[name].shape} in the package and {tuple(variable.shape)} here.")
     with replacing(out) as beside, beside.open("wb") as file:
@@ -59,7 +59,7 @@ def torch_name(name: str, blocks: list[str]) -> str:
     return f"{layer}.{_NORM.get(kind, 'weight')}"
 
 
-def turned(array: np.ndarray, name: str) -> np.ndarray:
+def keras_layout(array: np.ndarray, name: str) -> np.ndarray:
     """Kernels as Keras keeps them: height, width, channels in, channels out (of depthwise ones, one for each in)."""
     if array.ndim != 4:
         return array

@@ -1,7 +1,7 @@
 """Write the graphs on which the engine predicts without Keras, and what Keras says of golden cells.
 
     python tools/make_graphs.py            # writes src/leukaemia_zoo/engine/graphs
-    python tools/make_graphs.py NAME       # of one weight alone; the others stay as they are
+    python tools/make_graphs.py NAME...    # of these weights alone; the others stay as they are
 
 Run it when a weight was added or replaced, or when `engine/tracing.py` changed. Each graph is compared with Keras
 before it is written.
@@ -30,12 +30,14 @@ def main() -> None:
     """Write one graph a weight, and the index."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="weights; default: all")
-    names = parser.parse_args().names or sorted(weights())
-    index = read_json(FOLDER / INDEX_FILE)
+    names = parser.parse_args().names
+    if unknown := set(names) - set(weights()):
+        parser.error(f"no weight of the zoo: {', '.join(sorted(unknown))}")
+    index = read_json(FOLDER / INDEX_FILE) if names else {"graphs": {}, "golden": {}}
     wanted = {graph_name(row.config) for row in weights().values()}
     graphs = {name: digest for name, digest in index["graphs"].items() if name in wanted}
     golden = {name: row for name, row in index["golden"].items() if name in weights()}
-    for name in names:
+    for name in names or sorted(weights()):
         row = weights()[name]
         graph = make_graph(row.config, find(name).file)
         graphs[graph_name(row.config)] = hashlib.sha256(graph).hexdigest()

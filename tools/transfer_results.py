@@ -6,7 +6,8 @@
 (github.com/sidhomj/DeepAPL, no licence stated: nothing that is shipped may be trained on it). In each of five draws
 half of the people test; of the others so many cells a class are drawn, a logistic regression learns from their
 embeddings (means over the views of the weight), standardised, and is judged by the macro-averaged F1 of the classes.
-Nothing is chosen on the people who test: penalty (C = 0.01) and crop are the same for all weights.
+Nothing is chosen on the people who test: penalty (C = 0.01) and crop are the same for all weights. (The blocks of
+`efficientnet_lite0.pbc` were chosen by these figures.)
 
 With `--fine-tune` the same people and numbers go through `fine_tune` instead, as a user would call it: each draw learns
 from that many cells a class of one half of the people, chooses on folds of them, and is judged on the other half.

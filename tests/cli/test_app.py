@@ -106,7 +106,7 @@ def test_list(run):
     status, out, err = run("list")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].split() == ["architecture", "pretrained", "input", "parameters", "what", "it", "is"]
+    assert lines[0].split() == ["architecture", "pretrained", "classes", "input", "parameters", "what", "it", "is"]
     rows = {line.split()[0]: line for line in lines[1:]}
     assert set(rows) == set(ARCHITECTURES)
     trained = {weight.config.architecture for weight in registry.weights().values()}
@@ -115,6 +115,11 @@ def test_list(run):
         if name not in trained:
             assert f"{ARCHITECTURES[name].parameters:,}" in row
     assert [name for name in SHIPPED if name not in out] == []
+    assert "hem, all" in rows["mobilenet"]
+    assert "8 classes" in rows["efficientnet_lite0"]  # it knows no leukaemia
+    assert (
+        len({row.index(ARCHITECTURES[name].title) for name, row in rows.items()}) == 1
+    )  # in line, however long a name
 
 
 def test_list_by_pattern(run):

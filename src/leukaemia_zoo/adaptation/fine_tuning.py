@@ -48,7 +48,7 @@ from leukaemia_zoo.training.runs import RunState
 from leukaemia_zoo.zoo.cards import CARD_FILE, refuse_to_replace_card
 from leukaemia_zoo.zoo.loading import load_model
 from leukaemia_zoo.zoo.publishing import push_to_hub, save_pretrained
-from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, BLOOD_TRUNKS
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNKS, DEFAULT_TRUNK
 from leukaemia_zoo.zoo.sources import CONFIG_FILE, WEIGHTS_FILE, local_files
 
 RECORD_FILE = "training.json"
@@ -79,7 +79,7 @@ class FineTuned:
 @renamed(report="log", time_budget="time_budget_s")
 @takes(FineTuningOptions)
 def fine_tune(
-    model: keras.Model | str | os.PathLike[str] = BLOOD_TRUNK,
+    model: keras.Model | str | os.PathLike[str] = DEFAULT_TRUNK,
     data: str | os.PathLike[str] | Cells | None = None,
     out: str | os.PathLike[str] | None = None,
     *,

@@ -24,7 +24,7 @@ from leukaemia_zoo.evaluation.metrics import WeightedCells
 from leukaemia_zoo.prediction.features import embed_files
 from leukaemia_zoo.training.runs import checked_seed
 from leukaemia_zoo.zoo.loading import as_model, config_of
-from leukaemia_zoo.zoo.registry import BLOOD_TRUNK, BLOOD_TRUNKS
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNKS, DEFAULT_TRUNK
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Probe:
 
 @renamed(report="log")
 def linear_probe(
-    model: keras.Model | str | os.PathLike[str] = BLOOD_TRUNK,
+    model: keras.Model | str | os.PathLike[str] = DEFAULT_TRUNK,
     data: str | os.PathLike[str] | Cells | None = None,
     *,
     folds: int = 5,

@@ -11,7 +11,7 @@ import click
 
 from leukaemia_zoo.cli import options
 from leukaemia_zoo.cli.output import tell, without_notes_of_the_backend
-from leukaemia_zoo.zoo.registry import BLOOD_TRUNK
+from leukaemia_zoo.zoo.registry import DEFAULT_TRUNK
 
 
 def _model_and_cells(command: Callable[..., int]) -> Callable[..., int]:
@@ -21,8 +21,8 @@ def _model_and_cells(command: Callable[..., int]) -> Callable[..., int]:
             click.argument(
                 "name",
                 type=options.KNOWN_MODEL,
-                default=BLOOD_TRUNK,
-                help=f"{options.MODEL} (default: {BLOOD_TRUNK})",
+                default=DEFAULT_TRUNK,
+                help=f"{options.MODEL} (default: {DEFAULT_TRUNK})",
             ),
             options.data("folder with one folder a class, or a CSV with the columns path,label[,subject]"),
             options.seed("all that is drawn"),

@@ -133,15 +133,22 @@ def _count(number: int, what: str) -> str:
 
 def models(infos: Sequence[ModelInfo]) -> Iterator[str]:
     """One line a weight or architecture, below a heading; nothing of none."""
-    if infos:
-        yield f"{'architecture':<14}  {'pretrained':<20}  {'input':<9}  {'parameters':>11}  what it is"
+    if not infos:
+        return
+    rows = [("architecture", "pretrained", "classes", "input", "parameters", "what it is")]
     for info in infos:
-        spec = info.architecture
-        height, width = info.weight.config.preprocessing.input_size if info.weight else spec.input_size
-        parameters = info.weight.parameters if info.weight else spec.parameters
-        yield (
-            f"{spec.name:<14}  {info.weight.name if info.weight else 'no weights':<20}  {f'{height}x{width}':<9}  "
-            f"{parameters:>11,}  {spec.title}"
+        spec, weight = info.architecture, info.weight
+        height, width = weight.config.preprocessing.input_size if weight else spec.input_size
+        names = weight.config.class_names if weight else ()
+        classes = f"{len(names)} classes" if len(names) > 2 else ", ".join(names)
+        parameters = f"{weight.parameters if weight else spec.parameters:,}"
+        rows.append(
+            (spec.name, weight.name if weight else "no weights", classes, f"{height}x{width}", parameters, spec.title)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *cells, parameters, title in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)) + (
+            f"  {parameters:>{widths[-2]}}  {title}"
         )
 
 

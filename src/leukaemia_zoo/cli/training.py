@@ -30,8 +30,9 @@ from leukaemia_zoo.errors import DataError
     type=paths.home,
     metavar="FILE",
     default="none",
-    help="weights to begin with: 'imagenet' to download Keras' own (none for cnn and cnn_attention), a weight "
-    "of the same architecture as a file, folder or name in the zoo, or 'none' for random ones",
+    help="weights to begin with: 'imagenet' to download Keras' own (there are none for cnn, cnn_attention and "
+    "efficientnet_lite0), an .npz file of ImageNet's, a weight of the same architecture as a file, folder or name in "
+    "the zoo, or 'none' for random ones",
 )
 @options.positive("AUROC speaks", "")
 @options.recipe()

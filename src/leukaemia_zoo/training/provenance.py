@@ -34,18 +34,29 @@ ARRAYS = ".npz"
 _OWN_LAYERS = ("neck", "statistics", "logits", "dense")
 """The names of the layers that this package puts on a published network begin so."""
 
-# Networks of keras.applications, their papers, and the licences of their weights as the documentation of Keras 2 gave
-# them; that of Keras 3 gives none.
+# Networks of keras.applications, whose weights Keras downloads.
 _PUBLISHED = {
-    "vgg16": ("VGG16", "Simonyan and Zisserman 2014, doi 10.48550/arXiv.1409.1556", "CC BY 4.0"),
-    "resnet50": ("ResNet50", "He et al. 2016, doi 10.1109/CVPR.2016.90", "MIT"),
-    "inception_v3": ("InceptionV3", "Szegedy et al. 2016, doi 10.1109/CVPR.2016.308", "Apache-2.0"),
-    "xception": ("Xception", "Chollet 2017, doi 10.1109/CVPR.2017.195", "MIT"),
-    "mobilenet": ("MobileNet", "Howard et al. 2017, doi 10.48550/arXiv.1704.04861", "Apache-2.0"),
+    "vgg16": "VGG16",
+    "resnet50": "ResNet50",
+    "inception_v3": "InceptionV3",
+    "xception": "Xception",
+    "mobilenet": "MobileNet",
 }
 
-_LITE = ("EfficientNet-lite0", "Tan and Le 2019, doi 10.48550/arXiv.1905.11946", "Apache-2.0")
-"""Keras lacks this one: its authors' weights come as an ``.npz`` file, see ``tools/imagenet_arrays.py``."""
+# Whose weights trained on ImageNet are, their papers, and their licences: of those of Keras as the documentation of
+# Keras 2 gave them; that of Keras 3 gives none.
+_IMAGENET = {
+    "vgg16": ("keras.applications VGG16", "Simonyan and Zisserman 2014, doi 10.48550/arXiv.1409.1556", "CC BY 4.0"),
+    "resnet50": ("keras.applications ResNet50", "He et al. 2016, doi 10.1109/CVPR.2016.90", "MIT"),
+    "inception_v3": ("keras.applications InceptionV3", "Szegedy et al. 2016, doi 10.1109/CVPR.2016.308", "Apache-2.0"),
+    "xception": ("keras.applications Xception", "Chollet 2017, doi 10.1109/CVPR.2017.195", "MIT"),
+    "mobilenet": ("keras.applications MobileNet", "Howard et al. 2017, doi 10.48550/arXiv.1704.04861", "Apache-2.0"),
+    "efficientnet_lite0": (
+        "EfficientNet-lite0 by its authors",
+        "Tan and Le 2019, doi 10.48550/arXiv.1905.11946",
+        "Apache-2.0",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +111,11 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
     if str(init) == IMAGENET:
         if architecture not in _PUBLISHED:
             raise DataError(
-                f"Keras has published no ImageNet weights for '{architecture}': leave out init (--init), name a file "
-                f"of this package, or take one of {', '.join(_PUBLISHED)}."
+                f"Keras has published no ImageNet weights for '{architecture}': leave out init (--init), name an .npz "
+                f"file of them or a file of this package, or take one of {', '.join(_PUBLISHED)}."
             )
-        name, row = _PUBLISHED[architecture][0], _imagenet_row(architecture, "")
-        return InitialWeights(f"ImageNet, keras.applications {name}", data=(row,))
+        row = _imagenet_row(architecture, "")
+        return InitialWeights(f"ImageNet, keras.applications {_PUBLISHED[architecture]}", data=(row,))
     if Path(init).suffix == ARRAYS and Path(init).is_file():
         row = _imagenet_row(architecture, Path(init).name)
         return InitialWeights(Path(init).name, sha256_of(init), (row,), Path(init))
@@ -120,11 +131,8 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
 
 def _imagenet_row(architecture: str, file: str) -> dict[str, str]:
     """The row of ``data`` of weights that learnt from ImageNet."""
-    if architecture == "efficientnet_lite0":
-        name, paper, licence = _LITE
-        return {"name": "ImageNet", "source": f"weights of {name} by its authors, {paper}", "licence": licence}
-    name, paper, licence = _PUBLISHED.get(architecture, (file, "given as initial weights", "not stated"))
-    return {"name": "ImageNet", "source": f"weights of keras.applications {name}, {paper}", "licence": licence}
+    whose, paper, licence = _IMAGENET.get(architecture, (file, "given as initial weights", "not stated"))
+    return {"name": "ImageNet", "source": f"weights of {whose}, {paper}", "licence": licence}
 
 
 def _find_file(init: str | Path, architecture: str) -> tuple[WeightSpec | None, Path]:
@@ -196,7 +204,7 @@ def write_initial_weights(
 
 def _take_imagenet(model: keras.Model, recipe: Recipe) -> str:
     """Copy the tensors of Keras' published network into ours by name; returns their sha256."""
-    name = _PUBLISHED[recipe.architecture][0]
+    name = _PUBLISHED[recipe.architecture]
     try:
         with precision("float32"), without_random_weights():
             published = getattr(keras.applications, name)(include_top=False, weights="imagenet")

@@ -150,9 +150,9 @@ class TrainingOptions:
             distilled on the people whom it tests; a trunk of an older release does not say what it has seen, which a
             note of the result says.
         init: Weights before the first stage: ``"imagenet"`` for those that Keras publishes for five of the
-            architectures, a safetensors file or saved-model folder of this package or a name of the zoo for all tensors
-            but the last layer's, None for random ones. A cross-validation refuses weights that know those whom it
-            tests.
+            architectures, an ``.npz`` file of ImageNet's, a safetensors file or saved-model folder of this package or
+            a name of the zoo for all tensors but the last layer's, None for random ones. A cross-validation refuses
+            weights that know those whom it tests.
         logits_teacher: For a recipe with a ``soft_share``: folder of a saved model of the same classes, whose
             probabilities of the same view are a part of the targets; in a cross-validation the folder of one in the
             same folds that kept its networks, so that each teaches the network of its own fold.

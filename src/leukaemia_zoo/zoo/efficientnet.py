@@ -1,6 +1,6 @@
-"""EfficientNet-lite0, which keras.applications lacks: EfficientNet-B0 without gates, and with ReLU6 for swish.
+"""EfficientNet-lite0, which keras.applications lacks: EfficientNet-B0 without squeeze-and-excitation, with ReLU6.
 
-Layers are called as those of `keras.applications.EfficientNetB0`, with depthwise convolutions named in full.
+Layers are called as those of `keras.applications.EfficientNetB0`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def efficientnet_lite0(include_top: bool = False, weights: None = None, input_te
     """The convolutions, with random weights, from a scaled image to 1,280 channels; as those of keras.applications.
 
     Args:
-        include_top: There is no top: False.
-        weights: There are none to download: None.
-        input_tensor: The image, scaled to -1 to 1.
+        include_top: False, as for keras.applications: there is no top.
+        weights: None: there are none to download.
+        input_tensor: The image, scaled to -0.99 to 1.
     """
     x = _convolution(input_tensor, 32, "stem_conv", "stem_bn", "stem_activation", kernel=3, stride=2)
     for number, (repeats, kernel, channels, expansion, stride) in enumerate(_STAGES, start=1):

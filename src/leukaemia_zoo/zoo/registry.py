@@ -26,8 +26,8 @@ from leukaemia_zoo.errors import DataError, UnknownNameError, WeightsError
 BLOOD_TRUNKS = ("efficientnet_lite0.pbc", "mobilenet.pbc")
 """Weights that have learnt the classes of normal blood cells, in any stain and frame."""
 
-BLOOD_TRUNK = BLOOD_TRUNKS[0]
-"""The one that other cytology begins with."""
+DEFAULT_TRUNK = BLOOD_TRUNKS[0]
+"""The one that fine-tuning and probing begin with unless told otherwise."""
 
 _LONGEST_CLASS_NAME = 255  # characters: a folder of cells can be called so
 
