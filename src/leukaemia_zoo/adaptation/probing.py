@@ -79,7 +79,7 @@ def linear_probe(
     skip_unreadable: bool = False,
     preprocessing: Preprocessing | None = None,
     crop_fraction: float | None = None,
-    inverse_penalty: float = 0.3,
+    inverse_penalty: float = 0.1,
     cache: str | os.PathLike[str] | bool = True,
     resamples: int = 2000,
     level: float = 0.95,
