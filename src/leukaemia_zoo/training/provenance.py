@@ -34,15 +34,6 @@ ARRAYS = ".npz"
 _OWN_LAYERS = ("neck", "statistics", "logits", "dense")
 """The names of the layers that this package puts on a published network begin so."""
 
-# Networks of keras.applications, whose weights Keras downloads.
-_PUBLISHED = {
-    "vgg16": "VGG16",
-    "resnet50": "ResNet50",
-    "inception_v3": "InceptionV3",
-    "xception": "Xception",
-    "mobilenet": "MobileNet",
-}
-
 # Whose weights trained on ImageNet are, their papers, and their licences: of those of Keras as the documentation of
 # Keras 2 gave them; that of Keras 3 gives none.
 _IMAGENET = {
@@ -57,6 +48,9 @@ _IMAGENET = {
         "Apache-2.0",
     ),
 }
+
+# Of these, what keras.applications calls the networks whose weights Keras downloads.
+_PUBLISHED = {name: whose.split()[1] for name, (whose, *_) in _IMAGENET.items() if whose.startswith("keras.")}
 
 
 @dataclasses.dataclass(frozen=True)
