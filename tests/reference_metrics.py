@@ -5,10 +5,10 @@ from scipy.special import expit
 from sklearn import metrics as sklearn_metrics
 
 
-def cohort(ill=8, healthy=5, seed=0, ties=False):
+def cohort(ill=8, healthy=5, seed=0, ties=False, log_size=4):
     """Cells of subjects of very unequal size who differ from one another: labels, P(all), subjects."""
     rng = np.random.default_rng(seed)
-    sizes = np.clip(np.exp(rng.normal(4, 1, ill + healthy)), 9, 757).astype(int)
+    sizes = np.clip(np.exp(rng.normal(log_size, 1, ill + healthy)), 9, 757).astype(int)
     units = np.repeat(np.arange(ill + healthy), sizes)
     labels = (units < ill).astype(int)
     scores = rng.normal(size=ill + healthy)[units] + rng.normal(size=len(units)) + 2.5 * (labels - 0.4)

@@ -160,7 +160,7 @@ class TestBootstrap:
         }
         held = dict.fromkeys(truth, 0)
         for seed in range(400):
-            labels, p, subjects = cohort(ill=26, healthy=14, seed=seed)
+            labels, p, subjects = cohort(ill=26, healthy=14, seed=seed, log_size=3)
             found = bootstrap_over_subjects(labels, p, subjects, tuple(truth), resamples=200, seed=seed)
             for name, value in truth.items():
                 held[name] += found[name].low <= value <= found[name].high
@@ -204,7 +204,7 @@ class TestResampling:
         truth = {"slope": 1.25, "intercept": math.log(26 / 14) - 1.25 * 0.25}
         held = dict.fromkeys(truth, 0)
         for seed in range(300):
-            labels, p, subjects = cohort(ill=26, healthy=14, seed=seed)
+            labels, p, subjects = cohort(ill=26, healthy=14, seed=seed, log_size=3)
             checked = checked_predictions(labels, p)
             resampling = Resampling(labels, subjects, 200, seed, 0.95)
             drawn = resampling.draw(
