@@ -148,10 +148,13 @@ def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndar
     weights = drawing_weights(run.cells, train_rows, run.recipe)
     steps, labels, classes = max(1, len(train_rows) // 128), run.cells.labels, len(run.cells.class_names)
     drawn = Drawn(run.views, labels, train_rows, weights, 128, [run.seed, BEGINNING], classes, steps)
-    batches = [drawn[number] for number in range(steps)]
-    features = np.concatenate([np.asarray(network.predict_on_batch(images)) for images, _ in batches])
-    labels = np.concatenate([targets.argmax(axis=1) for _, targets in batches])
-    classifier = LogisticRegression(C=run.recipe.inverse_penalties[0], max_iter=300).fit(features, labels)
+    features, classes_drawn = [], []
+    for number in range(steps):  # the views of all cells at once would take gigabytes
+        images, targets = drawn[number]
+        features.append(np.asarray(network.predict_on_batch(images)))
+        classes_drawn.append(targets.argmax(axis=1))
+    classifier = LogisticRegression(C=run.recipe.inverse_penalties[0], max_iter=300)
+    classifier.fit(np.concatenate(features), np.concatenate(classes_drawn))
     model.get_layer(LOGITS_LAYER).set_weights(_as_softmax(classifier))
 
 
