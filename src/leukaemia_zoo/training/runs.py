@@ -134,9 +134,14 @@ class Training:
 
     @property
     def views(self) -> Views:
-        """Where the views of the cells come from."""
+        """Where the views that the network learns from come from."""
         preprocessing = self.preprocessing or preprocessing_for(self.recipe)
         return Views(self.arrays.pixels, self.arrays.frames, self.recipe, preprocessing)
+
+    @property
+    def views_as_predicted(self) -> Views:
+        """The views that were read beforehand, as sharp as those of a prediction: what is drawn is smoother."""
+        return dataclasses.replace(self.views, frames=None)
 
 
 class DiscriminativeAdamW(keras.optimizers.AdamW):

@@ -33,6 +33,7 @@ from leukaemia_zoo.training.drawing import (
     NetworkTargets,
     SoftLabels,
     SoftTargets,
+    Views,
     drawing_weights,
     folds_of,
     read_arrays,
@@ -181,8 +182,9 @@ def tune_layers(
             loss = float(trainer.fit(drawn, shuffle=False, verbose=0).history["loss"][-1])
         copy_tensors(learner, model)
         if recipe.train_batch_norm and (validates or epoch + 1 == recipe.fine_tune_epochs):
-            # Its running statistics lag behind weights that change: on C-NMC cells every probability was shifted.
-            adapt_statistics(run, model, train_rows)
+            # Its running statistics lag behind weights that change, and drawn views are smoother than those that a
+            # prediction sees: on C-NMC cells either shifts every probability.
+            adapt_statistics(run, model, train_rows, run.views_as_predicted)
         row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
         if validates:
             row |= validation_figures(view_logits(model, shown, recipe.prediction_views), truth)
@@ -267,14 +269,18 @@ def frozen_layers(model: keras.Model, unfreeze: int) -> list[keras.layers.Layer]
     return [layer for layer in model.layers[:first] if layer.name != LOGITS_LAYER]
 
 
-def adapt_statistics(run: Training, model: keras.Model, train_rows: np.ndarray) -> None:
-    """Replace the statistics of every BatchNorm by those of the training cells; nothing else is changed."""
+def adapt_statistics(run: Training, model: keras.Model, train_rows: np.ndarray, views: Views | None = None) -> None:
+    """Replace the statistics of every BatchNorm by those of the training cells; nothing else is changed.
+
+    They are those of the `views`; None for the views that the network learns from.
+    """
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     weights = drawing_weights(run.cells, train_rows, run.recipe)
     momenta = [layer.momentum for layer in norms]
     sums = [[np.zeros(layer.moving_mean.shape), np.zeros(layer.moving_variance.shape)] for layer in norms]
     labels, classes = run.cells.labels, len(run.cells.class_names)
-    drawn = Drawn(run.views, labels, train_rows, weights, 64, [run.seed, ADAPTATION], classes, _ADAPTATION_STEPS)
+    views = views or run.views
+    drawn = Drawn(views, labels, train_rows, weights, 64, [run.seed, ADAPTATION], classes, _ADAPTATION_STEPS)
     try:
         for layer in norms:
             layer.momentum = 0.0  # what it holds after a batch are the statistics of that batch
