@@ -1035,6 +1035,42 @@ def test_all_subjects_teach_and_people_out_of_fold_calibrate(cells, trained_on_o
         train("cnn_attention", cells, tmp_path / "validated", calibration=tmp_path / "cv", **validated)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_adaptation")
+def test_probabilities_for_a_cohort_follow_from_those_for_classes_that_count_alike(cells, trained_on_others, tmp_path):
+    few = sorted({subject for subject, label in zip(cells.subjects, cells.labels, strict=True) if label == 0})[:4]
+    cells = cells.subset([row for row in range(len(cells)) if cells.labels[row] or cells.subjects[row] in few])
+    swapped = [subject in (few[0], "90") for subject in cells.subjects]  # no network tells all of them apart
+    cells = dataclasses.replace(cells, labels=np.where(swapped, 1 - cells.labels, cells.labels))
+    changes = {"fine_tune_epochs": 1, "train_batch_norm": True, "drawn_views": True, "validation_share": 0.0}
+    changes = {**SMALL, **changes, "distillation": None, "batch_size": 16, "balance_classes": True}
+    begun = {"teacher": None, "init": trained_on_others / "distilled.safetensors", "log": str.strip}
+    odds, heads, temperatures = [], [], []
+    for cohort in (False, True):
+        begun["recipe"] = recipe_for("cnn_attention", {**changes, "cohort_frequencies": cohort})
+        cross_validate("cnn_attention", cells, tmp_path / f"cv_{cohort}", folds=2, **begun)
+        rows = _rows(tmp_path / f"cv_{cohort}" / "out_of_fold.csv")
+        odds.append(np.array([float(row["p_all"]) / float(row["p_hem"]) for row in rows]))
+        model = train("cnn_attention", cells, tmp_path / str(cohort), calibration=tmp_path / f"cv_{cohort}", **begun)
+        heads.append(model.get_layer("logits").get_weights())
+        temperatures.append(model.zoo.temperature)
+    folds = np.array([int(row["fold"]) for row in rows])
+    ratio = odds[1] / odds[0]
+    for fold in (0, 1):
+        taught = cells.labels[folds != fold]
+        assert ratio[folds == fold] == pytest.approx(taught.sum() / (len(taught) - taught.sum()), rel=0.02)
+    assert ratio.min() > 1
+    kernels = [kernel * temperature for (kernel, _), temperature in zip(heads, temperatures, strict=True)]
+    np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
+    alike, cohort = (bias * temperature for (_, bias), temperature in zip(heads, temperatures, strict=True))
+    share = cells.labels.mean()
+    gained = (cohort - alike) / temperatures[1]
+    assert gained[1] - gained[0] == pytest.approx(np.log(share / (1 - share)), rel=1e-3)
+    with pytest.raises(DataError, match="balance_classes to true"):
+        begun["recipe"] = recipe_for("cnn_attention", {**changes, "cohort_frequencies": True, "balance_classes": False})
+        cross_validate("cnn_attention", cells, tmp_path / "no", folds=2, **begun)
+
+
 def read_tensors_of(file, layer):
     model = build_model("cnn_attention", input_size=40, head="texture")
     load_tensors(model, file)

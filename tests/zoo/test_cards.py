@@ -96,9 +96,16 @@ def test_limits_that_were_found_on_cells_of_nobody_known_promise_nothing_of_new_
     assert "new people like those above" not in told
 
 
-@pytest.mark.parametrize(("alike", "told"), [(True, "classes counted alike"), (False, "than in the training data")])
-def test_the_card_tells_what_share_of_cells_the_probabilities_are_for(alike, told):
-    spec = dataclasses.replace(bare(), training={"recipe": {"balance_classes": alike}})
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        ({"balance_classes": True}, "classes counted alike"),
+        ({"balance_classes": True, "cohort_frequencies": True}, "than in the training data"),
+        ({"balance_classes": False}, "than in the training data"),
+    ],
+)
+def test_the_card_tells_what_share_of_cells_the_probabilities_are_for(recipe, told):
+    spec = dataclasses.replace(bare(), training={"recipe": recipe})
     assert told in section(parsed(model_card(spec))[1], "Limits")
 
 

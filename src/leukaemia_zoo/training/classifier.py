@@ -278,6 +278,19 @@ def with_config(
     return model
 
 
+def cohort_log_odds(cells: Cells, rows: np.ndarray) -> np.ndarray:
+    """Float64 (classes,): how much more frequent than on average a class is among these cells, as a logarithm."""
+    counts = np.bincount(cells.labels[rows], minlength=len(cells.class_names))
+    return np.log(counts / counts.mean())
+
+
+def raise_logits(model: keras.Model, by: np.ndarray) -> None:
+    """Add one number a class to what the last layer gives."""
+    head = model.get_layer(LOGITS_LAYER)
+    kernel, bias = head.get_weights()
+    head.set_weights([kernel, bias + by])
+
+
 def calibrated(
     model: keras.Model, temperature: float, ood_limit: float | None, verdict_limits: VerdictLimits | None = None
 ) -> keras.Model:

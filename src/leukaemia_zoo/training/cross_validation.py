@@ -41,7 +41,7 @@ from leukaemia_zoo.evaluation.out_of_fold import CALIBRATION_FILE, Calibration, 
 from leukaemia_zoo.prediction.features import limit_of, view_outputs
 from leukaemia_zoo.report.contents import SCHEMA
 from leukaemia_zoo.report.report import Report
-from leukaemia_zoo.training.classifier import Fitted, embed, new_network, with_config
+from leukaemia_zoo.training.classifier import Fitted, cohort_log_odds, embed, new_network, with_config
 from leukaemia_zoo.training.distillation import forget_trunk
 from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
@@ -185,6 +185,9 @@ def out_of_fold(
         probabilities, temperatures = cross_calibrated(logits, cells.labels, fold_of_cell)
         for part, temperature in zip(parts, temperatures, strict=True):
             test = fold_of_cell == part["fold"]
+            if recipe.cohort_frequencies:
+                logits[test] += temperature * cohort_log_odds(cells, np.flatnonzero(~test))
+                probabilities[test] = apply_temperature(logits[test], temperature)
             part |= {"temperature": temperature, "metrics": metrics(cells.labels[test], probabilities[test])}
         limit = None if np.isnan(scores).any() else limit_of(scores)
         calibration = Calibration.found(logits, cells.labels, cells.subjects, cells.class_names, limit, recipe.digest())

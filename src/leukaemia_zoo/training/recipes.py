@@ -76,6 +76,8 @@ class Recipe:
         subject_power: A subject of n cells counts as n to this power: with 1 cells count alike, with 0 subjects do.
         balance_classes: Whether the classes count alike; otherwise as often as they occur, which keeps the
             probabilities true to the share of classes in the data.
+        cohort_frequencies: Whether, where classes count alike in training, the calibrated probabilities are those of
+            people among whom a class is as frequent as among the cells that teach. It needs ``validation_share`` 0.
         fine_tune_epochs: Epochs in which all layers learn, after the classifier or from random weights.
         fine_tune_learning_rate: Highest learning rate of these epochs; it rises in the first and falls as a cosine.
         train_batch_norm: Whether every BatchNorm learns in fine-tuning, scales and statistics. Its statistics are first
@@ -109,6 +111,7 @@ class Recipe:
     inverse_penalties: tuple[float, ...] = (0.03, 0.1, 0.3)
     subject_power: float = 0.5
     balance_classes: bool = False
+    cohort_frequencies: bool = False
     fine_tune_epochs: int = 0
     fine_tune_learning_rate: float = 1e-4
     train_batch_norm: bool = False

@@ -38,7 +38,14 @@ from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects
 from leukaemia_zoo.evaluation.metrics import metrics, per_subject
 from leukaemia_zoo.evaluation.out_of_fold import Calibration
 from leukaemia_zoo.report.curves import write_curves
-from leukaemia_zoo.training.classifier import Fitted, calibrated, new_network, with_config
+from leukaemia_zoo.training.classifier import (
+    Fitted,
+    calibrated,
+    cohort_log_odds,
+    new_network,
+    raise_logits,
+    with_config,
+)
 from leukaemia_zoo.training.distillation import distil, forget_trunk, read_unlabelled, teacher_for, unlabelled_images
 from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import as_header, seen_cells, seen_images
@@ -156,6 +163,8 @@ def train(
         probabilities = apply_temperature(fitted.validation_logits, found.temperature)
         write_predictions(out / "validation.csv", cells, validation, probabilities)
     network = with_config(fitted.model, recipe, cells)
+    if recipe.cohort_frequencies:
+        raise_logits(network, found.temperature * cohort_log_odds(cells, taught))
     network = calibrated(network, found.temperature, found.ood_limit, found.verdict_limits)
     record = {
         **provenance(recipe, cells, seed, sources, features, devices),

@@ -132,6 +132,11 @@ def check_trainable(recipe: Recipe, model: keras.Model, featured: bool, folds: i
             f"The head '{recipe.head}' gives no statistics of the cell for a classifier to be fitted on: set the "
             "head 'texture' or fine_tune_epochs in the recipe."
         )
+    if recipe.cohort_frequencies and not (recipe.balance_classes and recipe.validation_share == 0):
+        raise DataError(
+            "The frequencies of a cohort come after classes that counted alike, and with out-of-fold predictions: set "
+            "balance_classes to true and validation_share to 0 in the recipe, or cohort_frequencies to false."
+        )
     if recipe.soft_share and not recipe.drawn_views:
         raise DataError(
             "Another network teaches on the views that both see: set drawn_views in the recipe, or soft_share to 0."

@@ -330,10 +330,10 @@ def names_people(spec: WeightSpec) -> bool:
 
 
 def classes_count_alike(spec: WeightSpec) -> bool | None:
-    """Whether the classes counted alike in training, however many cells they had; None where that is not known."""
+    """Whether its probabilities are for classes that count alike, however many cells taught; None if not known."""
     recipe = spec.training.get("recipe")
     alike = recipe.get("balance_classes") if isinstance(recipe, Mapping) else None
-    return alike if isinstance(alike, bool) else None
+    return alike and not recipe.get("cohort_frequencies") if isinstance(alike, bool) else None
 
 
 CARD_FILE = "README.md"
