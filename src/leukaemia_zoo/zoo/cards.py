@@ -332,8 +332,9 @@ def names_people(spec: WeightSpec) -> bool:
 def classes_count_alike(spec: WeightSpec) -> bool | None:
     """Whether its probabilities are for classes that count alike, however many cells taught; None if not known."""
     recipe = spec.training.get("recipe")
-    alike = recipe.get("balance_classes") if isinstance(recipe, Mapping) else None
-    return alike and not recipe.get("cohort_frequencies") if isinstance(alike, bool) else None
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("balance_classes"), bool):
+        return None
+    return recipe["balance_classes"] and not recipe.get("cohort_frequencies")
 
 
 CARD_FILE = "README.md"
