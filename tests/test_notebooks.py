@@ -111,7 +111,7 @@ def test_its_first_cell_fetches_and_installs_what_is_absent(tmp_path):
 
 
 EXPECTED = {
-    "first_verdicts": (r"UID_901_1_1_all\s+P\(all\) [01]\.\d{3}", r"'subject': 'H902'", r"unfamiliar: True"),
+    "first_verdicts": (r"UID_901_1_1_all\s+P\(all\) (0\.\d{3}|1\.000)", r"'subject': 'H902'", r"unfamiliar: True"),
     "compare_models": (
         r"60 cells of 12 subjects",
         r"Paired differences",

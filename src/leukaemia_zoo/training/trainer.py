@@ -163,9 +163,9 @@ def train(
         probabilities = apply_temperature(fitted.validation_logits, found.temperature)
         write_predictions(out / "validation.csv", cells, validation, probabilities)
     network = with_config(fitted.model, recipe, cells)
-    if recipe.cohort_frequencies:
-        raise_logits(network, found.temperature * cohort_log_odds(cells, taught))
     network = calibrated(network, found.temperature, found.ood_limit, found.verdict_limits)
+    if recipe.cohort_frequencies:
+        raise_logits(network, cohort_log_odds(cells, taught))
     record = {
         **provenance(recipe, cells, seed, sources, features, devices),
         "manifest_sha256": manifest_hash,
