@@ -612,6 +612,9 @@ def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
         fine_tuning_recipe(tiny_model.zoo, {"input_size": 64})
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
+    for of_training in ({"cohort_frequencies": True}, {"soft_share": 0.5}):
+        with pytest.raises(DataError, match=f"knows no '{next(iter(of_training))}'"):
+            fine_tuning_recipe(tiny_model.zoo, of_training)
     for wrong in (
         {"unfreeze": 0}, {"time_budget_s": 0}, {"rate_decay": 0}, {"rate_decay": 1.5},
         {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},

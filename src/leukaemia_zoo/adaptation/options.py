@@ -137,7 +137,8 @@ def fine_tuning_recipe(config: ModelConfig, changes: Recipe | str | Path | Mappi
 
     Raises:
         UnknownNameError: If there is no such setting.
-        DataError: If a value is not of its kind, or the network takes no square input.
+        DataError: If a value is not of its kind, if a setting is one of training alone, or if the network takes no
+            square input.
 
     Example:
         >>> import leukaemia_zoo as lz
@@ -173,4 +174,6 @@ def fine_tuning_recipe(config: ModelConfig, changes: Recipe | str | Path | Mappi
     recipe = changes if isinstance(changes, Recipe) else changed(recipe, changes)
     if wrong := [name for name, value in kept.items() if getattr(recipe, name) != value]:
         raise DataError(f"The setting '{wrong[0]}' belongs to the weight and cannot be changed in fine-tuning.")
+    if unused := [name for name in ("cohort_frequencies", "soft_share") if getattr(recipe, name)]:
+        raise DataError(f"Fine-tuning knows no '{unused[0]}', a setting of training: leave it out of the recipe.")
     return dataclasses.replace(recipe, precision=resolved(recipe.precision))

@@ -88,14 +88,9 @@ class Calibration:
         return found
 
 
-def cross_calibrated(logits: FloatArray, labels: IntArray, folds: IntArray) -> tuple[FloatArray, list[float]]:
-    """Probabilities of each cell at the temperature that the cells of the other folds have, and these temperatures."""
-    probabilities, temperatures = np.zeros_like(logits), []
-    for fold in np.unique(folds):
-        test = folds == fold
-        temperatures.append(fit_temperature(logits[~test], labels[~test]))
-        probabilities[test] = apply_temperature(logits[test], temperatures[-1])
-    return probabilities, temperatures
+def cross_temperatures(logits: FloatArray, labels: IntArray, folds: IntArray) -> list[float]:
+    """Of each fold, the temperature that the cells of the other folds have."""
+    return [fit_temperature(logits[folds != fold], labels[folds != fold]) for fold in np.unique(folds)]
 
 
 def cross_fitted_coverage(

@@ -37,7 +37,12 @@ from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.evaluation.intervals import bootstrap_over_subjects, paired_difference
 from leukaemia_zoo.evaluation.judgement import judge
 from leukaemia_zoo.evaluation.metrics import metrics, per_subject
-from leukaemia_zoo.evaluation.out_of_fold import CALIBRATION_FILE, Calibration, cross_calibrated, cross_fitted_coverage
+from leukaemia_zoo.evaluation.out_of_fold import (
+    CALIBRATION_FILE,
+    Calibration,
+    cross_fitted_coverage,
+    cross_temperatures,
+)
 from leukaemia_zoo.prediction.features import limit_of, view_outputs
 from leukaemia_zoo.report.contents import SCHEMA
 from leukaemia_zoo.report.report import Report
@@ -182,12 +187,11 @@ def out_of_fold(
         log(f"fold {number + 1}/{folds}: AUROC {measured['auroc']:.3f}, weighted F1 {measured['weighted_f1']:.3f}")
     calibration = None
     if recipe.validation_share == 0:
-        probabilities, temperatures = cross_calibrated(logits, cells.labels, fold_of_cell)
-        for part, temperature in zip(parts, temperatures, strict=True):
+        for part, temperature in zip(parts, cross_temperatures(logits, cells.labels, fold_of_cell), strict=True):
             test = fold_of_cell == part["fold"]
             if recipe.cohort_frequencies:
                 logits[test] += temperature * cohort_log_odds(cells, np.flatnonzero(~test))
-                probabilities[test] = apply_temperature(logits[test], temperature)
+            probabilities[test] = apply_temperature(logits[test], temperature)
             part |= {"temperature": temperature, "metrics": metrics(cells.labels[test], probabilities[test])}
         limit = None if np.isnan(scores).any() else limit_of(scores)
         calibration = Calibration.found(logits, cells.labels, cells.subjects, cells.class_names, limit, recipe.digest())
