@@ -196,7 +196,7 @@ def test_info_tells_how_the_classes_counted(run, monkeypatch, alike):
     training = {**spec.training, "recipe": {"balance_classes": alike}}
     monkeypatch.setattr(registry, "weights", lambda: {"cnn.cnmc": dataclasses.replace(spec, training=training)})
     out = run("info", "cnn")[1]
-    assert ("classes counted alike in training" in out, "as they occur in training" in out) == (alike, not alike)
+    assert ("for classes that are equally frequent" in out, "as frequent as in its training data" in out) == (alike, not alike)
 
 
 def test_info_of_an_unknown_model(run):

@@ -202,8 +202,8 @@ def about(info: ModelInfo) -> Iterator[str]:
     yield f"  classes    {', '.join(config.class_names)}"
     yield f"  predicts   the average of {_count(config.views, 'view')} of a cell; temperature {config.temperature:.3f}"
     if (alike := classes_count_alike(weight)) is not None:
-        told = "alike in training: where one is rare" if alike else "as they occur in training: where one is rarer"
-        yield f"             classes counted {told}, its probability is too high"
+        shares = "that are equally frequent" if alike else "as frequent as in its training data"
+        yield f"             for classes {shares}: where one is rarer, its probability is too high"
     if config.verdict_limits is not None:
         yield from _verdicts(config.verdict_limits, "subject" if names_people(weight) else "cell")
     if config.ood_limit is not None:
