@@ -134,8 +134,9 @@ def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         ("folder_keras", str(views)),
         ("arrays_engine", str(views)),
         ("folder_engine", str(views), "int8"),
+        ("frames_engine", str(views)),
     ]
-    fewer = [str(number) for number in (4, 1) if number < views]
+    fewer = [str(number) for number in (4, 2, 1) if number < views]
     others: list[tuple[str, ...]] = [("folder_engine", number) for number in fewer]
     others += [(*key, "int8") for key in others]
     rates: dict[tuple[str, ...], float] = {}
@@ -145,13 +146,15 @@ def folder(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             measured = _measure(key[0], weight, str(folder / "many"), *key[1:])
             rates[key] = max(rates.get(key, 0.0), measured["rate"])
             work[key] = min(work.get(key, np.inf), 1000 * measured["work"])
-    ours, keras, bare, small = (rates[key] for key in wanted)
+    ours, keras, bare, small, decoded = (rates[key] for key in wanted)
     rows = [
         _row("folder", weight, f"files, engine, {views} views", ours, "files/s"),
         _row("folder", weight, f"files, Keras over image_dataset_from_directory, {views} views", keras, "files/s"),
         _row("folder", weight, f"decoded arrays, engine, {views} views", bare, "cells/s"),
         _row("folder", weight, "faster than Keras", ours / keras, "times"),
         _row("folder", weight, "share of the bare engine", ours / bare, "of 1"),
+        _row("folder", weight, f"decoded frames, engine, {views} views", decoded, "cells/s"),
+        _row("folder", weight, "share of the bare engine where frames are decoded", decoded / bare, "of 1"),
         # Whatever else runs on the machine.
         _row("folder", weight, "processor time a file, engine", work[wanted[0]], "ms"),
         _row("folder", weight, "processor time a file, Keras", work[wanted[1]], "ms"),

@@ -57,6 +57,20 @@ def folder_engine(weight: str, folder: str, views: str, precision: str = "float3
     return _rate(count, begin, work)
 
 
+def frames_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
+    """Cells/s through `iter_predictions` of frames that are decoded, but neither cropped nor resized."""
+    from leukaemia_zoo.cells import find_images, read_image
+    from leukaemia_zoo.prediction import iter_predictions
+    from leukaemia_zoo.prediction.verdicts import resolve_in
+
+    frames = [read_image(file) for file in find_images([folder])[0][:400]]
+    network = resolve_in("float32", weight, frames[:10])
+    list(iter_predictions(network, frames[:20], views=int(views)))
+    begin, work = time.perf_counter(), time.process_time()
+    count = sum(1 for _ in iter_predictions(network, frames, views=int(views)))
+    return _rate(count, begin, work)
+
+
 def arrays_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
     """Cells/s of the engine alone on decoded and preprocessed arrays, on all cores."""
     from leukaemia_zoo.cells import find_images, read_image
@@ -86,7 +100,7 @@ def folder_keras(weight: str, folder: str, views: str) -> dict[str, Any]:
     model, count_of_views = load_model(weight), int(views)
 
     def turned(images: Any) -> Any:
-        quarter = [tf.image.rot90(images, turns) for turns in range(min(count_of_views, 4))]
+        quarter = [tf.image.rot90(images, -turns) for turns in range(min(count_of_views, 4))]
         mirrored = [tf.image.flip_left_right(view) for view in quarter] if count_of_views == 8 else []
         return tf.concat([*quarter, *mirrored], axis=0)
 
@@ -396,7 +410,17 @@ def _fastest(work: Any, within: float = 1.0, most: int = 7) -> float:
 
 MEASUREMENTS = {
     each.__name__: each
-    for each in (folder_engine, arrays_engine, folder_keras, one_engine, one_file, one_keras, training, accuracy)
+    for each in (
+        folder_engine,
+        frames_engine,
+        arrays_engine,
+        folder_keras,
+        one_engine,
+        one_file,
+        one_keras,
+        training,
+        accuracy,
+    )
 }
 
 if __name__ == "__main__":
