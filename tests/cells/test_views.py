@@ -31,7 +31,7 @@ def test_symmetric_views_are_all_that_a_square_has(dtype):
     views = symmetric_views(image, 8)
     assert views.dtype == dtype
     for number, view in enumerate(views):
-        expected = np.rot90(image, number % 4, axes=(1, 2))
+        expected = np.rot90(image, -(number % 4), axes=(1, 2))
         np.testing.assert_array_equal(view, expected if number < 4 else expected[:, :, ::-1])
     assert len({view.tobytes() for view in views}) == 8
     for count in (1, 2, 4):

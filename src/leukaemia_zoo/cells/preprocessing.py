@@ -334,7 +334,7 @@ def drawn_view(
 
 
 def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
-    """Quarter turns of a batch, then the same mirrored: exact views, without resampling.
+    """Quarter turns of a batch, clockwise, then the same mirrored: exact views, without resampling.
 
     Args:
         batch: Array (N, height, width, 3); square for more than one view.
@@ -352,7 +352,7 @@ def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
         # A channel at a time: where whole pixels are turned NumPy copies three values at once, which takes three times
         # as long.
         for channel in range(batch.shape[-1]):
-            turned = np.rot90(batch[..., channel], number % 4, axes=(1, 2))
+            turned = np.rot90(batch[..., channel], -(number % 4), axes=(1, 2))
             view[..., channel] = turned if number < 4 else turned[:, :, ::-1]
     return views
 
@@ -367,4 +367,4 @@ def upright_views(maps: np.ndarray) -> np.ndarray:
         True
     """
     plain = [maps[number] if number < 4 else maps[number][:, :, ::-1] for number in range(len(maps))]
-    return np.stack([np.rot90(one, -(number % 4), axes=(1, 2)) for number, one in enumerate(plain)])
+    return np.stack([np.rot90(one, number % 4, axes=(1, 2)) for number, one in enumerate(plain)])

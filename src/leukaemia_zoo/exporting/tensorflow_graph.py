@@ -118,6 +118,6 @@ def run_litert(file: Path, cells: np.ndarray) -> np.ndarray:
 def _turned(tf: Any, images: Any, views: int) -> Any:
     """The views, one batch behind the other, as `symmetric_views` has them."""
     lying = tf.transpose(images, [0, 2, 1, 3])
-    turned = [images, tf.reverse(lying, [1]), tf.reverse(images, [1, 2]), tf.reverse(lying, [2])][: min(views, 4)]
+    turned = [images, tf.reverse(lying, [2]), tf.reverse(images, [1, 2]), tf.reverse(lying, [1])][: min(views, 4)]
     mirrored = [tf.reverse(view, [2]) for view in turned] if views == 8 else []
     return tf.concat([*turned, *mirrored], axis=0)

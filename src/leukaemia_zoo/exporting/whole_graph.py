@@ -96,12 +96,12 @@ def _turned(views: int) -> tuple[list[Any], list[Any]]:
         return node("Slice", source, f"{source}_flip{axis}", "flip_first", "flip_last", f"flip_axis{axis}", "flip_step")
 
     lying = node("Transpose", IMAGES, f"{IMAGES}_lying", perm=[0, 2, 1, 3])
-    names.append(flipped(lying, 1))
+    names.append(flipped(lying, 2))
     if views > 2:
-        names += [flipped(flipped(IMAGES, 1), 2), flipped(lying, 2)]
+        names += [flipped(flipped(IMAGES, 1), 2), flipped(lying, 1)]
     if views == 8:
         # Flipping back what was flipped to turn it would be work for nothing.
-        names += [flipped(IMAGES, 2), flipped(names[1], 2), f"{IMAGES}_flip1", lying]
+        names += [flipped(IMAGES, 2), lying, f"{IMAGES}_flip1", flipped(names[3], 2)]
     nodes.append(helper.make_node("Concat", names, [_VIEWS], name=_VIEWS, axis=0))
     bounds = {"flip_first": -1, "flip_last": np.iinfo(np.int64).min + 1, "flip_step": -1}
     constants = [numpy_helper.from_array(np.array([value], np.int64), name) for name, value in bounds.items()]
