@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.common.files import OWN, refuse_to_overwrite, replacing, sweep, write_json
+from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError
 
 RUN = f"{OWN}run"
@@ -153,7 +154,11 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError as error:
             raise _not_ours(self.folder) from error
-        write_json(self.folder / MARKER, self._marker)
+        try:
+            write_json(self.folder / MARKER, self._marker)
+        except OSError:
+            _remove_if_empty(self.folder)  # nothing can be kept here, such as on a full disk
+            raise
 
 
 def is_under_way(folder: Path) -> bool:
@@ -220,9 +225,20 @@ def refuse_to_replace(
     if has_record(folder, records):
         return
     raise DataError(
-        f"{folder} holds {', '.join(there)}, which the run would replace and no run of leukaemia-zoo has left there: "
+        f"{folder} holds {shortened(there)}, which the run would replace and no run of leukaemia-zoo has left there: "
         "give another folder, or replace them with restart (--restart)."
     )
+
+
+def refuse_among_images(folder: Path, images: Any) -> None:
+    """Raise if a run would leave its pictures right in a folder that is searched: the next call would read them too."""
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    searched = [path for path in given if isinstance(path, str | os.PathLike) and os.path.isdir(path)]  # noqa: PTH112
+    if os.path.realpath(folder) in map(os.path.realpath, searched):
+        raise DataError(
+            f"{folder} is searched for images, and the next call would take the run's pictures for further ones: give "
+            f"a folder of its own to write, such as {folder / 'results'}."
+        )
 
 
 def _marker_of(folder: Path) -> dict[str, Any] | None:
