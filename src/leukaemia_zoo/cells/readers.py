@@ -34,7 +34,7 @@ from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import Walk, link_fault, system_note, walk
-from leukaemia_zoo.common.tables import NOTHING, read_table, subject_name
+from leukaemia_zoo.common.tables import NOTHING, notes_on_subjects, read_table, subject_name
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import DataError
 
@@ -263,7 +263,8 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         rows.append(_Row(image, spelt[record["label"]], _csv_subject(image, subject), ""))
     further = [name for name in table.columns if name and name not in ("path", "label", "subject")]
     columns = {name: tuple(record[name] for _, record in table.rows) for name in further}
-    return replace(_to_cells(rows, class_names, "csv", []), columns=columns)
+    notes = notes_on_subjects(table.columns)
+    return replace(_to_cells(rows, class_names, "csv", notes), columns=columns)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
