@@ -133,6 +133,7 @@ def examine_fields(
     state = RunFolder(run.folder / RUN, run.fingerprint(micrometres_per_pixel), restart)
     scale = run.scale(micrometres_per_pixel, state.load_json("scale.json"))
     with folder_or_temporary(run.folder):
+        state.begin()  # before anything is removed: another process may be at work here
         begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
         if begun["fields"]:
             tell(f"{begun['fields']:,} of {len(paths):,} fields are there already: going on with the next.")
