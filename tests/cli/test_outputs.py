@@ -488,3 +488,17 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(cells, tmp_path, t
         assert last.startswith(f"leukaemia-zoo: error: {out}")
         assert last.endswith("cannot be written (File too large): make room, or name another place.")
         assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_by_the_name_that_was_given(run, cells, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    status, _, err = run("predict", cells, "--csv", tmp_path / "file" / "new" / "cells.csv")
+    assert status == 2
+    assert err.startswith(f"leukaemia-zoo: error: Not a directory: {tmp_path}/file/new/cells.csv; check the path")
+
+
+def test_info_says_where_to_read_of_a_model_that_is_not_of_the_zoo(run, tiny_folder):
+    status, _, err = run("info", tiny_folder)
+    assert status == 2
+    assert f"{tiny_folder} is no weight of the zoo" in err
+    assert "README.md" in err

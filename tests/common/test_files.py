@@ -1,10 +1,12 @@
 """`files`: what is written is whole or not there, and what somebody else keeps stays."""
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -200,3 +202,14 @@ def test_outputs_are_compared_through_links(tmp_path):
     with pytest.raises(DataError, match="same file"):
         refuse_to_overwrite([("--csv", tmp_path / "later"), ("--json", tmp_path / "x.csv")], [])
     refuse_to_overwrite([("--csv", "/dev/null"), ("--json", "/dev/null")], [])  # nothing is lost there
+
+
+@both
+def test_a_folder_that_cannot_be_written_to_is_told_by_the_file_that_was_meant(tmp_path, how, monkeypatch):
+    def refused(*, dir, **others):  # as a system does, which root would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{dir}/.leukaemia-zoo-0123")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    with pytest.raises(PermissionError) as told:
+        how(tmp_path / "file")
+    assert told.value.filename == str(tmp_path / "file")

@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in NO_ROOM:
             return _refuse(f"{error.filename} cannot be written ({error.strerror}): make room, or name another place.")
-        return _refuse(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        return _refuse(f"{told}; check the path and your rights to it." if error.filename else told)
     except KeyboardInterrupt:
         print("leukaemia-zoo: stopped.", file=sys.stderr)
         return 130

@@ -68,9 +68,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 shutil.copyfileobj(source, there)
         return
     mode = _mode(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target)
-    handle, name = tempfile.mkstemp(prefix=_start_beside(target), suffix=_suffix(path), dir=target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
+        handle, name = tempfile.mkstemp(prefix=_start_beside(target), suffix=_suffix(path), dir=target.parent)
+    except OSError as error:  # of a folder on the way, or of a name that nobody gave
+        raise OSError(error.errno, error.strerror, str(path)) from error
     beside = Path(name)
     try:
         with _named_if_full(path), _locked(handle, path):
