@@ -222,6 +222,11 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     changes = read_changes(changes)
     if isinstance(changes.get("distillation"), Mapping):
         changes = {**changes, "distillation": {**(settings["distillation"] or {}), **changes["distillation"]}}
+    if changes.get("architecture", architecture) != architecture:
+        raise DataError(
+            f"The recipe's setting 'architecture' is {shown(changes['architecture'])}, but '{name}' is to be trained: "
+            "leave the setting out, or name that architecture."
+        )
     settings |= changes
     distillation = settings["distillation"]
     if distillation is not None:

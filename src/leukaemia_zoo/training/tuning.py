@@ -191,8 +191,15 @@ def tune_layers(
             # prediction sees: on C-NMC cells either shifts every probability.
             adapt_statistics(run, model, train_rows, run.views_as_predicted)
         row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
+        logits = view_logits(model, shown, recipe.prediction_views) if validates else np.zeros((0, classes))
+        if not (np.isfinite(loss) and np.isfinite(logits).all()):
+            state.remove()  # nothing can go on from here, and with other settings it is another run
+            raise DataError(
+                f"The training diverged in epoch {epoch + 1}, with a loss of {loss:.3g}: give a recipe with a lower "
+                "fine_tune_learning_rate or weight_decay."
+            )
         if validates:
-            row |= validation_figures(view_logits(model, shown, recipe.prediction_views), truth)
+            row |= validation_figures(logits, truth)
         progress["curves"].append(row)
         better = not validates or row["log_loss"] < progress["best"]
         progress["waited"] = 0 if better else progress["waited"] + 1
