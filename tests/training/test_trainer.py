@@ -329,8 +329,16 @@ def test_a_finished_run_is_replaced_by_another_only_when_asked(trained, cells, t
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_training_that_diverges_says_so_and_leaves_nothing_to_go_on_with(cells, tmp_path):
-    recipe = {**SMALL, "distillation": None, "fine_tune_epochs": 2, "batch_size": 16, "fine_tune_learning_rate": 1e30}
+def test_further_cells_that_nothing_would_learn_from_are_refused(cells, tmp_path):
+    recipe = {**SMALL, "distillation": None, "fine_tune_epochs": 1}
+    with pytest.raises(DataError, match="no distillation that could learn from further cells: leave out --unlabelled"):
+        train("cnn", cells, tmp_path / "run", recipe=recipe, teacher=None, unlabelled=cells.paths[0].parent)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"fine_tune_learning_rate": 1e30}, {"colour": 1e9}], ids=str)
+def test_a_training_that_diverges_says_so_and_leaves_nothing_to_go_on_with(cells, tmp_path, wrong):
+    recipe = {**SMALL, "distillation": None, "fine_tune_epochs": 2, "batch_size": 16, **wrong}
     with pytest.raises(DataError, match=r"diverged in epoch [12], .* lower fine_tune_learning_rate"):
         train("cnn", cells, tmp_path / "run", recipe=recipe, teacher=None)
     assert not (tmp_path / "run" / RUN).exists()

@@ -309,6 +309,11 @@ def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path
             "This run has no distillation whose trunk could be taken: leave out the trunk (--trunk), or leave the "
             "teacher (--teacher) and the recipe's distillation in."
         )
+    if sources.unlabelled is not None and not distils:
+        raise DataError(
+            "This run has no distillation that could learn from further cells: leave out --unlabelled (unlabelled), or "
+            "leave the teacher (--teacher) and the recipe's distillation in."
+        )
     with without_random_weights():
         model = new_network(recipe, 2, seed)
     if sources.trunk is not None:
