@@ -656,6 +656,11 @@ def test_empty_subjects_of_a_program_are_nobody_and_not_one_person(tmp_path: Pat
     [
         (("path,label", "a.png,x", "gone.png,y"), "Row 3 .* does not exist"),
         (("path,label", ",x"), "Row 2 .* does not exist"),
+        pytest.param(
+            ("path,label", "cells\\gone.png,x"),
+            r"Row 2 .* does not exist: write / for each \\ in it",
+            marks=pytest.mark.skipif(os.name != "posix", reason="the way paths are written here"),
+        ),
         (("path,label", "a.png,x", "b.png,"), "Row 3 .* has no label"),
         (("path,label,subject", "a.png,x,P1", "b.png,y,"), "Row 3 .* has no subject"),
         (("path,label,subject", "a.png,x,", "b.png,y,P1"), "Row 2 .* has no subject"),

@@ -245,8 +245,9 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         if not record["path"] or not os.path.isfile(image):  # noqa: PTH113 - False for a null byte, too
             if record["path"] and image.is_symlink():
                 raise DataError(f"Row {number} of {path}: {image} {link_fault(image)}")
-            told = reason(image, 500)
-            raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: mend its path.")
+            foreign = "\\" in record["path"].replace(os.sep, "/")
+            told, mend = reason(image, 500), "write / for each \\ in it" if foreign else "mend its path"
+            raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: {mend}.")
         if record["label"] in NOTHING:
             raise DataError(
                 f"Row {number} of {path} has no label{_as_written(record['label'])}: give a class name or leave the "
