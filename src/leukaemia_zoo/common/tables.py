@@ -138,13 +138,14 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{path} is larger than {_MOST_BYTES // 1_000_000} MB: divide the table.")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)  # a pipe or a device does not say how much there is
     except OSError as error:
         raise DataError(
             f"{path} cannot be opened ({error.strerror or error}): check the path and your rights."
         ) from error
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"{path} is larger than {_MOST_BYTES // 1_000_000} MB: divide the table.")
     what = next((what for start, what in _OTHER_KINDS if data.startswith(start)), None)
     if what is None and data.lstrip()[:200].lower().startswith((b"<html", b"<!doctype", b"<table", b"<?xml")):
         what = "a web page or XML"
