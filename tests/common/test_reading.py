@@ -65,6 +65,7 @@ def test_arrays_come_back_whole_or_not_at_all(tmp_path):
         ({"distillation": 4}, DataError, "'distillation' is 4"),
         ({"inverse_penalties": [float("inf")]}, DataError, "'inverse_penalties' is"),
         ({"architecture": "vgg16"}, DataError, "'architecture' is 'vgg16', but 'cnn_attention' is to be trained"),
+        ({"batch_size": 10**9}, DataError, "'batch_size' is 1000000000: give a number up to 65,536"),
         ({"dropout": 1}, DataError, "'dropout' is 1: give a number from 0 to below 1"),
         ({"label_smoothing": 5}, DataError, "'label_smoothing' is 5: give a number from 0 to below 1"),
         ({"validation_share": 3.0}, DataError, "'validation_share' is 3.0: give a number from 0 to below 1"),

@@ -286,6 +286,9 @@ _SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 """Numbers that are shares, or that leave nothing of a cell beyond 1: told before the run, and not by what it learns."""
 
+_MOST = {"batch_size": 65_536, "input_size": 2_048, "turned_views": 1_000}
+"""Beyond these no machine of today has the memory, and the system would end the run without a word."""
+
 _CHOICES = {"prediction_views": (1, 4, 8)}
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
@@ -303,6 +306,8 @@ def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
             raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number from 0 on.")
         if name in _LEAST and value < _LEAST[name]:
             raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number from {_LEAST[name]} on.")
+        if name in _MOST and value > _MOST[name]:
+            raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number up to {_MOST[name]:,}.")
         if name in _SHARES and not _SHARES[name][0](value):
             raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number {_SHARES[name][1]}.")
         if name in _CHOICES and value not in _CHOICES[name]:
