@@ -610,6 +610,10 @@ def test_a_given_split_is_checked(tiny_folder, folder):
 def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
     with pytest.raises(DataError, match="belongs to the weight"):
         fine_tuning_recipe(tiny_model.zoo, {"input_size": 64})
+    with pytest.raises(DataError, match=r"has no part in fine-tuning: leave it out, and give crop_fraction \(--crop"):
+        fine_tuning_recipe(tiny_model.zoo, {"crop_fraction": 0.5})
+    with pytest.raises(DataError, match="'soft_share' has no part"):
+        fine_tuning_recipe(tiny_model.zoo, {"soft_share": 0.5})
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
     for wrong in (

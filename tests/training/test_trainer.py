@@ -337,12 +337,16 @@ def test_further_cells_that_nothing_would_learn_from_are_refused(cells, tmp_path
 
 
 @pytest.mark.parametrize("wrong", [{"fine_tune_learning_rate": 1e30}, {"colour": 1e9}], ids=str)
-def test_a_training_that_diverges_says_so_and_leaves_nothing_to_go_on_with(cells, tmp_path, wrong):
+def test_a_training_that_diverges_says_so_and_begins_anew_as_it_says(cells, tmp_path, wrong):
     recipe = {**SMALL, "distillation": None, "fine_tune_epochs": 2, "batch_size": 16, **wrong}
-    with pytest.raises(DataError, match=r"diverged in epoch [12], .* lower fine_tune_learning_rate"):
+    with pytest.raises(
+        DataError, match=r"diverged in epoch [12], .*--restart\) and a recipe with a lower fine_tune_learn"
+    ):
         train("cnn", cells, tmp_path / "run", recipe=recipe, teacher=None)
-    assert not (tmp_path / "run" / RUN).exists()
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    mended = {**recipe, **dict.fromkeys(wrong, 1e-4), "fine_tune_epochs": 1}
+    train("cnn", cells, tmp_path / "run", recipe=mended, teacher=None, restart=True)
+    assert (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):

@@ -23,6 +23,15 @@ _ENOUGH_CELLS = 500
 """Cells from which statistics of their own are taken for BatchNorm; a round number that nobody has measured."""
 
 
+_PASSED_OVER = {
+    "crop_fraction": ", and give crop_fraction (--crop-fraction) beside the recipe",
+    "validation_share": ", since folds or the split validate",
+    "soft_share": "",
+    "cohort_frequencies": "",
+}
+"""Settings of a recipe that fine-tuning does not look at, and what does their work."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FineTuningOptions:
     """What may be chosen in a fine-tuning; `fine_tune` takes each by name.
@@ -173,4 +182,7 @@ def fine_tuning_recipe(config: ModelConfig, changes: Recipe | str | Path | Mappi
     recipe = changes if isinstance(changes, Recipe) else changed(recipe, changes)
     if wrong := [name for name, value in kept.items() if getattr(recipe, name) != value]:
         raise DataError(f"The setting '{wrong[0]}' belongs to the weight and cannot be changed in fine-tuning.")
+    for name, mend in ({} if isinstance(changes, Recipe) else _PASSED_OVER).items():
+        if getattr(recipe, name) != getattr(Recipe, name):
+            raise DataError(f"The recipe's setting '{name}' has no part in fine-tuning: leave it out{mend}.")
     return dataclasses.replace(recipe, precision=resolved(recipe.precision))

@@ -195,10 +195,9 @@ def tune_layers(
         # The logits of weights that are no numbers may be finite: an activation can make 0 of them.
         weights_there = map(keras.ops.convert_to_numpy, model.weights)
         if not (np.isfinite(loss) and np.isfinite(logits).all() and all(np.isfinite(w).all() for w in weights_there)):
-            state.remove()  # nothing can go on from here, and with other settings it is another run
             raise DataError(
-                f"The training diverged in epoch {epoch + 1}, with a loss of {loss:.3g}: give a recipe with a lower "
-                "fine_tune_learning_rate, weight_decay or colour."
+                f"The training diverged in epoch {epoch + 1}, with a loss of {loss:.3g}: begin anew with restart "
+                "(--restart) and a recipe with a lower fine_tune_learning_rate, weight_decay or colour."
             )
         if validates:
             row |= validation_figures(logits, truth)
