@@ -610,11 +610,16 @@ def test_a_given_split_is_checked(tiny_folder, folder):
 def test_settings_are_checked(tiny_folder, tiny_model, folder, tmp_path):
     with pytest.raises(DataError, match="belongs to the weight"):
         fine_tuning_recipe(tiny_model.zoo, {"input_size": 64})
+    with pytest.raises(DataError, match=r"has no part in fine-tuning: leave it out, and give crop_fraction \(--crop"):
+        fine_tuning_recipe(tiny_model.zoo, {"crop_fraction": 0.5})
+    with pytest.raises(DataError, match="'soft_share' has no part"):
+        fine_tuning_recipe(tiny_model.zoo, {"soft_share": 0.5})
+    whole = dataclasses.replace(fine_tuning_recipe(tiny_model.zoo), crop_fraction=0.5, validation_share=0.0)
+    assert fine_tuning_recipe(tiny_model.zoo, whole) == whole
+    with pytest.raises(DataError, match="'cohort_frequencies' has no part"):
+        fine_tuning_recipe(tiny_model.zoo, dataclasses.replace(whole, cohort_frequencies=True))
     with pytest.raises(UnknownNameError, match="did you mean patience"):
         fine_tuning_recipe(tiny_model.zoo, {"patienc": 3})
-    for of_training in ({"cohort_frequencies": True}, {"soft_share": 0.5}):
-        with pytest.raises(DataError, match=f"knows no '{next(iter(of_training))}'"):
-            fine_tuning_recipe(tiny_model.zoo, of_training)
     for wrong in (
         {"unfreeze": 0}, {"time_budget_s": 0}, {"rate_decay": 0}, {"rate_decay": 1.5},
         {"test_share": 1.0}, {"per_class": 1}, {"seed": -1}, {"seed": 2**32},

@@ -353,7 +353,7 @@ def test_the_whole_person_is_left_out_whose_image_was_trained_on(drawn, folder, 
     assert (excluded["cells"], excluded["subjects"]) == (12, 3)
 
 
-def test_mistakes_in_the_call(drawn, folder, tiny_folder):
+def test_mistakes_in_the_call(drawn, folder, tiny_folder, tmp_path):
     for models, told in (
         ([], "There is no model to judge"),
         ([by_brightness, by_brightness], "Two models are called 'by_brightness'"),
@@ -380,8 +380,18 @@ def test_mistakes_in_the_call(drawn, folder, tiny_folder):
         benchmark(by_brightness, (drawn[0], ["hem", None] * 24), **QUICK)
     with pytest.raises(DataError, match="leave out either"):
         benchmark(by_brightness, drawn, validation=drawn, refit_folds=2, **QUICK)
+    told = []
     with pytest.raises(DataError, match="'by_brightness' cannot be cross-validated"):
-        benchmark(by_brightness, drawn, refit_folds=2, **QUICK)
+        benchmark(
+            {"cnn": "cnn", "by_brightness": by_brightness},
+            folder / "cells.csv",
+            tmp_path / "new",
+            refit_folds=2,
+            log=told.append,
+            **QUICK,
+        )
+    assert not any("fitted again" in line for line in told), "the first was fitted before the second was looked at"
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

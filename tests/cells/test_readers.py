@@ -615,6 +615,35 @@ def test_csv_merges_subjects_of_cnmc_only(tmp_path: Path) -> None:
     assert read_csv(without).subjects == ("20", None)
 
 
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("P 1", "P1"), ("7", "7.0"), ("007", "7")])
+def test_one_person_under_two_writings_is_refused(tmp_path: Path, one: str, other: str) -> None:
+    for name in "ab":
+        paint(tmp_path / f"{name}.png")
+    given = write_csv(tmp_path / "t.csv", "path,label,subject", f"a.png,x,{one}", f"b.png,y,{other}")
+    with pytest.raises(DataError, match=f"subjects '{one}' and '{other}' differ .* give them one spelling"):
+        read_csv(given)
+    frames = [np.full((16, 16, 3), 90, np.uint8)] * 2
+    with pytest.raises(DataError, match="differ in case, spaces or zeros alone"):
+        read_judged_cells((frames, ["hem", "all"], [one, other]), None)
+
+
+def test_people_that_only_look_alike_stay(tmp_path: Path) -> None:
+    subjects = ("1", "H1", "10", "1.5", "1-0", "P1", "P01", "0", "00.1")
+    rows = [f"{number}.png,x,{subject}" for number, subject in enumerate(subjects)]
+    for number in range(len(subjects)):
+        paint(tmp_path / f"{number}.png")
+    assert read_csv(write_csv(tmp_path / "t.csv", "path,label,subject", *rows)).subjects == subjects
+
+
+@pytest.mark.parametrize(("column", "told"), [("Patient_ID", True), ("donor", True), ("microscope", False)])
+def test_people_in_a_column_of_another_name_are_told(tmp_path: Path, column: str, told: bool) -> None:
+    paint(tmp_path / "a.png")
+    cells = read_csv(write_csv(tmp_path / "t.csv", f"path,label,{column}", "a.png,x,P1"))
+    assert ("is not read as the subject: call it subject" in str(cells)) == told
+    both = read_csv(write_csv(tmp_path / "t.csv", f"path,label,{column},subject", "a.png,x,P1,P1"))
+    assert both.notes == ()
+
+
 def test_empty_subjects_of_a_program_are_nobody_and_not_one_person(tmp_path: Path) -> None:
     for name in "ab":
         paint(tmp_path / f"{name}.png")
@@ -627,6 +656,11 @@ def test_empty_subjects_of_a_program_are_nobody_and_not_one_person(tmp_path: Pat
     [
         (("path,label", "a.png,x", "gone.png,y"), "Row 3 .* does not exist"),
         (("path,label", ",x"), "Row 2 .* does not exist"),
+        pytest.param(
+            ("path,label", "cells\\gone.png,x"),
+            r"Row 2 .* does not exist: write / for each \\ in it",
+            marks=pytest.mark.skipif(os.name != "posix", reason="the way paths are written here"),
+        ),
         (("path,label", "a.png,x", "b.png,"), "Row 3 .* has no label"),
         (("path,label,subject", "a.png,x,P1", "b.png,y,"), "Row 3 .* has no subject"),
         (("path,label,subject", "a.png,x,", "b.png,y,P1"), "Row 2 .* has no subject"),

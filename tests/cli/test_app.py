@@ -196,7 +196,8 @@ def test_info_tells_how_the_classes_counted(run, monkeypatch, alike):
     training = {**spec.training, "recipe": {"balance_classes": alike}}
     monkeypatch.setattr(registry, "weights", lambda: {"cnn.cnmc": dataclasses.replace(spec, training=training)})
     out = run("info", "cnn")[1]
-    assert ("for classes that are equally frequent" in out, "as frequent as in its training data" in out) == (alike, not alike)
+    told = ("for classes that are equally frequent" in out, "as frequent as in its training data" in out)
+    assert told == (alike, not alike)
 
 
 def test_info_of_an_unknown_model(run):
@@ -487,6 +488,7 @@ def test_a_name_that_two_subjects_share_tells_nothing(run, two_wards, tiny_folde
         (b"path,subject\n1.bmp\n", "lacks a path or a subject in row 2"),
         (b"path,subject\n1.bmp,Ada\n,Bob\n", "lacks a path or a subject in row 3"),
         (b"path,subject\n1.bmp,Ada\n1.bmp,Bob\n", "two subjects, Ada and Bob"),
+        (b"path,subject\n1.bmp,Ada\n2.png,ADA\n", "differ in case, spaces or zeros alone"),
         (b"path,subject\n1.bmp,Zo\xeb\n", "no CSV in UTF-8"),
         (b"path,subject\nother.bmp,Ada\n", "a subject for none of the 3 files"),
     ],
@@ -588,7 +590,8 @@ def test_nothing_is_left_behind_when_it_fails_midway(run, tiny_folder, mixed_fol
     if isinstance(error, KeyboardInterrupt):
         assert (status, err) == (130, "leukaemia-zoo: stopped.\n")
     else:
-        assert (status, err) == (2, "leukaemia-zoo: error: No space left on device: o.csv\n")
+        told = "o.csv cannot be written (No space left on device): make room, or name another place."
+        assert (status, err) == (2, f"leukaemia-zoo: error: {told}\n")
     assert [path.name for path in out.iterdir()] == ["o.csv"]
     assert (out / "o.csv").read_text() == "the results of yesterday\n"
 

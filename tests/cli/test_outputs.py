@@ -417,3 +417,88 @@ def test_a_terminal_sees_how_far_a_folder_is(monkeypatch):
         assert list(bar) == [0, 1, 2]
     monkeypatch.setattr("sys.stderr", Terminal())
     assert progress(items := [1, 2], 2, "images", quiet=True) is items
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", ""),
+        ("predict", "CELLS", "--csv", ""),
+        ("predict", "CELLS", "--parquet", ""),
+        ("cells", "CELLS", "--out", ""),
+        ("explain", "", "--out", "new"),
+        ("benchmark", "TINY", "--data", "", "--out", "new"),
+        ("export", "TINY", "--out", ""),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_folder_of_now(run, cells, tmp_path, tiny_folder, monkeypatch, words):
+    """As `predict "$CELLS"` gives one where the variable is not set."""
+    monkeypatch.chdir(cells)
+    status, out, err = run(*({"CELLS": str(cells), "TINY": str(tiny_folder)}.get(word, word) for word in words))
+    assert (status, out) == (2, "")
+    assert "A path is empty" in err
+    assert sorted(path.name for path in cells.iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_folder_that_is_not_there_yet_is_no_table(run, cells, tmp_path):
+    status, _, err = run("predict", cells, "--csv", f"{tmp_path}/new/")
+    assert status == 2
+    assert "names a folder: give the name of a file to write. `leukaemia-zoo predict --help`" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_exported_file_may_be_called_like_a_pattern(run, tiny_folder, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed (the extra export)")
+    (tmp_path / "cells1.onnx").write_text("mine")
+    assert run("export", "cnn", "--out", tmp_path / "cells[1].onnx")[0] == 0
+    assert (tmp_path / "cells1.onnx").read_text() == "mine"
+    assert (tmp_path / "cells[1].onnx").stat().st_size > 1000
+
+
+def command(*words, **settings):
+    """What a new process prints and returns."""
+    call = [sys.executable, "-m", "leukaemia_zoo", *map(str, words)]
+    return subprocess.run(call, check=False, capture_output=True, text=True, encoding="utf-8", **settings)
+
+
+def test_a_warning_is_one_line_without_our_code(cells, tiny_folder):
+    pytest.importorskip("onnx", reason="onnx is not installed (the extra export)")
+    (cells / "more").symlink_to("not there")
+    told = command("predict", cells / "0.png", "--precision", "int8", "--calibration", cells).stderr.splitlines()
+    assert len(told) == 2
+    assert told[0].startswith(f"note: {cells / 'more'} is a link to 'not there', which is not there")
+    assert "There are 3 images to calibrate int8 on" in told[1]
+
+
+@posix
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(cells, tmp_path, tiny_folder):
+    import resource
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+    for option, name in (("--csv", "cells.csv"), ("--json", "cells.json"), ("--parquet", "new")):
+        if option == "--parquet":
+            pytest.importorskip("pyarrow", reason="pyarrow is not installed (the extra parquet)")
+        out = tmp_path / "out" / name
+        run = command("predict", cells, option, out, "--model", tiny_folder, preexec_fn=small_files)
+        assert run.returncode == 2
+        last = run.stderr.splitlines()[-1]
+        assert last.startswith(f"leukaemia-zoo: error: {out}")
+        assert last.endswith("cannot be written (File too large): make room, or name another place.")
+        assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_by_the_name_that_was_given(run, cells, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    status, _, err = run("predict", cells, "--csv", tmp_path / "file" / "new" / "cells.csv")
+    assert status == 2
+    assert err.startswith(f"leukaemia-zoo: error: Not a directory: {tmp_path}/file/new/cells.csv; check the path")
+
+
+def test_info_says_where_to_read_of_a_model_that_is_not_of_the_zoo(run, tiny_folder):
+    status, _, err = run("info", tiny_folder)
+    assert status == 2
+    assert f"{tiny_folder} is no weight of the zoo" in err
+    assert "README.md" in err

@@ -1,10 +1,12 @@
 """`files`: what is written is whole or not there, and what somebody else keeps stays."""
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -82,8 +84,26 @@ def test_a_device_stays_a_device(tmp_path, how):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_full_device_is_told(tmp_path, how):
     (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as told:
         how(tmp_path / "full")
+    assert told.value.filename == str(tmp_path / "full")
+
+
+@both
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of a file's size")
+def test_a_file_that_there_is_no_room_for_is_named_and_the_one_before_stays(tmp_path, how):
+    import resource
+
+    (tmp_path / "file").write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as told:
+            how(tmp_path / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.filename == str(tmp_path / "file")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"file": "old"}
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs open files as paths")
@@ -182,3 +202,14 @@ def test_outputs_are_compared_through_links(tmp_path):
     with pytest.raises(DataError, match="same file"):
         refuse_to_overwrite([("--csv", tmp_path / "later"), ("--json", tmp_path / "x.csv")], [])
     refuse_to_overwrite([("--csv", "/dev/null"), ("--json", "/dev/null")], [])  # nothing is lost there
+
+
+@both
+def test_a_folder_that_cannot_be_written_to_is_told_by_the_file_that_was_meant(tmp_path, how, monkeypatch):
+    def refused(*, dir, **others):  # as a system does, which root would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{dir}/.leukaemia-zoo-0123")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refused)
+    with pytest.raises(PermissionError) as told:
+        how(tmp_path / "file")
+    assert told.value.filename == str(tmp_path / "file")

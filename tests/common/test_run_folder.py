@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,3 +146,30 @@ def test_a_folder_without_the_right_to_write(tmp_path):
     (tmp_path / "out").mkdir(mode=0o555)
     with pytest.raises(DataError, match="Permission denied"):
         make_folder(tmp_path / "out")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows tells no two runs apart")
+def test_two_processes_do_not_run_in_one_folder(tmp_path):
+    """Parts of the one lay among those of the other, below a record that knew one of them alone."""
+    place = tmp_path / RUN
+    code = (
+        "import sys; from pathlib import Path; from leukaemia_zoo.common.run_folder import RunFolder\n"
+        "RunFolder(Path(sys.argv[1]), 'same').begin(); print('begun', flush=True); sys.stdin.read()"
+    )
+    late = RunFolder(place, "same")  # as both see an empty folder
+    with subprocess.Popen(
+        [sys.executable, "-c", code, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "begun\n"
+        for start in (late.begin, lambda: RunFolder(place, "same"), lambda: RunFolder(place, "other", restart=True)):
+            with pytest.raises(DataError, match=r"Another process runs in .*: wait until it has ended"):
+                start()
+        assert (place / MARKER).is_file()
+        other.kill()
+    run = RunFolder(place, "same")  # which goes on, since the other was killed
+    run.save_json("more.json", {})
+    again = RunFolder(place, "same")  # as a notebook does, which keeps what it has interrupted
+    assert again.load_json("more.json") == {}
+    again.remove()
+    assert not place.exists()
+    RunFolder(place, "other").begin()

@@ -2,6 +2,8 @@
 
 import doctest
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -126,3 +128,15 @@ def test_a_header_of_a_hundred_thousand_columns_is_read_through_once(tmp_path):
     file.write_text("path,label" + ",a" * 100_000 + "\n1,2\n")
     with pytest.raises(DataError, match="has the column 'a' twice"):
         read_table(file, ("path", "label"))
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device without an end")
+def test_a_table_without_an_end_is_refused() -> None:
+    """It says that it is empty, and filled the memory."""
+    code = (
+        "import resource; from pathlib import Path; from leukaemia_zoo.common.tables import read_table\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"
+        "read_table(Path('/dev/zero'), ['path'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1].endswith("DataError: /dev/zero is larger than 200 MB: divide the table.")

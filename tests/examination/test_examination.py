@@ -379,6 +379,53 @@ def test_what_is_not_ours_is_not_replaced(network, fields, tmp_path):
         examine_fields(fields, fields.parent, network, micrometres_per_pixel=SCALE)
 
 
+def test_a_field_where_cells_are_written_is_not_lost(network, fields, tmp_path):
+    theirs = tmp_path / "cells"
+    fields.rename(theirs)
+    (theirs / "field 1.png").rename(theirs / "field_0_0001.png")  # as the first cell of the first field is called
+    before = {path.name: path.read_bytes() for path in theirs.iterdir()}
+    with pytest.raises(DataError, match="would overwrite what is to be read"):
+        examine_fields(theirs, tmp_path, network, micrometres_per_pixel=SCALE)
+    (tmp_path / "field 0.png").write_bytes(before["field 0.png"])
+    with pytest.raises(DataError, match=r"holds cells/field_0_0001\.png, which the run would replace"):
+        examine_fields(tmp_path / "field 0.png", tmp_path, network, micrometres_per_pixel=SCALE)
+    assert {path.name: path.read_bytes() for path in theirs.iterdir()} == before
+    # Cells of an earlier run, which the run itself would remove before it reads them.
+    out = tmp_path / "out"
+    examine_fields(tmp_path / "field 0.png", out, network, micrometres_per_pixel=SCALE)
+    there = sorted((out / "cells").iterdir())
+    with pytest.raises(DataError, match="lies where the run leaves its own pictures"):
+        examine_fields(out / "cells", out, network, micrometres_per_pixel=SCALE)
+    assert sorted((out / "cells").iterdir()) == there
+
+
+def test_the_folder_of_the_fields_is_not_written_to_as_its_pictures_would_be_fields(network, fields, tmp_path):
+    before = sorted(fields.iterdir())
+    (tmp_path / "link").symlink_to(fields)
+    for out in (fields, tmp_path / "link"):
+        with pytest.raises(DataError, match=r"is searched for images, .* such as .*results\.$"):
+            examine_fields([fields], out, network, micrometres_per_pixel=SCALE)
+    assert sorted(fields.iterdir()) == before
+    # Single files of it may be named all the same.
+    found = examine_fields(fields / "field 0.png", fields, network, micrometres_per_pixel=SCALE)
+    assert found.fields == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of a file's size")
+def test_where_nothing_can_be_kept_nothing_is_left(network, fields, tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))  # as a full disk
+    try:
+        with pytest.raises(OSError, match="too large") as told:
+            examine_fields(fields, tmp_path / "new" / "out", network, micrometres_per_pixel=SCALE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path / "new" / "out") in str(told.value.filename)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_whole_slide_is_examined_like_a_field(network, pixels, tmp_path):
     pytest.importorskip("tiffslide", reason="tiffslide is not installed (the extra slides)")
     tifffile = pytest.importorskip("tifffile")

@@ -382,6 +382,17 @@ def test_files_of_others_are_not_replaced(tiny_model, tmp_path, draw_cell):
         folder.explain_files(tiny_model, [tmp_path / "1.png", tmp_path / "1_map.png"], tmp_path, restart=True)
 
 
+def test_maps_do_not_lie_among_the_cells_where_the_next_call_would_take_them_for_cells(
+    tiny_folder, tiny_model, tmp_path, draw_cell, capsys
+):
+    Image.fromarray(draw_cell(1)).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match="is searched for images"):
+        folder.explain_files(tiny_model, tmp_path, tmp_path)
+    assert main(["explain", str(tmp_path), "--model", str(tiny_folder), "--out", str(tmp_path)]) == 2
+    assert "give a folder of its own to write, such as" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
+
+
 def test_the_command(tiny_folder, tmp_path, draw_cell, capsys):
     Image.fromarray(draw_cell(1)).save(tmp_path / "1.png")
     call = ["explain", str(tmp_path / "1.png"), "--model", str(tiny_folder), "--out", str(tmp_path / "out")]

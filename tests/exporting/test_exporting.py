@@ -216,6 +216,7 @@ def test_the_command_predicts_in_int8(tmp_path, capsys):
         ({"out": "cells.txt"}, DataError, r"suffix \.onnx"),
         ({"to": "onx"}, UnknownNameError, "did you mean onnx"),
         ({"int8": True}, DataError, "a folder of cells for its calibration"),
+        ({"calibration": EXAMPLES}, DataError, "Calibration cells are for int8: ask for that too"),
         ({"int8": True, "calibration": EXAMPLES}, DataError, "There are 6 images .* give 20"),
         ({"views": 3}, DataError, "1, 2, 4 or 8 views, not 3"),
         ({"to": "litert"}, DataError, r"suffix \.tflite"),

@@ -319,6 +319,36 @@ def test_a_folder_with_another_unfinished_run_is_refused(stopped_at, cells, teac
         train("cnn_attention", cells, run, **other, restart=True, log=stop_at("distillation 1/2"))
 
 
+def test_a_finished_run_is_replaced_by_another_only_when_asked(trained, cells, teacher, recipe):
+    out, _ = trained
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    stronger = dataclasses.replace(recipe, inverse_penalties=(0.01,))
+    for other in ({"recipe": recipe, "seed": 2}, {"recipe": stronger, "seed": 1}):
+        with pytest.raises(DataError, match="holds a finished run with other settings or data"):
+            train("cnn_attention", cells, out, teacher=teacher, **other)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_further_cells_that_nothing_would_learn_from_are_refused(cells, tmp_path):
+    recipe = {**SMALL, "distillation": None, "fine_tune_epochs": 1}
+    with pytest.raises(DataError, match="no distillation that could learn from further cells: leave out --unlabelled"):
+        train("cnn", cells, tmp_path / "run", recipe=recipe, teacher=None, unlabelled=cells.paths[0].parent)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"fine_tune_learning_rate": 1e30}, {"colour": 1e9}], ids=str)
+def test_a_training_that_diverges_says_so_and_begins_anew_as_it_says(cells, tmp_path, wrong):
+    recipe = {**SMALL, "distillation": None, "fine_tune_epochs": 2, "batch_size": 16, **wrong}
+    with pytest.raises(
+        DataError, match=r"diverged in epoch [12], .*--restart\) and a recipe with a lower fine_tune_learn"
+    ):
+        train("cnn", cells, tmp_path / "run", recipe=recipe, teacher=None)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    mended = {**recipe, **dict.fromkeys(wrong, 1e-4), "fine_tune_epochs": 1}
+    train("cnn", cells, tmp_path / "run", recipe=mended, teacher=None, restart=True)
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):
     split = split_by_subject(cells, {"train": 0.5, "validation": 0.3, "test": 0.2}, 0)
     arrays = read_arrays(cells, recipe, 0)
@@ -513,6 +543,8 @@ def test_the_classifier_of_a_weight_is_learnt_anew_on_its_trunk(cells, tmp_path)
     few = {"validation_folds": 3, "validation_share": 0.34, "turned_views": 2, "prediction_views": 4}
     settings = {"recipe": recipe_for("cnn_attention", few), "trunk": spec.name, "log": str.strip}
     own = cross_validate("cnn_attention", cells, tmp_path / "cv", folds=2, **settings).record
+    with pytest.raises(DataError, match="holds a finished run with other settings"):
+        cross_validate("cnn_attention", cells, tmp_path / "cv", folds=2, **{**settings, "seed": 7})
     model = train("cnn_attention", cells, tmp_path / "run", **settings)
     record = json.loads((tmp_path / "run" / "training.json").read_text())
     for about in (own, record):

@@ -1,5 +1,7 @@
 """The networks: their sizes, their contract, their graphs."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -452,3 +454,11 @@ def test_an_input_too_small_is_refused_and_the_least_is_taken(name):
 def test_wrong_options_are_named(options, error, words):
     with pytest.raises(error, match=words):
         build_model(**{"name": "cnn", **options})
+
+
+@pytest.mark.parametrize("output", ["probabilities", "logits", "embeddings"])
+def test_a_network_takes_an_array_without_a_warning(output):
+    model = build_model("cnn_attention", input_size=32, head="texture", output=output)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The structure of `inputs`")
+        model(np.zeros((1, 32, 32, 3), np.float32))

@@ -23,6 +23,15 @@ _ENOUGH_CELLS = 500
 """Cells from which statistics of their own are taken for BatchNorm; a round number that nobody has measured."""
 
 
+_PASSED_OVER = {
+    "crop_fraction": ", and give crop_fraction (--crop-fraction) beside the recipe",
+    "validation_share": ", since folds or the split validate",
+    "soft_share": "",
+    "cohort_frequencies": "",
+}
+"""Settings of a recipe that fine-tuning does not look at, and what does their work."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FineTuningOptions:
     """What may be chosen in a fine-tuning; `fine_tune` takes each by name.
@@ -174,6 +183,10 @@ def fine_tuning_recipe(config: ModelConfig, changes: Recipe | str | Path | Mappi
     recipe = changes if isinstance(changes, Recipe) else changed(recipe, changes)
     if wrong := [name for name, value in kept.items() if getattr(recipe, name) != value]:
         raise DataError(f"The setting '{wrong[0]}' belongs to the weight and cannot be changed in fine-tuning.")
-    if unused := [name for name in ("cohort_frequencies", "soft_share") if getattr(recipe, name)]:
-        raise DataError(f"Fine-tuning knows no '{unused[0]}', a setting of training: leave it out of the recipe.")
+    # A whole recipe has a crop and a share for validation, whatever it is for.
+    whole = ("crop_fraction", "validation_share") if isinstance(changes, Recipe) else ()
+    for name in [name for name in _PASSED_OVER if name not in whole]:
+        if getattr(recipe, name) != getattr(Recipe, name):
+            mend = _PASSED_OVER[name]
+            raise DataError(f"The recipe's setting '{name}' has no part in fine-tuning: leave it out{mend}.")
     return dataclasses.replace(recipe, precision=resolved(recipe.precision))

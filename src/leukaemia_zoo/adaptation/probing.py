@@ -140,7 +140,7 @@ def linear_probe(
             crop = DEFAULT_CROP if crop_fraction is None else crop_fraction
             preprocessing = dataclasses.replace(config.preprocessing, crop_fraction=crop, reference_frame=None)
             (log or silent)(f"preprocessing: {why}; centre crop of {crop:g}")
-    model = keras.Model(given.inputs, given.outputs, name=given.name)
+    model = keras.Model(given.inputs[0], given.outputs, name=given.name)
     model.zoo = dataclasses.replace(config, preprocessing=preprocessing)
     (log or silent)(f"embeddings of {len(cells):,} cells")
     place = cache_folder("embeddings") if cache is True else cache

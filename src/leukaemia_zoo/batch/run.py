@@ -15,7 +15,7 @@ from leukaemia_zoo.batch.cluster import judged_by_cluster
 from leukaemia_zoo.batch.judging import Work, judge_part, mark_of, tally_of
 from leukaemia_zoo.batch.parts import Part, Plan, plan, require
 from leukaemia_zoo.common.files import write_json
-from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder
+from leukaemia_zoo.common.run_folder import RUN, RunFolder, folder_or_temporary
 from leukaemia_zoo.common.text import NOT_A_DIAGNOSIS, Log, silent
 from leukaemia_zoo.engine.graphs import find_graph
 from leukaemia_zoo.errors import DataError
@@ -114,57 +114,57 @@ def predict_parquet(
         name = os.path.abspath(name)  # noqa: PTH100 - workers have other working folders
     settings = [found.spec.sha256, miss_rate, views, image, None if keep is None else [*keep], given]
     fingerprint = hashlib.sha256(json.dumps(settings).encode(errors="surrogateescape")).hexdigest()
-    make_folder(out)
-    run = RunFolder(out / RUN, fingerprint, restart)
-    kept = run.load_json(_PLAN)
-    if kept is None:
-        _clear(out, restart)
-    graph = find_graph(config, found.file)
-    work = Work(name, graph, str(out), image, (), miss_rate, views, fingerprint)
-    work.predictor()  # a mistake in weight, miss rate or views is told before anything is written
-    if kept is None:
-        run.begin()
-        try:
-            all_parts = plan(
-                *(given, run.file(_LISTING)),
-                image=image,
-                keep=keep,
-                taken=verdict_columns(config.class_names),
-                most_cells=most_cells,
-            )
-            _refuse_own_output(all_parts, out)
-        except BaseException:
-            run.remove()
-            raise
-        run.save_json(_PLAN, all_parts.to_dict())
-        notes = all_parts.notes
-    else:
-        all_parts = Plan.from_dict(kept)
-        all_parts.check_sources()
-        notes = (*all_parts.notes, *all_parts.changes(given))
-    for line in notes:
-        (log or silent)(line)
-    work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
-    tally, left, total = CellTally.of(config.class_names), [], all_parts.cells
-    for part in all_parts.parts:
-        if (known := tally_of(work, part)) is None:
-            left.append(part)
+    with folder_or_temporary(out):
+        run = RunFolder(out / RUN, fingerprint, restart)
+        kept = run.load_json(_PLAN)
+        if kept is None:
+            _clear(out, restart)
+        graph = find_graph(config, found.file)
+        work = Work(name, graph, str(out), image, (), miss_rate, views, fingerprint)
+        work.predictor()  # a mistake in weight, miss rate or views is told before anything is written
+        if kept is None:
+            run.begin()
+            try:
+                all_parts = plan(
+                    *(given, run.file(_LISTING)),
+                    image=image,
+                    keep=keep,
+                    taken=verdict_columns(config.class_names),
+                    most_cells=most_cells,
+                )
+                _refuse_own_output(all_parts, out)
+            except BaseException:
+                run.remove()
+                raise
+            run.save_json(_PLAN, all_parts.to_dict())
+            notes = all_parts.notes
         else:
-            tally.add_all(known)
-    if progress is not None:
-        progress(tally.cells, total)
-    for of_part in _judged(work, left, ray, run, workers):
-        tally.add_all(of_part)
+            all_parts = Plan.from_dict(kept)
+            all_parts.check_sources()
+            notes = (*all_parts.notes, *all_parts.changes(given))
+        for line in notes:
+            (log or silent)(line)
+        work = dataclasses.replace(work, image=all_parts.image, keep=all_parts.keep)
+        tally, left, total = CellTally.of(config.class_names), [], all_parts.cells
+        for part in all_parts.parts:
+            if (known := tally_of(work, part)) is None:
+                left.append(part)
+            else:
+                tally.add_all(known)
         if progress is not None:
             progress(tally.cells, total)
-    seconds, number = time.monotonic() - started, len(all_parts.parts)
-    result = Outcome(out, parts=number, found=number - len(left), seconds=seconds, **tally.to_dict())
-    if tally.cells != total:
-        raise DataError(f"{tally.cells:,} of {total:,} cells were judged: call it again for the others.")
-    record = dataclasses.asdict(result) | {"out": None, "model": config.weight or name, "sha256": found.spec.sha256}
-    write_json(out / RECORD, {**record, "version": __version__, "use": NOT_A_DIAGNOSIS})
-    run.remove()
-    return result
+        for of_part in _judged(work, left, ray, run, workers):
+            tally.add_all(of_part)
+            if progress is not None:
+                progress(tally.cells, total)
+        seconds, number = time.monotonic() - started, len(all_parts.parts)
+        result = Outcome(out, parts=number, found=number - len(left), seconds=seconds, **tally.to_dict())
+        if tally.cells != total:
+            raise DataError(f"{tally.cells:,} of {total:,} cells were judged: call it again for the others.")
+        record = dataclasses.asdict(result) | {"out": None, "model": config.weight or name, "sha256": found.spec.sha256}
+        write_json(out / RECORD, {**record, "version": __version__, "use": NOT_A_DIAGNOSIS})
+        run.remove()
+        return result
 
 
 def _judged(work: Work, parts: list[Part], ray: str | None, run: RunFolder, workers: int | None) -> Iterator[CellTally]:

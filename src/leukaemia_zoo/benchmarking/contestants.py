@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -28,7 +29,7 @@ from leukaemia_zoo.prediction.verdicts import iter_predictions
 from leukaemia_zoo.training.cross_validation import out_of_fold
 from leukaemia_zoo.training.leaks import TRAINED_FURTHER, TrainedOn, training_of
 from leukaemia_zoo.training.provenance import refit_recipe
-from leukaemia_zoo.training.recipes import TrainingOptions
+from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.zoo.loading import config_of, load_model, weights_digest
 from leukaemia_zoo.zoo.registry import ModelConfig, WeightSpec, weights
 from leukaemia_zoo.zoo.sources import Found, find
@@ -255,10 +256,8 @@ def _candidate(name: str | None, model: Any) -> Candidate:
     raise DataError(f"{shown(model)} is no model: give {_ONE_MODEL}.")
 
 
-def refit_on_folds(
-    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, log: Log
-) -> Refitted:
-    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in."""
+def checked_refit(candidate: Candidate, cells: JudgedCells, folds: int) -> tuple[WeightSpec, Path, Recipe]:
+    """The weight whose classifier can be fitted again, its file and the recipe; a DataError where it cannot be."""
     spec = candidate.spec
     if spec is None or candidate.found is None or cells.frames is not None:
         raise DataError(
@@ -271,6 +270,14 @@ def refit_on_folds(
             f"'{candidate.name}' cannot be cross-validated from its weight, because its features were learnt on "
             f"labelled cells: run `leukaemia-zoo train {spec.config.architecture} --cross-validate {folds}` instead."
         )
+    return spec, candidate.found.file, recipe
+
+
+def refit_on_folds(
+    candidate: Candidate, cells: JudgedCells, folds: int, seed: int, state: RunFolder, log: Log
+) -> Refitted:
+    """Fit the classifier of a weight again in each fold, on features that no labelled cell had a part in."""
+    spec, trunk, recipe = checked_refit(candidate, cells, folds)
     state.own_folder(RUN)
     for number in range(folds):
         state.file(f"fold_{number}.json")
@@ -279,7 +286,7 @@ def refit_on_folds(
         cells.table,
         state.folder,
         folds=folds,
-        options=TrainingOptions(recipe, "of the weight", trunk=candidate.found.file, seed=seed, log=log),
+        options=TrainingOptions(recipe, "of the weight", trunk=trunk, seed=seed, log=log),
     )
     told = (
         f"Every cell was judged by a network whose classifier had seen no cell of its person; its features were learnt "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leukaemia_zoo.benchmarking.contestants import Candidate, refit_on_folds
+from leukaemia_zoo.benchmarking.contestants import Candidate, checked_refit, refit_on_folds
 from leukaemia_zoo.benchmarking.judged_cells import JudgedCells, read_judged_cells
 from leukaemia_zoo.benchmarking.options import BenchmarkOptions
 from leukaemia_zoo.cells.splits import kfold_by_subject
@@ -92,6 +92,8 @@ def as_they_are(candidates: list[Candidate], cells: JudgedCells, state: RunFolde
 def refitted(candidates: list[Candidate], cells: JudgedCells, state: RunFolder, options: BenchmarkOptions) -> Judged:
     """Every recipe on the people that its networks had not seen, all in the same folds."""
     folds = int(options.refit_folds or 0)
+    for candidate in candidates:  # before the minutes of the first, and before anything is written
+        checked_refit(candidate, cells, folds)
     judged = Judged(cells, None, "in each fold on the subjects that it does not test")
     for candidate in candidates:
         started = time.perf_counter()

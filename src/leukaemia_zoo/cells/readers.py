@@ -34,7 +34,7 @@ from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import Walk, link_fault, system_note, walk
-from leukaemia_zoo.common.tables import NOTHING, read_table, subject_name
+from leukaemia_zoo.common.tables import NOTHING, notes_on_subjects, read_table, subject_name
 from leukaemia_zoo.common.text import reason, shortened, shown
 from leukaemia_zoo.errors import DataError
 
@@ -245,8 +245,9 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         if not record["path"] or not os.path.isfile(image):  # noqa: PTH113 - False for a null byte, too
             if record["path"] and image.is_symlink():
                 raise DataError(f"Row {number} of {path}: {image} {link_fault(image)}")
-            told = reason(image, 500)
-            raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: mend its path.")
+            foreign = "\\" in record["path"].replace(os.sep, "/")
+            told, mend = reason(image, 500), "write / for each \\ in it" if foreign else "mend its path"
+            raise DataError(f"Row {number} of {path} names the image {told}, which does not exist: {mend}.")
         if record["label"] in NOTHING:
             raise DataError(
                 f"Row {number} of {path} has no label{_as_written(record['label'])}: give a class name or leave the "
@@ -263,7 +264,8 @@ def read_csv(path: str | Path, root: str | Path | None = None) -> Cells:
         rows.append(_Row(image, spelt[record["label"]], _csv_subject(image, subject), ""))
     further = [name for name in table.columns if name and name not in ("path", "label", "subject")]
     columns = {name: tuple(record[name] for _, record in table.rows) for name in further}
-    return replace(_to_cells(rows, class_names, "csv", []), columns=columns)
+    notes = notes_on_subjects(table.columns)
+    return replace(_to_cells(rows, class_names, "csv", notes), columns=columns)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.common.files import version_of
 from leukaemia_zoo.common.limits import UNCERTAIN
-from leukaemia_zoo.common.tables import subject_name
+from leukaemia_zoo.common.tables import check_subjects, subject_name
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 
 _REFERENCE = Preprocessing((1, 1))
@@ -80,6 +80,7 @@ class Cells:
         object.__setattr__(self, "labels", labels.astype(np.int64))
         # Empty fields of a data frame would be one person called "nan".
         object.__setattr__(self, "subjects", tuple(map(subject_name, self.subjects)))
+        check_subjects(self.subjects)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -7,11 +7,14 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 from leukaemia_zoo._version import __version__
+from leukaemia_zoo.common.files import NO_ROOM
 from leukaemia_zoo.common.text import printable
 from leukaemia_zoo.errors import LeukaemiaZooError
 
@@ -94,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = "leukaemia-zoo" if error.ctx is None else error.ctx.command_path
         if error.ctx is not None:
             print(printable(error.ctx.get_usage()), file=sys.stderr)
-        return _refuse(f"{error.format_message()} `{name} --help` tells what can be said.")
+        mistake = error.format_message()
+        end = "" if mistake.endswith((".", "?", "!")) else "."
+        return _refuse(f"{mistake}{end} `{name} --help` tells what can be said.")
     except LeukaemiaZooError as error:
         return _refuse(str(error))
     except BrokenPipeError:
@@ -103,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _refuse(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        if error.errno in NO_ROOM:
+            return _refuse(f"{error.filename} cannot be written ({error.strerror}): make room, or name another place.")
+        told = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        return _refuse(f"{told}; check the path and your rights to it." if error.filename else told)
     except KeyboardInterrupt:
         print("leukaemia-zoo: stopped.", file=sys.stderr)
         return 130
@@ -112,12 +120,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     """What the command returns; 0 after --help and --version."""
     try:
-        with _zoo.make_context("leukaemia-zoo", arguments) as context:
+        with _warnings_as_notes(), _zoo.make_context("leukaemia-zoo", arguments) as context:
             status: int = _zoo.invoke(context)
     except click.exceptions.Exit as end:
         status = end.exit_code
     sys.stdout.flush()
     return status
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Print what a Python caller is warned of as one line, without the place in our code that it comes from."""
+
+    def one_line(message: Warning | str, *where: Any, **line: Any) -> str:
+        return f"note: {printable(str(message))}\n"
+
+    before, warnings.formatwarning = warnings.formatwarning, one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _refuse(mistake: str) -> int:

@@ -110,6 +110,13 @@ def list_(pattern: str, pretrained: bool, as_json: bool) -> int:
 @options.as_json()
 def info(name: str, as_json: bool) -> int:
     """Tell what is known of a model: classes, data, figures, licence."""
+    from leukaemia_zoo.zoo.sources import is_elsewhere
+
+    if is_elsewhere(paths.home(name)):
+        raise UnknownNameError(
+            f"{name} is no weight of the zoo, which `info` tells of: read the README.md and config.json beside its "
+            "weights."
+        )
     model = registry.model_info(name)
     if as_json:
         print(json.dumps(model.to_dict(), indent=2))

@@ -21,7 +21,7 @@ _OUT = ".onnx, .xml for OpenVINO, .zip for bioimage.io, .tflite for LiteRT, or a
     default="onnx",
     help="kind of the file",
 )
-@click.option("--out", type=paths.path, required=True, metavar="FILE", help=_OUT)
+@click.option("--out", type=paths.output_folder, required=True, metavar="FILE", help=_OUT)
 @click.option("--int8", is_flag=True, help="convolutions in whole numbers: smaller, a little different")
 @options.file("--calibration", "for --int8: 20 images of cells or more, better 200", "DIR")
 @options.views("views inside")

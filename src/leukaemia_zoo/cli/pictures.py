@@ -89,8 +89,11 @@ def explain(
     """Show where in each cell a network finds the evidence for a class."""
     from leukaemia_zoo.cells.images import list_images
     from leukaemia_zoo.cli.output import progress_bar, tell, without_notes_of_the_backend
+    from leukaemia_zoo.common.run_folder import refuse_among_images
 
-    listing = list_images(paths.expanded(images))
+    given = paths.expanded(images)
+    refuse_among_images(out, given)
+    listing = list_images(given)
     for note in (*listing.notes, *listing.faults):
         tell(f"note: {printable(note)}")
     if not listing.images:

@@ -258,7 +258,7 @@ def _check_output(name: str, file: Path | None) -> None:
 
 def _subject_of_path(file: Path) -> dict[str, str]:
     """Subjects by the path, and by the bare file name, in a CSV."""
-    from leukaemia_zoo.common.tables import read_table, subject_name
+    from leukaemia_zoo.common.tables import check_subjects, read_table, subject_name
 
     table = read_table(file, ("path", "subject"))
     by_path: dict[str, str] = {}
@@ -270,6 +270,7 @@ def _subject_of_path(file: Path) -> dict[str, str]:
         if by_path.setdefault(os.path.normpath(path), subject) != subject:
             raise DataError(f"{file} gives {path} two subjects, {by_path[os.path.normpath(path)]} and {subject}.")
         by_name.setdefault(Path(path).name, set()).add(subject)
+    check_subjects(by_path.values())
     # The same name in the folders of two subjects tells nothing; the whole path must.
     return {name: owners.pop() for name, owners in by_name.items() if len(owners) == 1} | by_path
 

@@ -33,6 +33,9 @@ OWN = ".leukaemia-zoo-"
 
 STANDARD_OUTPUT = "-"
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the user's share of it, or the file as large as it may be."""
+
 _YOUNG_S = 1.0
 """So long a file may be there before whoever made it has locked it."""
 
@@ -58,19 +61,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     target = _regular_target(path)
     if target is None:
-        with tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
+        with _named_if_full(path), tempfile.TemporaryDirectory(prefix="leukaemia-zoo-") as place:
             made = Path(place) / f"written{_suffix(path)}"
             yield made
             with made.open("rb") as source, path.open("wb") as there:
                 shutil.copyfileobj(source, there)
         return
     mode = _mode(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sweep(target)
-    handle, name = tempfile.mkstemp(prefix=_start_beside(target), suffix=_suffix(path), dir=target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target)
+        handle, name = tempfile.mkstemp(prefix=_start_beside(target), suffix=_suffix(path), dir=target.parent)
+    except OSError as error:  # of a folder on the way, or of a name that nobody gave
+        raise OSError(error.errno, error.strerror, str(path)) from error
     beside = Path(name)
     try:
-        with _locked(handle, path):
+        with _named_if_full(path), _locked(handle, path):
             yield beside
             beside.chmod(mode)
             beside.replace(target)
@@ -103,8 +109,19 @@ def writing(path: str | Path) -> Iterator[TextIO]:
         number = _own_descriptor(path)
         # Another opening of an open file would begin at its start again.
         where = path if number is None else os.dup(number)
-        with open(where, "w", buffering=1, **form) as file:  # noqa: PTH123 - may be a number
+        with _named_if_full(path), open(where, "w", buffering=1, **form) as file:  # noqa: PTH123 - may be a number
             yield file
+
+
+@contextlib.contextmanager
+def _named_if_full(path: Path) -> Iterator[None]:
+    """Name the file that there was no room for: the system does not say which one it was that could not grow."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
 
 
 def write_json(path: str | Path, data: Any) -> None:

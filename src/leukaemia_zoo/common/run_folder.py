@@ -18,7 +18,13 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.common.files import OWN, refuse_to_overwrite, replacing, sweep, write_json
+from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where two runs in one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
 
 RUN = f"{OWN}run"
 """Folder of a training, cross-validation or fine-tuning."""
@@ -63,18 +69,23 @@ class RunFolder:
         restart: Begin anew where the folder holds another run.
 
     Raises:
-        DataError: If the folder is there and not ours, or holds a run with another fingerprint.
+        DataError: If the folder is there and not ours, holds a run with another fingerprint, or another process runs in
+            it; so does the first file that is written.
     """
 
     def __init__(self, folder: Path, fingerprint: str | None = None, restart: bool = False) -> None:
         self.folder = folder
         found = _marker_of(folder)
+        if found is not None:
+            _hold(folder)
+            found = _marker_of(folder)  # which who held it until now may have changed
         if found is not None and (restart or found["ended"]):
             # Written first: a run that is killed amid the removal must not be taken for one that can go on.
             write_json(folder / MARKER, found | {"ended": True})
             _remove(folder, found)
             found = None
         elif found is not None and found["fingerprint"] != fingerprint:
+            _let_go(folder)
             raise DataError(
                 f"{folder.parent} holds an unfinished run with other settings, such as recipe, seed, data, beginning "
                 "or number of devices: give another folder, or begin anew with restart (--restart)."
@@ -149,11 +160,13 @@ class RunFolder:
         return self.folder / name
 
     def _write(self) -> None:
+        _hold(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise _not_ours(self.folder) from error
-        write_json(self.folder / MARKER, self._marker)
+            write_json(self.folder / MARKER, self._marker)
+        except OSError:
+            _remove_if_empty(self.folder)  # nothing can be kept here, such as on a full disk
+            _let_go(self.folder)
+            raise
 
 
 def is_under_way(folder: Path) -> bool:
@@ -220,9 +233,20 @@ def refuse_to_replace(
     if has_record(folder, records):
         return
     raise DataError(
-        f"{folder} holds {', '.join(there)}, which the run would replace and no run of leukaemia-zoo has left there: "
+        f"{folder} holds {shortened(there)}, which the run would replace and no run of leukaemia-zoo has left there: "
         "give another folder, or replace them with restart (--restart)."
     )
+
+
+def refuse_among_images(folder: Path, images: Any) -> None:
+    """Raise if a run would leave its pictures right in a folder that is searched: the next call would read them too."""
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    searched = [path for path in given if isinstance(path, str | os.PathLike) and os.path.isdir(path)]  # noqa: PTH112
+    if os.path.realpath(folder) in map(os.path.realpath, searched):
+        raise DataError(
+            f"{folder} is searched for images, and the next call would take the run's pictures for further ones: give "
+            f"a folder of its own to write, such as {folder / 'results'}."
+        )
 
 
 def _marker_of(folder: Path) -> dict[str, Any] | None:
@@ -264,6 +288,52 @@ def _remove(folder: Path, marker: dict[str, Any]) -> None:
     (folder / MARKER).unlink(missing_ok=True)
     sweep(folder / MARKER)
     _remove_if_empty(folder)
+    _let_go(folder)
+
+
+_held: dict[str, int] = {}
+"""Folders of runs that this process works in, each with the open descriptor that keeps other processes out."""
+
+
+def _hold(folder: Path) -> None:
+    """Make a folder where it is missing, and keep other processes out until it is let go or this process ends."""
+    here = os.path.realpath(folder)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise _not_ours(folder) from error
+        if fcntl is None or (here in _held and _is_still(_held[here], here)):
+            return
+        _let_go(folder)  # it was removed meanwhile, and made again
+        try:
+            number = os.open(here, os.O_RDONLY)
+        except FileNotFoundError:  # whoever held it has just ended
+            continue
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            raise DataError(
+                f"Another process runs in {folder.parent} at this moment: wait until it has ended, end it, or give "
+                "another folder."
+            ) from None
+        except OSError:  # not every network file system can lock
+            os.close(number)
+            return
+        _held[here] = number
+
+
+def _let_go(folder: Path) -> None:
+    if (number := _held.pop(os.path.realpath(folder), None)) is not None:
+        os.close(number)
+
+
+def _is_still(number: int, place: str) -> bool:
+    """Whether an open folder is the one that is at a place."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(number), os.stat(place))  # noqa: PTH116
+    return False
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,43 @@ def subject_name(field: Any) -> str | None:
     return None if name in NOTHING or name == "None" else name
 
 
+def subject_key(name: str) -> str:
+    """What two writings of one person's name share: case, spaces, and what a spreadsheet does to a number.
+
+    Example:
+        >>> [subject_key(name) for name in ("P 1", "p1", "007", "7.0", "H7")]
+        ['p1', 'p1', '7', '7', 'h7']
+    """
+    text = "".join(name.casefold().split())
+    number = re.fullmatch(r"0*(\d+?)(?:\.0+)?", text)
+    return number[1] if number else text
+
+
+def check_subjects(names: Iterable[str | None]) -> None:
+    """Refuse one person under two writings of a name: two people of whom one teaches and the other tests."""
+    first: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        if name is not None and (other := first.setdefault(subject_key(name), name)) != name:
+            raise DataError(
+                f"The subjects {shown(other)} and {shown(name)} differ in case, spaces or zeros alone: give them one "
+                "spelling if they are one person, else names that a reader can tell apart."
+            )
+
+
+_PERSON = re.compile(
+    r"(?:patient|person|donor|participant|proband|individual|case|subject)s?(?:[ _-]?(?:id|no|nr|number|name|code))?"
+)
+
+
+def notes_on_subjects(columns: Sequence[str]) -> list[str]:
+    """A note on a column that may name the people, where none is called so: without them cells of one person leak."""
+    named = [] if "subject" in columns else [name for name in columns if _PERSON.fullmatch(name)]
+    return [
+        f"The column {shown(name)} is not read as the subject: call it subject if it names the person of each cell."
+        for name in named
+    ]
+
+
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a CSV with a header: commas, semicolons or tabs; UTF-8, or UTF-16 with a byte order mark.
 
@@ -101,13 +138,14 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{path} is larger than {_MOST_BYTES // 1_000_000} MB: divide the table.")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)  # a pipe or a device does not say how much there is
     except OSError as error:
         raise DataError(
             f"{path} cannot be opened ({error.strerror or error}): check the path and your rights."
         ) from error
+    if len(data) > _MOST_BYTES:
+        raise DataError(f"{path} is larger than {_MOST_BYTES // 1_000_000} MB: divide the table.")
     what = next((what for start, what in _OTHER_KINDS if data.startswith(start)), None)
     if what is None and data.lstrip()[:200].lower().startswith((b"<html", b"<!doctype", b"<table", b"<?xml")):
         what = "a web page or XML"

@@ -13,6 +13,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,16 @@ from PIL import Image
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import list_images, read_image
 from leukaemia_zoo.common.files import distinct_stems, version_of, write_json, write_png, writing
-from leukaemia_zoo.common.run_folder import RUN, RunFolder, make_folder, refuse_to_replace
+from leukaemia_zoo.common.run_folder import (
+    RUN,
+    RunFolder,
+    folder_or_temporary,
+    refuse_among_images,
+    refuse_to_replace,
+)
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.engine.network import Network, resolve
-from leukaemia_zoo.errors import ImageError
+from leukaemia_zoo.errors import DataError, ImageError
 from leukaemia_zoo.examination.field import cell_columns, colours_of, examined
 from leukaemia_zoo.examination.geojson import CellsWriter, cell_rows, field_row
 from leukaemia_zoo.examination.picture import LONGEST_SIDE, FieldPicture
@@ -103,7 +110,7 @@ def examine_fields(
 
     Raises:
         ImageError: There are no fields, or their scale cannot be estimated.
-        DataError: The folder holds files that are not of such a run, or the run of other fields.
+        DataError: The folder holds the fields, files that are not of such a run, or the run of other fields.
         CytologyMissingError: A package of the extra `cytology` is not installed.
         SlidesMissingError: There is a whole slide, and the extra `slides` is not installed.
     """
@@ -111,6 +118,7 @@ def examine_fields(
     tell = log or silent
     for note in notes:
         tell(f"note: {note}")
+    refuse_among_images(Path(out), fields)
     # Whatever a user may have to mend is told before anything is written.
     checked_method(stain)
     if micrometres_per_pixel is not None:
@@ -124,25 +132,26 @@ def examine_fields(
     run.check(restart)
     state = RunFolder(run.folder / RUN, run.fingerprint(micrometres_per_pixel), restart)
     scale = run.scale(micrometres_per_pixel, state.load_json("scale.json"))
-    make_folder(run.folder)
-    begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
-    if begun["fields"]:
-        tell(f"{begun['fields']:,} of {len(paths):,} fields are there already: going on with the next.")
-    else:
-        run.remove_earlier()
-    state.save_json("scale.json", dataclasses.asdict(scale))
-    tell(scale.told)
-    for number in range(begun["fields"], len(paths)):
+    with folder_or_temporary(run.folder):
+        state.begin()  # before anything is removed: another process may be at work here
+        begun = state.load_json("done.json") or {"fields": 0, "failed": {}}
+        if begun["fields"]:
+            tell(f"{begun['fields']:,} of {len(paths):,} fields are there already: going on with the next.")
+        else:
+            run.remove_earlier()
+        state.save_json("scale.json", dataclasses.asdict(scale))
+        tell(scale.told)
+        for number in range(begun["fields"], len(paths)):
+            if progress is not None:
+                progress(number, len(paths))
+            if (error := run.examine(number, scale)) is not None:
+                tell(f"not examined: {error}")
+                begun["failed"][str(number)] = error
+            state.save_json("done.json", {"fields": number + 1, "failed": begun["failed"]})
         if progress is not None:
-            progress(number, len(paths))
-        if (error := run.examine(number, scale)) is not None:
-            tell(f"not examined: {error}")
-            begun["failed"][str(number)] = error
-        state.save_json("done.json", {"fields": number + 1, "failed": begun["failed"]})
-    if progress is not None:
-        progress(len(paths), len(paths))
-    found = run.finish(scale.told, begun["failed"])
-    state.remove()
+            progress(len(paths), len(paths))
+        found = run.finish(scale.told, begun["failed"])
+        state.remove()
     return found
 
 
@@ -193,8 +202,18 @@ class _Run:
         written = [CELLS_TABLE, FIELDS_TABLE, RECORD]
         for number in range(len(self.paths)):
             written += [str(file.relative_to(self.folder)) for file in (self.geojson(number), self.picture(number))]
+        # How many cells a field has is not known yet: what lies where one of them would be written counts.
+        stems, cell = set(self.stems), re.compile(r"(.+)_\d{4,}\.png")
+        there = (cell.fullmatch(file.name) for file in (self.folder / CELLS).glob("*.png"))
+        written += [f"{CELLS}/{name[0]}" for name in there if name is not None and name[1] in stems]
         inputs = [("the field", path) for path in self.paths]
         refuse_to_replace(self.folder, written, {RECORD: "leukaemia_zoo"}, inputs, restart)
+        places = {os.path.realpath(self.folder / name) for name in (CELLS, PICTURES)}
+        if inside := [path for path in self.paths if os.path.realpath(path.parent) in places]:
+            raise DataError(
+                f"The field {inside[0]} lies where the run leaves its own pictures and removes those of an earlier "
+                "one: give another folder to write."
+            )
 
     def fingerprint(self, micrometres_per_pixel: float | None) -> str:
         """Of all that must be the same for a run to go on."""

@@ -14,7 +14,7 @@ import numpy as np
 from leukaemia_zoo._version import __version__
 from leukaemia_zoo.cells.images import image_items
 from leukaemia_zoo.common.files import distinct_stems, write_json, write_png, writing
-from leukaemia_zoo.common.run_folder import make_folder, refuse_to_replace
+from leukaemia_zoo.common.run_folder import make_folder, refuse_among_images, refuse_to_replace
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.explanation.maps import Explanation, iter_explanations
 from leukaemia_zoo.explanation.pictures import contact_sheet, overlay
@@ -83,8 +83,9 @@ def explain_files(
     paths, are_files = image_items(images)
     if not are_files or not paths:
         raise ImageError("There are no image files to explain: give paths of files, or of folders with images.")
-    model = as_model(model)
     folder = Path(out)
+    refuse_among_images(folder, images)
+    model = as_model(model)
     names = [f"{stem}_map.png" for stem in distinct_stems(paths)]
     sheets = [folder / f"sheet_{number + 1:03d}.png" for number in range(-(-len(paths) // ON_SHEET))]
     written = [*names, *(sheet.name for sheet in sheets), TABLE, RECORD]

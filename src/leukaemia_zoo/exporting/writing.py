@@ -136,6 +136,8 @@ def export(
         raise DataError(f"int8 is for {', '.join(_MAKERS)}: leave it out, or do not export to {to}.")
     if int8 and calibration is None:
         raise DataError(_NO_CALIBRATION)
+    if calibration is not None and not int8:
+        raise DataError("Calibration cells are for int8: ask for that too (--int8), or leave the cells out.")
     if by_tensorflow:
         from leukaemia_zoo.exporting import tensorflow_graph
 

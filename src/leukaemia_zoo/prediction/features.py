@@ -135,7 +135,7 @@ def _network(model: keras.Model) -> keras.Model:
             f"The model '{model.name}' has no layer '{EMBEDDING_LAYER}': load it with load_model, or name the features "
             "so in your architecture."
         )
-    return keras.Model(model.inputs, model.get_layer(EMBEDDING_LAYER).output, name=model.name)
+    return keras.Model(model.inputs[0], model.get_layer(EMBEDDING_LAYER).output, name=model.name)
 
 
 def _key(model: keras.Model) -> str:

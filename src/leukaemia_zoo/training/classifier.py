@@ -144,7 +144,7 @@ def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndar
     """Set the last layer to a logistic regression on drawn views of the training cells, at the first penalty."""
     from sklearn.linear_model import LogisticRegression
 
-    network = keras.Model(model.inputs, model.get_layer(EMBEDDING_LAYER).output)
+    network = keras.Model(model.inputs[0], model.get_layer(EMBEDDING_LAYER).output)
     weights = drawing_weights(run.cells, train_rows, run.recipe)
     steps, labels, classes = max(1, len(train_rows) // 128), run.cells.labels, len(run.cells.class_names)
     drawn = Drawn(run.views, labels, train_rows, weights, 128, [run.seed, BEGINNING], classes, steps)

@@ -58,7 +58,7 @@ from leukaemia_zoo.training.provenance import (
 )
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
-from leukaemia_zoo.training.runs import RunState, Training
+from leukaemia_zoo.training.runs import RunState, Training, refuse_to_replace_run
 from leukaemia_zoo.training.trainer import begun, check_beginning, distilled, inputs_of, prepared, unlabelled_images
 from leukaemia_zoo.training.tuning import fit_network, opinion_features, soft_targets
 from leukaemia_zoo.zoo.loading import save_model
@@ -114,8 +114,10 @@ def out_of_fold(
     _refuse_tested_images(cells, sources, options.tell)
     _refuse_tested_cells(cells, initial)
     outer = kfold_by_subject(cells, folds, seed)
+    digest = fingerprint(recipe, seed, f"{folds} folds", sources, devices)
+    refuse_to_replace_run(out / "cross_validation.json", digest, restart)
     make_folder(out)
-    shared = RunState(out / RUN, fingerprint(recipe, seed, f"{folds} folds", sources, devices), restart)
+    shared = RunState(out / RUN, digest, restart)
     log = options.tell
     if sources.trunk is None:
         sources = begun(sources, recipe, seed, shared, log)
@@ -275,6 +277,7 @@ def cross_validate(
     by_area = bootstrap_over_subjects(cells.labels, area, cells.subjects, seed=seed)
     difference = paired_difference(cells.labels, probabilities, baseline, cells.subjects, seed=seed)
     record = {
+        "fingerprint": found.state.fingerprint,
         **found.record,
         "folds": found.parts,
         "metrics": judged.to_dict(),

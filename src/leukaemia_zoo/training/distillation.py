@@ -95,7 +95,7 @@ def _own_teacher(weights: str | Path, input_size: tuple[int, int], layer_names: 
     if missing := [name for name in layer_names if name not in known]:
         raise WeightsError(f"The teacher {weights} has no layers {', '.join(missing)}, which the recipe's pairs name.")
     load_tensors(network, found.file, without_head=True)
-    teacher = keras.Model(network.inputs, [network.get_layer(name).output for name in layer_names], name="teacher")
+    teacher = keras.Model(network.inputs[0], [network.get_layer(name).output for name in layer_names], name="teacher")
     teacher.trainable = False
     return teacher
 
@@ -170,7 +170,7 @@ def distil(
         maps = _as_list(teacher(views, training=False))
     targets = dict(zip(names, maps, strict=True))
     student_layers = list(dict.fromkeys(layer for layer, _ in recipe.pairs))
-    trunk = keras.Model(student.inputs, [student.get_layer(name).output for name in student_layers], name="trunk")
+    trunk = keras.Model(student.inputs[0], [student.get_layer(name).output for name in student_layers], name="trunk")
     shown = _Restained(recipe.restain, seed=seed + 1)(views, training=True) if recipe.restain else views
     features = dict(zip(student_layers, _as_list(trunk(shown)), strict=True))
     mask = CellMask()(views)

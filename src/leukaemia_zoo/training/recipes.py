@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -222,6 +222,11 @@ def recipe_for(architecture: str, changes: str | Path | Mapping[str, Any] | None
     changes = read_changes(changes)
     if isinstance(changes.get("distillation"), Mapping):
         changes = {**changes, "distillation": {**(settings["distillation"] or {}), **changes["distillation"]}}
+    if changes.get("architecture", architecture) != architecture:
+        raise DataError(
+            f"The recipe's setting 'architecture' is {shown(changes['architecture'])}, but '{name}' is to be trained: "
+            "leave the setting out, or name that architecture."
+        )
     settings |= changes
     distillation = settings["distillation"]
     if distillation is not None:
@@ -274,6 +279,16 @@ _LEAST = {
     "validation_folds": 2,
     **dict.fromkeys(("input_size", "epochs", "steps_per_epoch", "batch_size", "turned_views", "patience"), 1),
 }
+_SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "crop_fraction": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    **dict.fromkeys(("soft_share", "cut_out", "zoom", "shift"), (lambda value: value <= 1, "from 0 to 1")),
+    **dict.fromkeys(("dropout", "validation_share", "label_smoothing"), (lambda value: value < 1, "from 0 to below 1")),
+}
+"""Numbers that are shares, or that leave nothing of a cell beyond 1: told before the run, and not by what it learns."""
+
+_MOST = {"batch_size": 65_536, "input_size": 2_048, "turned_views": 1_000}
+"""Beyond these no machine of today has the memory, and the system would end the run without a word."""
+
 _CHOICES = {"prediction_views": (1, 4, 8)}
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
@@ -291,6 +306,10 @@ def _checked(kind: type[_Dataclass], settings: Mapping[str, Any]) -> _Dataclass:
             raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number from 0 on.")
         if name in _LEAST and value < _LEAST[name]:
             raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number from {_LEAST[name]} on.")
+        if name in _MOST and value > _MOST[name]:
+            raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number up to {_MOST[name]:,}.")
+        if name in _SHARES and not _SHARES[name][0](value):
+            raise DataError(f"The recipe's setting '{name}' is {shown(value)}: give a number {_SHARES[name][1]}.")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise DataError(
                 f"The recipe's setting '{name}' is {shown(value)}: give one of {', '.join(map(str, _CHOICES[name]))}."

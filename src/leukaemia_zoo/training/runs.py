@@ -16,14 +16,30 @@ import numpy as np
 
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
-from leukaemia_zoo.common.reading import whole
-from leukaemia_zoo.common.run_folder import RunFolder
+from leukaemia_zoo.common.reading import read_json, whole
+from leukaemia_zoo.common.run_folder import RUN, RunFolder, is_under_way
 from leukaemia_zoo.common.text import Log
+from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.training.drawing import CellArrays, Views, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.zoo.tensors import load_tensors, save_tensors
 
 _PROGRESS, _RESULT = "progress.json", "result.npz"
+
+
+def refuse_to_replace_run(record: Path, fingerprint: str, restart: bool) -> None:
+    """Raise if a run with other settings has ended in the folder of its record: what it made took hours."""
+    if restart or not record.is_file() or is_under_way(record.parent / RUN):
+        return
+    try:
+        found = read_json(record)["fingerprint"]
+    except (OSError, ValueError, TypeError, KeyError):  # of a release whose records have none
+        found = None
+    if found != fingerprint:
+        raise DataError(
+            f"{record.parent} holds a finished run with other settings or data: give another folder, or replace it "
+            "with restart (--restart)."
+        )
 
 
 class RunState(RunFolder):

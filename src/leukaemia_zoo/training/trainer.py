@@ -68,7 +68,7 @@ from leukaemia_zoo.training.records import (
     teacher_beginning,
     write_predictions,
 )
-from leukaemia_zoo.training.runs import RunState, Training
+from leukaemia_zoo.training.runs import RunState, Training, refuse_to_replace_run
 from leukaemia_zoo.training.tuning import check_trainable, fit_network, opinion_features, soft_targets
 from leukaemia_zoo.zoo.layers import without_random_weights
 from leukaemia_zoo.zoo.loading import save_model
@@ -136,9 +136,11 @@ def train(
     check_split(cells, split)
     sources = Sources.of(options, recipe, initial)
     check_beginning(recipe, sources, seed, None if restart else out / TRUNK_FILE, len(folds_of(split)))
-    make_folder(out)
     manifest, manifest_hash = manifest_of(cells, split)
-    state = RunState(out / RUN, fingerprint(recipe, seed, manifest_hash, sources, devices), restart)
+    digest = fingerprint(recipe, seed, manifest_hash, sources, devices)
+    refuse_to_replace_run(out / "training.json", digest, restart)
+    make_folder(out)
+    state = RunState(out / RUN, digest, restart)
     with replacing(out / "split.json") as beside:
         beside.write_bytes(manifest)
     log = state.timed(log)
@@ -167,6 +169,7 @@ def train(
     if recipe.cohort_frequencies:
         raise_logits(network, cohort_log_odds(cells, taught))
     record = {
+        "fingerprint": digest,
         **provenance(recipe, cells, seed, sources, features, devices),
         "manifest_sha256": manifest_hash,
         "seconds": round(state.seconds()),
@@ -305,6 +308,11 @@ def check_beginning(recipe: Recipe, sources: Sources, seed: int, own_trunk: Path
         raise DataError(
             "This run has no distillation whose trunk could be taken: leave out the trunk (--trunk), or leave the "
             "teacher (--teacher) and the recipe's distillation in."
+        )
+    if sources.unlabelled is not None and not distils:
+        raise DataError(
+            "This run has no distillation that could learn from further cells: leave out --unlabelled (unlabelled), or "
+            "leave the teacher (--teacher) and the recipe's distillation in."
         )
     with without_random_weights():
         model = new_network(recipe, 2, seed)

@@ -191,8 +191,16 @@ def tune_layers(
             # prediction sees: on C-NMC cells either shifts every probability.
             adapt_statistics(run, model, train_rows, run.views_as_predicted)
         row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
+        logits = view_logits(model, shown, recipe.prediction_views) if validates else np.zeros((0, classes))
+        # The logits of weights that are no numbers may be finite: an activation can make 0 of them.
+        weights_there = map(keras.ops.convert_to_numpy, model.weights)
+        if not (np.isfinite(loss) and np.isfinite(logits).all() and all(np.isfinite(w).all() for w in weights_there)):
+            raise DataError(
+                f"The training diverged in epoch {epoch + 1}, with a loss of {loss:.3g}: begin anew with restart "
+                "(--restart) and a recipe with a lower fine_tune_learning_rate, weight_decay or colour."
+            )
         if validates:
-            row |= validation_figures(view_logits(model, shown, recipe.prediction_views), truth)
+            row |= validation_figures(logits, truth)
         progress["curves"].append(row)
         better = not validates or row["log_loss"] < progress["best"]
         progress["waited"] = 0 if better else progress["waited"] + 1

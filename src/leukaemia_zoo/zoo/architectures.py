@@ -220,7 +220,8 @@ def with_output(model: keras.Model, output: Output) -> keras.Model:
     if output == "probabilities":
         return model
     layer = {"logits": LOGITS_LAYER, "embeddings": EMBEDDING_LAYER}[output]
-    return CellNetwork(model.inputs, model.get_layer(layer).output, name=model.name)
+    # One input as such: of a list of one Keras warns at each call.
+    return CellNetwork(model.inputs[0], model.get_layer(layer).output, name=model.name)
 
 
 def _check_output(output: str) -> None:
