@@ -41,7 +41,7 @@ NAMES = {
         "table": "Cells duplicate_cells pixel_sha256",
         "splits": "Split check_split kfold_by_subject split_by_subject",
         "manifests": "load_manifest manifest_sha256 save_manifest",
-        "verification": "VerifyReport verify",
+        "verification": "NearCopy VerifyReport near_copies verify",
         "cnmc": "canonical_subject official_duplicates official_files parse_cnmc_name subject_from_name",
     },
     "smears": {

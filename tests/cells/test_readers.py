@@ -89,10 +89,14 @@ def test_healthy_subject_is_not_the_patient_of_the_same_number() -> None:
     assert canonical_subject("H20") == "H20"
 
 
-def test_merged_subjects_are_exactly_those_that_the_official_list_proves() -> None:
-    """Groups of subjects joined by cells with identical bytes or pixels, each named by its lowest number."""
+def test_merged_subjects_are_exactly_those_that_shared_cells_prove() -> None:
+    """Groups of subjects joined by cells with identical bytes, pixels or textures, each named by its lowest number."""
     group_of: dict[str, set[str]] = {}
-    for pair in (*official_duplicates(), *NAMES_OF_SAME_PIXELS):
+    photographed_again = [tuple(f"{stem}.bmp" for stem in pair) for pair in cnmc.NEAR_COPIES]
+    assert {name for pair in photographed_again for name in pair} <= {
+        Path(path).name for path in official_files().paths
+    }
+    for pair in (*official_duplicates(), *NAMES_OF_SAME_PIXELS, *photographed_again):
         parsed = [parse_cnmc_name(path) for path in pair]
         joined: set[str] = set()
         for name in parsed:
@@ -133,7 +137,7 @@ def test_official_list_is_complete() -> None:
         assert official_row(path) == row
         if path.startswith("training_data"):
             folds[subject_from_name(path) or ""].add(path.split("/")[1])
-    assert {subject for subject, where in folds.items() if len(where) > 1} == {"20", "51", "H2", "H3"}
+    assert {subject for subject, where in folds.items() if len(where) > 1} == {"1", "43", "51", "H14", "H2", "H3"}
 
 
 @needs("cnmc/official_sha256.csv")
@@ -261,7 +265,7 @@ def test_preliminary_image_without_label_is_named(tmp_path: Path) -> None:
 
 
 def test_the_whole_official_training_set(tmp_path: Path) -> None:
-    """Every official name on disk: 10,661 files are 10,557 cells of 47 - 3 leukaemic and 26 - 4 healthy subjects."""
+    """Every official name on disk: 10,661 files are 10,557 cells of 47 - 9 leukaemic and 26 - 6 healthy subjects."""
     for path in official_files().paths:
         if path.startswith("training_data"):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +273,7 @@ def test_the_whole_official_training_set(tmp_path: Path) -> None:
     cells = read_cnmc(tmp_path)
     assert len(cells) == 10_661 - 104
     subjects = {name: counts["subjects"] for name, counts in cells.summary()["classes"].items()}
-    assert subjects == {"hem": 22, "all": 44}
+    assert subjects == {"hem": 20, "all": 38}
     assert len(read_cnmc(tmp_path, keep_duplicates=True)) == 10_661
 
 
@@ -279,9 +283,9 @@ def test_real_cnmc_cells(real_cnmc: Cells) -> None:
     assert cells.summary() == {
         "source": "c-nmc",
         "cells": 7_861,
-        "subjects": 60,
+        "subjects": 52,
         "cells_without_subject": 0,
-        "classes": {"hem": {"cells": 2_613, "subjects": 21}, "all": {"cells": 5_248, "subjects": 39}},
+        "classes": {"hem": {"cells": 2_613, "subjects": 19}, "all": {"cells": 5_248, "subjects": 33}},
         "groups": {"fold_0": 3_527, "fold_1": 3_576, "fold_2": 758},
     }
     assert not any("second copies" in note for note in cells.notes)
@@ -539,7 +543,7 @@ def test_cnmc_names_in_other_class_folders_tell_the_subject(tmp_path: Path) -> N
     paint(tmp_path / "normal" / "mine.png")
     cells = read_data(tmp_path)
     assert cells.source == "folders"
-    assert dict(zip(names(cells), cells.subjects, strict=True)) == {"UID_21_1_1_all.png": "20", "mine.png": None}
+    assert dict(zip(names(cells), cells.subjects, strict=True)) == {"UID_21_1_1_all.png": "1", "mine.png": None}
 
 
 def test_linked_folders_are_followed_but_not_for_ever(tmp_path: Path) -> None:
@@ -610,9 +614,9 @@ def test_csv_merges_subjects_of_cnmc_only(tmp_path: Path) -> None:
     for name in ("UID_21_1_1_all.png", "mine.png"):
         paint(tmp_path / name)
     given = write_csv(tmp_path / "t.csv", "path,label,subject", "UID_21_1_1_all.png,all,21", "mine.png,all,21")
-    assert read_csv(given).subjects == ("20", "21")
+    assert read_csv(given).subjects == ("1", "21")
     without = write_csv(tmp_path / "u.csv", "path,label", "UID_21_1_1_all.png,all", "mine.png,all")
-    assert read_csv(without).subjects == ("20", None)
+    assert read_csv(without).subjects == ("1", None)
 
 
 @pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("P 1", "P1"), ("7", "7.0"), ("007", "7")])

@@ -233,7 +233,7 @@ def test_subjects_from_names(tiny_model, frames, tmp_path):
     expected = {
         "UID_7_1_1_all.png": "7",
         "UID_h3_1_1_hem.png": "H3",
-        "UID_21_1_1_all.png": "20",  # one person under two numbers
+        "UID_21_1_1_all.png": "1",  # one person under two numbers
         "cell.png": None,
     }
     for name, frame in zip(expected, frames, strict=False):

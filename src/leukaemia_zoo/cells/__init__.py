@@ -19,6 +19,6 @@ if TYPE_CHECKING:
     from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
     from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, split_by_subject
     from leukaemia_zoo.cells.table import Cells, duplicate_cells, pixel_sha256
-    from leukaemia_zoo.cells.verification import VerifyReport, verify
+    from leukaemia_zoo.cells.verification import NearCopy, VerifyReport, near_copies, verify
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -118,7 +118,7 @@ def read_cnmc(root: str | Path, keep_duplicates: bool = False, *, skip_unreadabl
 
     >>> cells = read_cnmc("C-NMC_Leukemia")
     >>> cells.subjects, cells.labels.tolist(), cells.groups
-    (('20', 'H3'), [1, 0], ('fold_0', 'fold_2'))
+    (('1', 'H3'), [1, 0], ('fold_0', 'fold_2'))
     """
     root = Path(root)
     walked = _walk(root, skip_unreadable)

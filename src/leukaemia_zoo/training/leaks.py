@@ -87,7 +87,7 @@ def person_of(path: str | Path, subject: str | None, source: str = "") -> Person
 
     Example:
         >>> person_of("UID_21_1_2_all.png", "mine"), person_of("a.png", "21"), person_of("a.png", None)
-        ((True, '20'), (False, '21'), None)
+        ((True, '1'), (False, '21'), None)
     """
     named = subject_from_name(path)
     if named is not None:
