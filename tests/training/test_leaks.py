@@ -212,6 +212,11 @@ def test_what_is_packed_comes_back(tmp_path):
     assert unpack(tmp_path / "none.npz") == {}
 
 
+def test_people_of_older_records_are_known_by_their_names_of_now():
+    """Subject 20 was one of its own before it was known to be subject 1."""
+    assert TrainedOn("", frozenset({(True, "20"), (False, "20")})).people == {(True, "1"), (False, "20")}
+
+
 def test_examples_of_the_docstrings_run():
     from leukaemia_zoo.training import leaks as overlap
 

@@ -49,6 +49,11 @@ class TrainedOn:
     files: frozenset[str] = frozenset()
     gaps: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        # What was written before two subjects were known to be one has names that nobody bears now.
+        people = ((is_cnmc, canonical_subject(name) if is_cnmc else name) for is_cnmc, name in self.people)
+        object.__setattr__(self, "people", frozenset(people))
+
     def with_gap(self, gap: str) -> TrainedOn:
         """The same, less sure."""
         return dataclasses.replace(self, gaps=tuple(dict.fromkeys([*self.gaps, gap])))
