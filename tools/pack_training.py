@@ -16,8 +16,8 @@ import numpy as np
 
 from leukaemia_zoo import read_data
 from leukaemia_zoo.cells import load_manifest
+from leukaemia_zoo.cells.copies import file_fingerprint
 from leukaemia_zoo.cells.manifests import manifest_sha256
-from leukaemia_zoo.cells.table import file_fingerprint
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, TrainedOn, pack, people_of, unpack
 
 TARGET = Path(__file__).parents[1] / "src" / "leukaemia_zoo" / "data" / "trainings.npz"

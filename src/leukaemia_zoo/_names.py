@@ -38,10 +38,11 @@ NAMES = {
         "images": "find_images read_image",
         "preprocessing": "Preprocessing symmetric_views turned_views",
         "readers": "read_cnmc read_csv read_data read_folders",
-        "table": "Cells duplicate_cells pixel_sha256",
+        "table": "Cells",
+        "copies": "NearCopy duplicate_cells near_copies pixel_sha256",
         "splits": "Split check_split kfold_by_subject split_by_subject",
         "manifests": "load_manifest manifest_sha256 save_manifest",
-        "verification": "NearCopy VerifyReport near_copies verify",
+        "verification": "VerifyReport verify",
         "cnmc": "canonical_subject official_duplicates official_files parse_cnmc_name subject_from_name",
     },
     "smears": {

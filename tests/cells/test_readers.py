@@ -22,9 +22,10 @@ from leukaemia_zoo.cells.cnmc import (
     preliminary_names,
     subject_from_name,
 )
+from leukaemia_zoo.cells.copies import duplicate_cells
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
-from leukaemia_zoo.cells.table import Cells, duplicate_cells
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo.cells import splits
+from leukaemia_zoo.cells.copies import file_fingerprint
 from leukaemia_zoo.cells.manifests import load_manifest, manifest_sha256, save_manifest
 from leukaemia_zoo.cells.readers import read_data
 from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, split_by_subject
-from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -8,7 +8,7 @@ from PIL import Image
 from leukaemia_zoo.cells import table as module
 from leukaemia_zoo.cells.cnmc import CNMC_CLASSES
 from leukaemia_zoo.cells.readers import read_folders
-from leukaemia_zoo.cells.table import Cells, duplicate_cells, pixel_sha256
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError
 
 
@@ -60,35 +60,6 @@ def test_subset_summary_and_description() -> None:
     }
     for text in ("3 cells of 2 known subjects", "all: 2 cells of 1", "1 cells without a subject", "A note."):
         assert text in str(cells)
-
-
-# --- identical images ---
-
-
-def test_identical_images_are_found_in_any_format_and_only_those(tmp_path: Path) -> None:
-    for folder, value in (("x", 7), ("y", 8)):
-        paint(tmp_path / folder / "cell.bmp", value)
-    same = paint(tmp_path / "y" / "other name.webp", 7)
-    paint(tmp_path / "y" / "nearly.webp", 9)
-    assert duplicate_cells(read_folders(tmp_path)) == [(tmp_path / "x" / "cell.bmp", same)]
-
-
-def test_pixel_hash_sees_the_shape_and_a_rewritten_file(tmp_path: Path) -> None:
-    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
-    Image.new("RGB", (24, 16)).save(wide)
-    Image.new("RGB", (16, 24)).save(high)
-    before = pixel_sha256(wide)
-    assert before != pixel_sha256(high)
-    Image.new("RGB", (40, 20), "white").save(wide)
-    assert pixel_sha256(wide) != before
-
-
-def test_unreadable_image_is_named(tmp_path: Path) -> None:
-    paint(tmp_path / "a" / "good.png")
-    whole = paint(tmp_path / "b" / "cut.png").read_bytes()
-    (tmp_path / "b" / "cut.png").write_bytes(whole[:45])
-    with pytest.raises(DataError, match=r"cut\.png cannot be read"):
-        duplicate_cells(read_folders(tmp_path))
 
 
 # --- habits ---

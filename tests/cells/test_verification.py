@@ -1,4 +1,3 @@
-import dataclasses
 import doctest
 import hashlib
 import os
@@ -11,10 +10,8 @@ import pytest
 from PIL import Image
 
 from leukaemia_zoo.cells import cnmc, verification
-from leukaemia_zoo.cells.cnmc import NEAR_COPIES, OfficialFiles, canonical_subject, parse_cnmc_name
-from leukaemia_zoo.cells.readers import read_cnmc
-from leukaemia_zoo.cells.table import Cells
-from leukaemia_zoo.cells.verification import near_copies, verify
+from leukaemia_zoo.cells.cnmc import OfficialFiles
+from leukaemia_zoo.cells.verification import verify
 from leukaemia_zoo.errors import DataError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -252,9 +249,6 @@ def test_folder_without_official_files_is_refused(tmp_path: Path) -> None:
 def test_examples_in_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("C-NMC_Leukemia/training_data/fold_0/all/UID_11_10_1_all.bmp"), 0)
-    for name, seed in (("blast/1.png", 1), ("blast/2.jpg", 1), ("blast/3.png", 3), ("normal/4.png", 4)):
-        (Path("my_cells") / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(texture(seed)).save(Path("my_cells") / name)
     result = doctest.testmod(verification)
     assert result.attempted > 0
     assert result.failed == 0
@@ -275,48 +269,3 @@ def test_real_converted_files_are_told_apart() -> None:
     assert len(report.converted) == 7_861
     assert report.intact == report.changed == report.misplaced == report.unexpected == report.duplicates == ()
     assert {part: len(paths) for part, paths in report.missing.items()} == {"fold_0": 0, "fold_1": 5, "fold_2": 2_795}
-
-
-# --- the same cell once more ---
-
-
-def texture(seed: int, side: int = 128, ground: int = 0) -> np.ndarray:
-    """A disc with a texture of its own, on black or on a grey ground."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(60, 200, (24, 24, 3), dtype=np.uint8)).resize((side, side))
-    y, x = np.mgrid[:side, :side] / side - 0.5
-    return np.where((np.hypot(x, y) < 0.3)[..., None], np.asarray(coarse), ground).astype(np.uint8)
-
-
-@pytest.mark.parametrize("ground", [0, 220])
-def test_a_cell_under_two_subjects_is_found_in_other_pixels(tmp_path: Path, ground: int) -> None:
-    frames = [texture(seed, ground=ground) for seed in range(6)]
-    paths = [tmp_path / f"{number}.png" for number in range(6)]
-    for path, frame in zip(paths, frames, strict=True):
-        Image.fromarray(frame).save(path)
-    darker = Image.fromarray((frames[2] * 0.8).astype(np.uint8))
-    darker.save(tmp_path / "again.jpg", quality=80)
-    Image.fromarray(frames[4]).resize((160, 160)).save(tmp_path / "larger.png")
-    Image.fromarray(frames[5]).save(tmp_path / "own.png")
-    further = [tmp_path / name for name in ("again.jpg", "larger.png", "own.png")]
-    subjects = ("a", "b", "c", "d", "e", "f", "other", None, "f")
-    cells = Cells((*paths, *further), np.zeros(9, np.int64), subjects, ("x",), ("",) * 9, "csv")
-    found = near_copies(cells)
-    assert {(copy.first, copy.second) for copy in found} == {(2, 6), (4, 7)}
-    assert all(0.9 < copy.correlation <= 1 for copy in found)
-    assert [copy.correlation for copy in found] == sorted((copy.correlation for copy in found), reverse=True)
-    assert near_copies(cells.subset([0, 1, 3])) == ()
-
-
-@pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")
-def test_near_copies_of_cnmc_are_those_that_merge_subjects() -> None:
-    cells = read_cnmc(DATA / "cnmc")
-    names = [path.stem for path in cells.paths]
-    listed = {frozenset(names.index(name) for name in pair) for pair in NEAR_COPIES}
-    rows = sorted({*(row for pair in listed for row in pair), *range(0, len(cells), 40)})
-    parsed = [parse_cnmc_name(cells.paths[row]) for row in rows]
-    apart = dataclasses.replace(cells.subset(rows), subjects=tuple(name.subject for name in parsed if name is not None))
-    found = {frozenset((rows[copy.first], rows[copy.second])) for copy in near_copies(apart)}
-    assert listed <= found
-    joined = [{canonical_subject(names[row].split("_")[1]) for row in pair} for pair in found]
-    assert all(len(subjects) == 1 for subjects in joined)

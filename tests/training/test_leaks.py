@@ -11,7 +11,7 @@ from PIL import Image
 
 from leukaemia_zoo import Cells, Preprocessing
 from leukaemia_zoo.cells import Split, canonical_subject, read_cnmc, read_image, save_manifest
-from leukaemia_zoo.cells.table import fingerprint
+from leukaemia_zoo.cells.copies import fingerprint
 from leukaemia_zoo.common.files import package_folder
 from leukaemia_zoo.errors import DataError, LeakError, WeightsError
 from leukaemia_zoo.training.leaks import (

@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.cells.copies import file_fingerprint
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.training.leaks import TrainedOn, find_overlap, training_of
 from leukaemia_zoo.zoo.loading import config_of, load_model, model_name, weights_digest

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.cells.arrays import check_visible, lies_on_black
+from leukaemia_zoo.cells.copies import check_copies
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.table import Cells, check_copies
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
 from leukaemia_zoo.evaluation.inputs import IntArray

@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image
 
 from leukaemia_zoo.cells.arrays import RGBArray, check_visible
-from leukaemia_zoo.cells.class_order import class_names_of
+from leukaemia_zoo.cells.copies import check_copies, fingerprint
 from leukaemia_zoo.cells.images import frame_of, read_image
 from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split
-from leukaemia_zoo.cells.table import Cells, check_copies, class_key, fingerprint
+from leukaemia_zoo.cells.table import Cells, class_key, class_names_of
 from leukaemia_zoo.common.tables import NOTHING
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.baselines import AREA, features_of

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
         parse_cnmc_name,
         subject_from_name,
     )
+    from leukaemia_zoo.cells.copies import NearCopy, duplicate_cells, near_copies, pixel_sha256
     from leukaemia_zoo.cells.images import find_images, read_image
     from leukaemia_zoo.cells.manifests import load_manifest, manifest_sha256, save_manifest
     from leukaemia_zoo.cells.preprocessing import Preprocessing, symmetric_views, turned_views
     from leukaemia_zoo.cells.readers import read_cnmc, read_csv, read_data, read_folders
     from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject, split_by_subject
-    from leukaemia_zoo.cells.table import Cells, duplicate_cells, pixel_sha256
-    from leukaemia_zoo.cells.verification import NearCopy, VerifyReport, near_copies, verify
+    from leukaemia_zoo.cells.table import Cells
+    from leukaemia_zoo.cells.verification import VerifyReport, verify
 
 __getattr__, __dir__, __all__ = lazily(__name__)

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from leukaemia_zoo.cells.copies import file_fingerprint
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split, relative_paths
-from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.text import reason, shortened, shown

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leukaemia_zoo.cells.class_order import class_names_of, refuse_other_layouts
 from leukaemia_zoo.cells.cnmc import (
     CNMC_CLASSES,
     FINAL_FOLDER,
@@ -31,7 +30,7 @@ from leukaemia_zoo.cells.cnmc import (
     subject_from_name,
 )
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
-from leukaemia_zoo.cells.table import Cells
+from leukaemia_zoo.cells.table import Cells, class_names_of, refuse_other_layouts
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import Walk, link_fault, system_note, walk
 from leukaemia_zoo.common.tables import NOTHING, notes_on_subjects, read_table, subject_name

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leukaemia_zoo.cells.copies import check_copies, pixel_sha256
 from leukaemia_zoo.cells.readers import as_cells
-from leukaemia_zoo.cells.table import Cells, check_copies, pixel_sha256
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, LeakError, UnknownNameError
 

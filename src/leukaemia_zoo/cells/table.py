@@ -1,26 +1,22 @@
-"""The table of labelled cells, which readers make and splits and training take, and what is in it twice."""
+"""The table of labelled cells, which readers make and splits and training take, and the classes in it."""
 
-import hashlib
+import itertools
 import re
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from leukaemia_zoo._names import old_method
-from leukaemia_zoo.cells.images import read_image
-from leukaemia_zoo.cells.preprocessing import Preprocessing
-from leukaemia_zoo.common.files import version_of
+from leukaemia_zoo.cells.cnmc import CNMC_CLASSES
+from leukaemia_zoo.common.folders import natural
 from leukaemia_zoo.common.limits import UNCERTAIN
 from leukaemia_zoo.common.tables import check_subjects, subject_name
-from leukaemia_zoo.errors import DataError, ImageError, UnknownNameError
-
-_REFERENCE = Preprocessing((1, 1))
+from leukaemia_zoo.common.text import shortened
+from leukaemia_zoo.errors import DataError, UnknownNameError
 
 MIXED = "mixed"
 
@@ -176,101 +172,85 @@ def check_class_names(names: Iterable[str]) -> None:
             )
 
 
-def duplicate_cells(cells: Cells) -> list[tuple[Path, Path]]:
-    """Return the pairs of files that show exactly the same pixels, whatever their format.
+# --- classes and their order ------------------------------------------------------------------------------------------
 
-    Every further copy of an image is paired with its first in the table.
+# The last of two classes is the positive one, as AUROC needs it. Names are sorted as a person would; but `leukemia`
+# stands before `normal` in the alphabet, and a report would then give the sensitivity for normal cells. So where the
+# name of one of two classes says that it is the diseased or the healthy one, that decides.
 
-    Raises:
-        DataError: If a file cannot be read as an image.
+_POSITIVE = re.compile(
+    r"all|aml|apl|cll|cml|leuka?emi(a|as|c)|(lympho|myelo|mono)?blasts?|malignan(t|cy)|cancer(ous)?|tumou?r|neoplastic|"
+    r"pos(itive)?|abnormal|pathological|diseased?|sick|patients?|cases?|affected"
+)
+_NEGATIVE = re.compile(
+    r"hem|normal|healthy|benign|neg(ative)?|controls?|no|not|non|without|free|unaffected|remission|"
+    r"non(leuka?emic|malignant|cancerous|diseased)"
+)
 
-    >>> [(one.name, other.name) for one, other in duplicate_cells(read_folders("my_cells"))]
-    [('1.png', 'copy of 1.webp')]
+
+def positive_last(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names with the positive of two at the end, where their names tell it; else as they are.
+
+    Example:
+        >>> positive_last(["leukemia", "normal"]), positive_last(["blast", "lymphocyte"]), positive_last(["a", "b"])
+        (('normal', 'leukemia'), ('lymphocyte', 'blast'), ('a', 'b'))
     """
-    paths = cells.paths
-    rows = copied_rows([pixel_sha256(path) for path in paths])
-    return [(paths[one], paths[other]) for one, other in rows if paths[one] != paths[other]]
+    return tuple(sorted(names, key=_rank)) if len(names) == 2 else tuple(names)
 
 
-def copied_rows(keys: Iterable[Hashable]) -> list[tuple[int, int]]:
-    """Rows whose image is there already, each with the first row of it; images are the same if their keys are.
+def _rank(name: str) -> int:
+    """-1 for a name of what is healthy, 1 for one of what is not, 0 for others; "non-leukemic" is healthy."""
+    words = re.findall(r"[^\W\d_]+", name.casefold())
+    if any(map(_NEGATIVE.fullmatch, words)):
+        return -1
+    return int(any(map(_POSITIVE.fullmatch, words)))
 
-    >>> copied_rows(["a", "b", "a"])
-    [(0, 2)]
+
+def class_names_of(labels: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The classes in their order, the same for folders, CSV and arrays, and the class of each label as it is written.
+
+    Where `hem` and `all`, in any case, are all there is, they are C-NMC's; beside other classes they are as written.
     """
-    first: dict[Hashable, int] = {}
-    pairs = ((first.setdefault(key, row), row) for row, key in enumerate(keys))
-    return [(one, other) for one, other in pairs if one != other]
+    written = set(labels)
+    if written and {label.lower() for label in written} <= set(CNMC_CLASSES):
+        return CNMC_CLASSES, {label: label.lower() for label in written}
+    return positive_last(sorted(written, key=natural)), {label: label for label in written}
 
 
-def check_copies(cells: Cells, keys: Iterable[Hashable]) -> list[tuple[int, int]]:
-    """The `copied_rows` of a table, which must have one label.
-
-    Raises:
-        DataError: If one image has two labels, of which one is wrong.
-    """
-    copies = copied_rows(keys)
-    for rows in copies:
-        if len({cells.labels[row] for row in rows}) > 1:
-            one, two = (f"{cells.paths[row]} ('{cells.class_names[cells.labels[row]]}')" for row in rows)
-            raise DataError(f"{one} and {two} are the same image with two labels: remove the wrong one.")
-    return copies
+_PART_OF_SPLIT = re.compile(
+    r"(?:\d+[ _-]*)?(?:train(?:ing)?|test(?:ing)?|val|valid|validation|dev|development|hold[ _-]?out|eval|evaluation)"
+    r"(?:[ _-]*(?:set|data|dataset|images?|cells|part|split|\d+))*|(?:cv|split|fold)[ _-]*\d+"
+)
 
 
-def pixel_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of an image's size and RGB pixels as `read_image` gives them to the networks.
-
-    It is the same for one image in two lossless formats. JPEG changes pixels, so a JPEG copy counts as another image.
-
-    Raises:
-        DataError: If the file cannot be read as an image.
-
-    >>> len(pixel_sha256("my_cells/blast/1.png"))
-    64
-    """
-    return _pixel_hashes(path)[0]
+_VERSIONS_OF_IMAGES = re.compile(
+    r"(?:images?|masks?|labels?|annotations?|originals?|segment(?:ed|ation)s?|raw|processed|augmented|cropped)"
+    r"(?:[ _-]*\d+)?"
+)
 
 
-def fingerprint(frame: npt.ArrayLike) -> int:
-    """Return 64 bits of the SHA-256 of a frame reduced to 256 pixels, as before every network: the same for both sizes.
-
-    Args:
-        frame: Shape (height, width, 3), RGB, 0 to 255.
-
-    Raises:
-        ImageError: If the array is not such an image.
-
-    >>> fingerprint(np.zeros((450, 450, 3), np.uint8)) == fingerprint(np.zeros((256, 256, 3), np.uint8))
-    True
-    """
-    return int.from_bytes(_digest(_REFERENCE.reduced(frame))[:8], "little")
-
-
-def file_fingerprint(path: str | Path) -> int:
-    """Return the `fingerprint` of an image file.
-
-    >>> file_fingerprint("my_cells/blast/1.png") == file_fingerprint("my_cells/lymphocyte/2.png")
-    False
-    """
-    return _pixel_hashes(path)[1]
-
-
-def _pixel_hashes(path: str | Path) -> tuple[str, int]:
-    path = Path(path)
-    try:
-        # One run checks many splits of the same files; size and time of change tell whether a file is still the same.
-        return _hashes_of_version(path, *version_of(path))
-    except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error.strerror}): check the path.") from error
-    except ImageError as error:
-        raise DataError(str(error)) from error
-
-
-@lru_cache(maxsize=1 << 16)
-def _hashes_of_version(path: Path, size: int, changed: int) -> tuple[str, int]:
-    pixels = read_image(path)
-    return _digest(pixels).hex(), fingerprint(pixels)
-
-
-def _digest(pixels: np.ndarray) -> bytes:
-    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).digest()
+def refuse_other_layouts(root: Path, folders: Sequence[Path], images: Iterable[Path]) -> None:
+    """Refuse folders that are parts of a split, or versions of the same images, and would be learnt as classes."""
+    if parts := [folder for folder in folders if _PART_OF_SPLIT.fullmatch(folder.name.casefold())]:
+        raise DataError(
+            f"{parts[0]} is called after a part of a split, and the folders in {root} are the classes: give one part, "
+            f"such as {parts[0]}, and judge on another, or a CSV with the columns path,label[,subject]."
+        )
+    inner: dict[Path, set[str]] = defaultdict(set)
+    for image in images:
+        first, *deeper = image.relative_to(root).parts[:-1]
+        if deeper:
+            inner[root / first].add(deeper[0].casefold())
+    for one, other in itertools.combinations(folders, 2):
+        if len(shared := inner[one] & inner[other]) > 1:
+            raise DataError(
+                f"{one} and {other} hold the same folders ({shortened(sorted(shared))}), so that which are the classes "
+                f"cannot be told: give the folder that holds one folder a class, such as {one}, or a CSV with the "
+                "columns path,label[,subject]."
+            )
+    if all(_VERSIONS_OF_IMAGES.fullmatch(folder.name.casefold()) for folder in folders):
+        raise DataError(
+            f"The folders in {root} ({shortened(folder.name for folder in folders)}) are called after versions of the "
+            "same images and not after classes: sort the images into one folder a class, or give a CSV with the "
+            "columns path,label[,subject]."
+        )

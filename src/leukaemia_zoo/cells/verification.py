@@ -1,7 +1,4 @@
-"""Compare a C-NMC 2019 download with the official files, and the images of any cells with each other.
-
-The same cell in two files need not have the same pixels: photographed or cut out once more, its texture is the same.
-"""
+"""Compare a C-NMC 2019 download with the official files, byte by byte, and its images with each other."""
 
 import hashlib
 from collections import defaultdict
@@ -9,10 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.cnmc import (
@@ -27,9 +20,8 @@ from leukaemia_zoo.cells.cnmc import (
     preliminary_labels,
     preliminary_names,
 )
-from leukaemia_zoo.cells.images import IMAGE_SUFFIXES, read_image
-from leukaemia_zoo.cells.preprocessing import lies_on_black
-from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.cells.copies import file_fingerprint
+from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import walk
 from leukaemia_zoo.errors import DataError
@@ -271,99 +263,3 @@ def _missing(here: set[str]) -> dict[str, tuple[str, ...]]:
         for part, paths in sorted(by_part.items())
         if any(path in here and not path.endswith(".csv") for path in paths)
     }
-
-
-# --- the same cell once more -----------------------------------------------------------------------------------------
-
-_OUTLINE, _TEXTURE = 20, 100
-"""Pixels of a side at which images are compared: first coarsely, each with each, then the nearest of them finely."""
-
-_NEAREST = 12
-"""Images of other people that are looked at more closely for each."""
-
-_COARSELY_ALIKE = 0.95
-_BLURS = (0.7, 3.5)
-_LEAST_PIXELS = 150
-
-
-@dataclass(frozen=True)
-class NearCopy:
-    """Two images that show one cell.
-
-    Attributes:
-        first: Row of the one in the table.
-        second: Row of the other, a later one.
-        correlation: Of their textures, at most 1.
-    """
-
-    first: int
-    second: int
-    correlation: float
-
-
-def near_copies(cells: Cells, *, least: float = 0.9) -> tuple[NearCopy, ...]:
-    """Find cells that are there under two subjects though their pixels differ: one person, or a cell that is misfiled.
-
-    Cells that were photographed, cut out, normalised or compressed once more keep their texture. Textures of cells of
-    C-NMC that are not the same correlate by up to 0.89, those of one cell by 0.90 to 1. What was turned, mirrored or
-    moved is not found. 7,861 images take half a minute on two cores; the time grows with the square of their number.
-
-    Args:
-        cells: Images of single cells. Those without a subject are compared with all others.
-        least: The correlation of two textures from which they count as one cell, from 0 to 1.
-
-    Returns:
-        The pairs, the surest first.
-
-    Raises:
-        ImageError: If an image cannot be read.
-
-    >>> from leukaemia_zoo.cells import read_folders
-    >>> [(copy.first, copy.second) for copy in near_copies(read_folders("my_cells"))]
-    [(0, 1)]
-    """
-    with ThreadPoolExecutor() as pool:
-        seen = list(pool.map(_look, cells.paths))
-    outlines = np.stack([outline for outline, _, _ in seen])
-    owners = [subject or f"\0{row}" for row, subject in enumerate(cells.subjects)]
-    people = np.unique(owners, return_inverse=True)[1]
-    found: dict[tuple[int, int], float] = {}
-    for begin in range(0, len(outlines), 1024):
-        alike = outlines[begin : begin + 1024] @ outlines.T
-        alike[people[begin : begin + 1024, None] == people[None]] = -1.0
-        nearest = np.argpartition(-alike, min(_NEAREST, len(outlines) - 1), axis=1)[:, :_NEAREST]
-        for row, others in enumerate(nearest, start=begin):
-            for other in others[alike[row - begin, others] >= _COARSELY_ALIKE]:
-                pair = (min(row, int(other)), max(row, int(other)))
-                if pair not in found:
-                    found[pair] = _correlation(seen[pair[0]], seen[pair[1]])
-    copies = [NearCopy(*pair, round(value, 4)) for pair, value in found.items() if value >= least]
-    return tuple(sorted(copies, key=lambda copy: (-copy.correlation, copy.first)))
-
-
-_Seen = tuple[npt.NDArray[np.float32], npt.NDArray[np.float16], npt.NDArray[np.bool_]]
-
-
-def _look(path: Path) -> _Seen:
-    """The coarse image as a vector of length 1, the texture, and which pixels of it are of the cell."""
-    from scipy import ndimage
-
-    frame = read_image(path)
-    grey = Image.fromarray(frame).convert("L")
-    outline = np.asarray(grey.resize((_OUTLINE, _OUTLINE), Image.Resampling.BOX), np.float32).ravel()
-    outline = outline - outline.mean()
-    fine = np.asarray(grey.resize((_TEXTURE, _TEXTURE), Image.Resampling.BOX), np.float32)
-    texture = ndimage.gaussian_filter(fine, _BLURS[0]) - ndimage.gaussian_filter(fine, _BLURS[1])
-    inside = fine > 4 if lies_on_black(frame) else np.ones_like(fine, bool)
-    inside = ndimage.binary_erosion(inside, iterations=3)
-    return outline / max(float(np.linalg.norm(outline)), 1e-6), texture.astype(np.float16), inside
-
-
-def _correlation(one: _Seen, other: _Seen) -> float:
-    """Of two textures, where both images have the cell; -1 where that is hardly anywhere."""
-    inside = one[2] & other[2]
-    if inside.sum() < _LEAST_PIXELS:
-        return -1.0
-    first, second = (texture[inside].astype(np.float64) for _, texture, _ in (one, other))
-    first, second = first - first.mean(), second - second.mean()
-    return float((first * second).sum() / max(np.sqrt((first**2).sum() * (second**2).sum()), 1e-9))

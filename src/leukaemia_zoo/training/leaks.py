@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from leukaemia_zoo.cells.cnmc import canonical_subject, official_row, subject_from_name
-from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.cells.copies import file_fingerprint
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import package_folder, replacing, sha256_of
 from leukaemia_zoo.common.reading import read_arrays, read_json
 from leukaemia_zoo.common.text import reason, shortened

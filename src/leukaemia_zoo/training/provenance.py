@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from leukaemia_zoo.cells.table import Cells, file_fingerprint
+from leukaemia_zoo.cells.copies import file_fingerprint
+from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import plain, sha256_of
 from leukaemia_zoo.common.hardware import precision
 from leukaemia_zoo.common.run_folder import TRUNK_FILE

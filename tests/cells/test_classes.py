@@ -1,4 +1,4 @@
-"""`class_order`, `as_cells`: which of two classes is the positive one, and a path as good as a table."""
+"""The order of classes, `as_cells`: which of two classes is the positive one, and a path as good as a table."""
 
 import doctest
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo.cells import class_order
-from leukaemia_zoo.cells.class_order import positive_last
+from leukaemia_zoo.cells import table
 from leukaemia_zoo.cells.readers import as_cells
+from leukaemia_zoo.cells.table import positive_last
 from leukaemia_zoo.errors import DataError, UnknownNameError
 
 
 def test_the_examples_run():
-    assert doctest.testmod(class_order).failed == 0
+    assert doctest.testmod(table).failed == 0
 
 
 @pytest.mark.parametrize(
