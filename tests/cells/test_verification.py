@@ -120,6 +120,32 @@ def test_pixels_under_another_header_join_two_subjects(images: Path) -> None:
     assert f"NEW: {told}" in str(report)
 
 
+def test_textures_join_subjects_whose_cells_were_photographed_again(images: Path) -> None:
+    """The one with noise and other colours; unreadable images are told, and known people are nothing new."""
+    rng = np.random.default_rng(1)
+    names = ("fold_0/all/UID_902_1_1_all", "fold_1/all/UID_903_4_2_all", "fold_1/all/UID_51_8_1_all")
+    cell = np.asarray(Image.fromarray(rng.integers(60, 200, (24, 24, 3), dtype=np.uint8)).resize((128, 128)))
+    other = np.asarray(Image.fromarray(rng.integers(60, 200, (24, 24, 3), dtype=np.uint8)).resize((128, 128)))
+    again = np.clip(cell * 0.9 + rng.normal(0, 3, cell.shape), 0, 255).astype(np.uint8)
+    for name, frame in zip((*names, "fold_0/all/UID_78_8_1_all"), (cell, again, other, other[::1] // 2), strict=True):
+        Image.fromarray(frame).save(images / "training_data" / f"{name}.bmp")
+    (images / "training_data/fold_0/all/UID_904_1_1_all.bmp").write_bytes(b"BM")
+    assert verify(images).near_copies is None
+    report = verify(images, textures=True)
+    assert report.near_copies is not None
+    assert report.same_pixels is None
+    wanted = [{f"training_data/{name}.bmp" for name in names[:2]}]
+    wanted.append({f"training_data/{names[2]}.bmp", "training_data/fold_0/all/UID_78_8_1_all.bmp"})
+    found = [set(pair) for pair in report.near_copies]
+    assert all(pair in found for pair in wanted)
+    (told,) = [line for line in report.new_pairs if "UID_902" in line]
+    assert "the subjects 902 and 903 are one person" in told
+    assert not any("UID_78" in line for line in report.new_pairs)
+    assert f"NEW: {told}" in str(report)
+    assert "cells there twice by texture, such as" in str(report)
+    assert any("UID_904" in fault for fault in report.unreadable)
+
+
 def test_pixels_are_compared_across_formats_and_known_people_are_nothing_new(images: Path) -> None:
     """A converted copy of the one cell, and one of subject 51 beside one of subject 55."""
     source = images / "training_data/fold_1/hem/UID_h3_1_1_hem.bmp"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from leukaemia_zoo.cells.cnmc import (
     preliminary_labels,
     preliminary_names,
 )
-from leukaemia_zoo.cells.copies import file_fingerprint
+from leukaemia_zoo.cells.copies import LEAST_CORRELATION, Texture, file_fingerprint, near_copies_among, texture_of
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import walk
-from leukaemia_zoo.errors import DataError
+from leukaemia_zoo.errors import DataError, ImageError
 
 _FOLDERS_OF_TEST_SETS = {PRELIMINARY_FOLDER: "preliminary", FINAL_FOLDER: "final"}
 
@@ -48,6 +48,8 @@ class VerifyReport:
             links), and with `pixels` images that cannot be decoded, one sentence each.
         same_pixels: With `pixels`, the groups of images, relative to `root`, that show the same pixels though they are
             not copies that the official list tells; None where pixels were not compared.
+        near_copies: With `textures`, the pairs of images, relative to `root`, that show one cell under two subjects, or
+            whose subjects are not known, and are not byte-identical; None where textures were not compared.
         new_pairs: One sentence for each of these groups whose subjects `MERGED_SUBJECTS` does not count as one person.
     """
 
@@ -61,6 +63,7 @@ class VerifyReport:
     duplicates: tuple[tuple[str, ...], ...]
     unreadable: tuple[str, ...] = ()
     same_pixels: tuple[tuple[str, ...], ...] | None = None
+    near_copies: tuple[tuple[str, ...], ...] | None = None
     new_pairs: tuple[str, ...] = ()
 
     @property
@@ -90,17 +93,22 @@ class VerifyReport:
                 f"  {len(self.duplicates):,} cells there twice under two official names, such as "
                 f"{' = '.join(self.duplicates[0])}; read_cnmc keeps one of each"
             )
-        if self.same_pixels is not None:
-            example = f", such as {' = '.join(self.same_pixels[0])}" if self.same_pixels else ""
-            lines.append(f"  {len(self.same_pixels):,} cells there twice by pixels, under other bytes{example}")
-            lines += [f"  NEW: {told}" for told in self.new_pairs]
+        for groups, how in ((self.same_pixels, "by pixels, under other bytes"), (self.near_copies, "by texture")):
+            if groups is not None:
+                example = f", such as {' = '.join(groups[0])}" if groups else ""
+                lines.append(f"  {len(groups):,} cells there twice {how}{example}")
+        lines += [f"  NEW: {told}" for told in self.new_pairs]
         return "\n".join(lines)
 
     describe = old_method("VerifyReport", "describe", "__str__")
 
 
 def verify(
-    root: str | Path, progress: Callable[[int, int], None] | None = None, *, pixels: bool = False
+    root: str | Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    pixels: bool = False,
+    textures: bool = False,
 ) -> VerifyReport:
     """Compare the C-NMC files under a folder with the official list of sizes and SHA-256 digests.
 
@@ -111,6 +119,8 @@ def verify(
         progress: Called after each file with the number of files done and in all.
         pixels: Compare the images with each other by their pixels too, which takes some minutes for all of them: a cell
             that lies in two parts under two headers tells that two subjects are one person.
+        textures: Compare the images of different subjects by their texture, as `near_copies` does: so does a cell that
+            was photographed once more. Some minutes for all of them.
 
     Raises:
         DataError: If the folder is not there or holds no file with an official name.
@@ -148,10 +158,17 @@ def verify(
         raise DataError(f"No C-NMC file is under {root}: give the folder that the download was unpacked into.")
 
     here = {official.paths[row] for row in found}
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    owners = _Owners(root)
     groups: list[tuple[Path, ...]] = []
+    again: list[tuple[Path, ...]] = []
+    faults: list[str] = []
     if pixels:
-        groups, faults = _alike([path for path in files if path.suffix.lower() in IMAGE_SUFFIXES])
-        unreadable += [fault for fault in faults if fault not in unreadable]
+        groups, faults = _alike(images)
+    if textures:
+        again, further = _photographed_again(images, owners)
+        faults += further
+    unreadable += [fault for fault in dict.fromkeys(faults) if fault not in unreadable]
     return VerifyReport(
         root=root,
         intact=tuple(official.paths[row] for row in sorted(found) if found[row] == "intact"),
@@ -163,7 +180,8 @@ def verify(
         duplicates=tuple(group for group in official_duplicates() if here.issuperset(group)),
         unreadable=tuple(unreadable),
         same_pixels=tuple(tuple(_relative(path, root) for path in group) for group in groups) if pixels else None,
-        new_pairs=_new_pairs(groups, root),
+        near_copies=tuple(tuple(_relative(path, root) for path in pair) for pair in again) if textures else None,
+        new_pairs=_new_pairs(dict.fromkeys([*groups, *again]), root, owners),
     )
 
 
@@ -188,9 +206,29 @@ def _alike(images: Sequence[Path]) -> tuple[list[tuple[Path, ...]], list[str]]:
                 faults.append(str(seen))
             else:
                 by_pixels[seen].append(path)
-    listed = {frozenset(group) for group in official_duplicates()}
-    groups = [tuple(group) for group in by_pixels.values() if len(group) > 1]
-    return [group for group in groups if frozenset(map(_official, group)) not in listed], faults
+    return [tuple(group) for group in by_pixels.values() if len(group) > 1 and not _are_listed(group)], faults
+
+
+def _photographed_again(images: Sequence[Path], owners: "_Owners") -> tuple[list[tuple[Path, ...]], list[str]]:
+    """The pairs of images of one cell under two subjects that are no byte-identical official files, and the faults."""
+
+    def look(path: Path) -> Texture | ImageError:
+        try:
+            return texture_of(path)
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        looked = list(zip(images, pool.map(look, images), strict=True))
+    seen = {path: found for path, found in looked if not isinstance(found, ImageError)}
+    paths = [*seen]
+    found = near_copies_among([*seen.values()], [owners[path] for path in paths], LEAST_CORRELATION) if seen else ()
+    pairs = [(paths[copy.first], paths[copy.second]) for copy in found]
+    return [pair for pair in pairs if not _are_listed(pair)], [str(e) for _, e in looked if isinstance(e, ImageError)]
+
+
+def _are_listed(images: Sequence[Path]) -> bool:
+    return frozenset(map(_official, images)) in map(frozenset, official_duplicates())
 
 
 def _official(path: Path) -> str | None:
@@ -198,20 +236,30 @@ def _official(path: Path) -> str | None:
     return None if row is None else official_files().paths[row]
 
 
-def _new_pairs(groups: Sequence[Sequence[Path]], root: Path) -> tuple[str, ...]:
+class _Owners:
+    """Whose cell an image is, by its name or the label file of the preliminary set; not merged, None if not known."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._numbers: dict[Path, dict[str, str]] = {}  # names of numbered cells, by their folder
+
+    def __getitem__(self, path: Path) -> str | None:
+        if path.stem.isdecimal() and path.parent not in self._numbers:
+            preliminary = path.parent.name == PRELIMINARY_FOLDER
+            file = preliminary_labels(path.parent, self._root) if preliminary else None
+            table = {} if file is None else preliminary_names(file)
+            self._numbers[path.parent] = {number: name.subject for number, name in table.items()}
+        name = parse_cnmc_name(path)
+        return self._numbers.get(path.parent, {}).get(path.stem) if name is None else name.subject
+
+
+def _new_pairs(groups: Iterable[Sequence[Path]], root: Path, owners: _Owners) -> tuple[str, ...]:
     """What the groups tell of people that is not known yet."""
-    numbers: dict[Path, dict[str, str]] = {}  # names of numbered cells, by their folder
     told = []
     for group in groups:
         subjects: dict[str, str] = {}  # merged name -> as the file is called
         for path in group:
-            if path.stem.isdecimal() and path.parent not in numbers:
-                file = preliminary_labels(path.parent, root) if path.parent.name == PRELIMINARY_FOLDER else None
-                table = {} if file is None else preliminary_names(file)
-                numbers[path.parent] = {number: name.subject for number, name in table.items()}
-            name = parse_cnmc_name(path)
-            subject = numbers.get(path.parent, {}).get(path.stem) if name is None else name.subject
-            if subject is not None:
+            if (subject := owners[path]) is not None:
                 subjects.setdefault(canonical_subject(subject), subject)
         if len(subjects) > 1:
             told.append(

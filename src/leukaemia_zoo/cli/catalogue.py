@@ -71,12 +71,13 @@ def publish(namespace: str, names: tuple[str, ...], **settings: Any) -> int:
 @click.command()
 @click.argument("folder", type=paths.path, metavar="DIR")
 @click.option("--pixels", is_flag=True, help="find cells that lie there twice under other bytes too (some minutes)")
-def verify(folder: Path, pixels: bool) -> int:
+@click.option("--textures", is_flag=True, help="find cells that were photographed twice, too (some minutes)")
+def verify(folder: Path, pixels: bool, textures: bool) -> int:
     """Compare a C-NMC download with the official list of sha256 hashes."""
     from leukaemia_zoo.cells import verification
 
     with output.progress_bar("files") as step:
-        report = verification.verify(folder, progress=step, pixels=pixels)
+        report = verification.verify(folder, progress=step, pixels=pixels, textures=textures)
     print(report)
     return 0 if report.ok else 1
 
