@@ -228,7 +228,8 @@ def _photographed_again(images: Sequence[Path], owners: "_Owners") -> tuple[list
 
 
 def _are_listed(images: Sequence[Path]) -> bool:
-    return frozenset(map(_official, images)) in map(frozenset, official_duplicates())
+    names = set(map(_official, images))
+    return any(names == set(group) for group in official_duplicates())
 
 
 def _official(path: Path) -> str | None:
