@@ -1,6 +1,5 @@
 """The order of classes, `as_cells`: which of two classes is the positive one, and a path as good as a table."""
 
-import doctest
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +7,9 @@ import pytest
 from PIL import Image
 
 import leukaemia_zoo as lz
-from leukaemia_zoo.cells import table
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.table import positive_last
 from leukaemia_zoo.errors import DataError, UnknownNameError
-
-
-def test_the_examples_run():
-    assert doctest.testmod(table).failed == 0
 
 
 @pytest.mark.parametrize(

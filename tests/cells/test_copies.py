@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from painted_cells import paint
 from PIL import Image
 
 from leukaemia_zoo.cells import copies
@@ -16,16 +17,6 @@ from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-def paint(path: Path, value: int = 0) -> Path:
-    """Write a tiny image; the value, below 256, decides its pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((18, 16, 3), value, np.uint8)
-    pixels[0, 0] = (10, 20, 30)
-    options = {"lossless": True} if path.suffix.lower() == ".webp" else {}
-    Image.fromarray(pixels).save(path, **options)
-    return path
 
 
 # --- identical images ---

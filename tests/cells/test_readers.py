@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from painted_cells import paint
 
 from leukaemia_zoo.benchmarking.judged_cells import read_judged_cells
 from leukaemia_zoo.cells import cnmc, readers
@@ -38,16 +38,6 @@ def needs(folder: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         not (DATA / folder).exists(), reason=f"the real images of {folder} are not on this machine"
     )
-
-
-def paint(path: Path, value: int = 0) -> Path:
-    """Write a tiny image; the value, below 256, decides its pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((18, 16, 3), value, np.uint8)
-    pixels[0, 0] = (10, 20, 30)
-    options = {"lossless": True} if path.suffix.lower() == ".webp" else {}
-    Image.fromarray(pixels).save(path, **options)
-    return path
 
 
 def write_csv(path: Path, *lines: str, encoding: str = "utf-8") -> Path:

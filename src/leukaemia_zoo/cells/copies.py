@@ -189,7 +189,9 @@ def near_copies(cells: Cells, *, least: float = LEAST_CORRELATION) -> tuple[Near
         return near_copies_among(list(pool.map(texture_of, cells.paths)), cells.subjects, least)
 
 
-def near_copies_among(seen: Sequence[Texture], subjects: Sequence[str | None], least: float) -> tuple[NearCopy, ...]:
+def near_copies_among(
+    seen: Sequence[Texture], subjects: Sequence[str | None], least: float = LEAST_CORRELATION
+) -> tuple[NearCopy, ...]:
     """The same of images that have been looked at, each of a subject or nobody known."""
     outlines = np.stack([outline for outline, _, _ in seen])
     owners = [subject or f"\0{row}" for row, subject in enumerate(subjects)]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from leukaemia_zoo._names import old_method
 from leukaemia_zoo.cells.cnmc import (
@@ -20,11 +21,13 @@ from leukaemia_zoo.cells.cnmc import (
     preliminary_labels,
     preliminary_names,
 )
-from leukaemia_zoo.cells.copies import LEAST_CORRELATION, Texture, file_fingerprint, near_copies_among, texture_of
+from leukaemia_zoo.cells.copies import file_fingerprint, near_copies_among, texture_of
 from leukaemia_zoo.cells.images import IMAGE_SUFFIXES
 from leukaemia_zoo.common.files import existing_folder
 from leukaemia_zoo.common.folders import walk
 from leukaemia_zoo.errors import DataError, ImageError
+
+_Seen = TypeVar("_Seen")
 
 _FOLDERS_OF_TEST_SETS = {PRELIMINARY_FOLDER: "preliminary", FINAL_FOLDER: "final"}
 
@@ -191,40 +194,39 @@ def _relative(path: Path, root: Path) -> str:
 
 def _alike(images: Sequence[Path]) -> tuple[list[tuple[Path, ...]], list[str]]:
     """The groups of images with the same pixels that are no byte-identical official files, and what is not readable."""
-
-    def look(path: Path) -> int | DataError:
-        try:
-            return file_fingerprint(path)
-        except DataError as error:
-            return error
-
+    seen, faults = _looked_at(images, file_fingerprint)
     by_pixels: dict[int, list[Path]] = defaultdict(list)
-    faults = []
-    with ThreadPoolExecutor() as pool:
-        for path, seen in zip(images, pool.map(look, images), strict=True):
-            if isinstance(seen, DataError):
-                faults.append(str(seen))
-            else:
-                by_pixels[seen].append(path)
+    for path, pixels in seen.items():
+        by_pixels[pixels].append(path)
     return [tuple(group) for group in by_pixels.values() if len(group) > 1 and not _are_listed(group)], faults
 
 
 def _photographed_again(images: Sequence[Path], owners: "_Owners") -> tuple[list[tuple[Path, ...]], list[str]]:
     """The pairs of images of one cell under two subjects that are no byte-identical official files, and the faults."""
+    seen, faults = _looked_at(images, texture_of)
+    paths = [*seen]
+    found = near_copies_among([*seen.values()], [owners[path] for path in paths]) if seen else ()
+    pairs = [(paths[copy.first], paths[copy.second]) for copy in found]
+    return [pair for pair in pairs if not _are_listed(pair)], faults
 
-    def look(path: Path) -> Texture | ImageError:
+
+def _looked_at(images: Sequence[Path], look: Callable[[Path], _Seen]) -> tuple[dict[Path, _Seen], list[str]]:
+    """What each image shows, and one sentence for each that cannot be read."""
+
+    def tried(path: Path) -> _Seen | DataError | ImageError:
         try:
-            return texture_of(path)
-        except ImageError as error:
+            return look(path)
+        except (DataError, ImageError) as error:
             return error
 
+    seen, faults = {}, []
     with ThreadPoolExecutor() as pool:
-        looked = list(zip(images, pool.map(look, images), strict=True))
-    seen = {path: found for path, found in looked if not isinstance(found, ImageError)}
-    paths = [*seen]
-    found = near_copies_among([*seen.values()], [owners[path] for path in paths], LEAST_CORRELATION) if seen else ()
-    pairs = [(paths[copy.first], paths[copy.second]) for copy in found]
-    return [pair for pair in pairs if not _are_listed(pair)], [str(e) for _, e in looked if isinstance(e, ImageError)]
+        for path, found in zip(images, pool.map(tried, images), strict=True):
+            if isinstance(found, DataError | ImageError):
+                faults.append(str(found))
+            else:
+                seen[path] = found
+    return seen, faults
 
 
 def _are_listed(images: Sequence[Path]) -> bool:

@@ -35,25 +35,23 @@ ARRAYS = ".npz"
 _OWN_LAYERS = ("neck", "statistics", "logits", "dense")
 """The names of the layers that this package puts on a published network begin so."""
 
-# The networks whose ImageNet weights Keras downloads, as keras.applications calls them.
-_PUBLISHED = {
-    "vgg16": "VGG16",
-    "resnet50": "ResNet50",
-    "inception_v3": "InceptionV3",
-    "xception": "Xception",
-    "mobilenet": "MobileNet",
+# ImageNet's weights: what they are called, their papers, and their licences: of those of Keras as the documentation of
+# Keras 2 gave them; that of Keras 3 gives none.
+_IMAGENET = {
+    "vgg16": ("VGG16", "Simonyan and Zisserman 2014, doi 10.48550/arXiv.1409.1556", "CC BY 4.0"),
+    "resnet50": ("ResNet50", "He et al. 2016, doi 10.1109/CVPR.2016.90", "MIT"),
+    "inception_v3": ("InceptionV3", "Szegedy et al. 2016, doi 10.1109/CVPR.2016.308", "Apache-2.0"),
+    "xception": ("Xception", "Chollet 2017, doi 10.1109/CVPR.2017.195", "MIT"),
+    "mobilenet": ("MobileNet", "Howard et al. 2017, doi 10.48550/arXiv.1704.04861", "Apache-2.0"),
+    "efficientnet_lite0": (
+        "EfficientNet-lite0 by its authors",
+        "Tan and Le 2019, doi 10.48550/arXiv.1905.11946",
+        "Apache-2.0",
+    ),
 }
 
-# Papers and licences of ImageNet's weights: of those of Keras as the documentation of Keras 2 gave them; that of Keras
-# 3 gives none.
-_IMAGENET = {
-    "vgg16": ("Simonyan and Zisserman 2014, doi 10.48550/arXiv.1409.1556", "CC BY 4.0"),
-    "resnet50": ("He et al. 2016, doi 10.1109/CVPR.2016.90", "MIT"),
-    "inception_v3": ("Szegedy et al. 2016, doi 10.1109/CVPR.2016.308", "Apache-2.0"),
-    "xception": ("Chollet 2017, doi 10.1109/CVPR.2017.195", "MIT"),
-    "mobilenet": ("Howard et al. 2017, doi 10.48550/arXiv.1704.04861", "Apache-2.0"),
-    "efficientnet_lite0": ("Tan and Le 2019, doi 10.48550/arXiv.1905.11946", "Apache-2.0"),
-}
+# Those of them that Keras downloads, as keras.applications calls them.
+_PUBLISHED = {name: called for name, (called, *_) in _IMAGENET.items() if name != "efficientnet_lite0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +126,8 @@ def find_initial_weights(init: str | Path | None, architecture: str, trunk: str 
 
 def _imagenet_row(architecture: str, file: str) -> dict[str, str]:
     """The row of ``data`` of weights that learnt from ImageNet."""
-    paper, licence = _IMAGENET.get(architecture, ("given as initial weights", "not stated"))
-    if architecture in _PUBLISHED:
-        whose = f"keras.applications {_PUBLISHED[architecture]}"
-    else:
-        whose = "EfficientNet-lite0 by its authors" if architecture in _IMAGENET else file
+    called, paper, licence = _IMAGENET.get(architecture, (file, "given as initial weights", "not stated"))
+    whose = f"keras.applications {called}" if architecture in _PUBLISHED else called
     return {"name": "ImageNet", "source": f"weights of {whose}, {paper}", "licence": licence}
 
 
