@@ -28,10 +28,18 @@ from leukaemia_zoo.prediction.features import ood_scores
 from leukaemia_zoo.report.report import Report
 from leukaemia_zoo.training import distillation, tuning
 from leukaemia_zoo.training import trainer as training
-from leukaemia_zoo.training.classifier import Embeddings, classifiers, embed, new_network, opinions
+from leukaemia_zoo.training.classifier import Embeddings, classifiers, embed, new_network, opinions, outputs_of
 from leukaemia_zoo.training.cross_validation import cross_validate
 from leukaemia_zoo.training.distillation import distil, forget_trunk, load_teacher
-from leukaemia_zoo.training.drawing import CellArrays, SoftLabels, drawing_weights, read_arrays
+from leukaemia_zoo.training.drawing import (
+    CellArrays,
+    Drawn,
+    SoftLabels,
+    Views,
+    drawing_weights,
+    preprocessing_for,
+    read_arrays,
+)
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.training.records import Sources, fingerprint, provenance
 from leukaemia_zoo.training.runs import RunState, Training
@@ -388,6 +396,25 @@ def test_the_classifier_sees_standardised_statistics(cells, recipe, tmp_path):
     embeddings = embed(fitted.model, pixels, rows, recipe)
     assert np.isnan(embeddings.turned[:, split.parts["validation"]]).all()
     assert np.isfinite(embeddings.predicted[rows]).all()
+    # What is embedded needs no network any more to be judged.
+    for ours, whole in zip(
+        outputs_of(fitted, embeddings, pixels, rows, recipe),
+        outputs_of(fitted, None, pixels, rows, recipe),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_batches_drawn_ahead_are_those_of_the_epoch_in_their_order(cells):
+    recipe = recipe_for("cnn_attention", {**SMALL, "drawn_views": True})
+    arrays, rows = read_arrays(cells, recipe, 0), np.arange(len(cells))
+    views = Views(arrays.pixels, arrays.frames, recipe, preprocessing_for(recipe))
+    drawn = Drawn(views, cells.labels, rows, np.full(len(rows), 1 / len(rows)), 4, [0, 1], 2, steps=12)
+    found = list(drawn.in_turn())
+    assert len(found) == 12
+    for number, (images, targets) in enumerate(found):
+        np.testing.assert_array_equal(images, drawn[number][0])
+        np.testing.assert_array_equal(targets, drawn[number][1])
 
 
 def test_a_split_that_leaks_is_refused(cells, teacher, recipe, tmp_path):

@@ -178,13 +178,22 @@ def check_size(size: tuple[int, int], path: Path) -> None:
         )
 
 
+def brightest(pixels: RGBArray) -> npt.NDArray[np.uint8]:
+    """The highest channel of each pixel, (height, width): NumPy's maximum over so short an axis takes 20 times as long.
+
+    >>> brightest(np.array([[[1, 3, 2]]], np.uint8))
+    array([[3]], dtype=uint8)
+    """
+    return np.maximum.reduce((pixels[..., 0], pixels[..., 1], pixels[..., 2]))
+
+
 def lies_on_black(pixels: RGBArray) -> bool:
     """Whether an image shows a cell on black: nine tenths of its outermost pixels are background, as in C-NMC 2019.
 
     The round field of an eyepiece is no cell, though black lies around it: it fills more of the frame than a cell does,
     mostly with empty slide.
     """
-    above = pixels.max(axis=-1) > BLACK
+    above = brightest(pixels) > BLACK
     if np.concatenate([above[0], above[-1], above[1:-1, 0], above[1:-1, -1]]).mean() > 0.1:
         return False
     return not (above.mean() > _MOST_OF_A_CELL and np.median(pixels[above].min(axis=-1)) >= _SLIDE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.arrays import as_image
+from leukaemia_zoo.cells.arrays import as_image, brightest
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray, checked_predictions
 
@@ -117,7 +117,7 @@ def cell_area(image: npt.ArrayLike) -> float:
         400.0
     """
     pixels = as_image(image)
-    return float(np.count_nonzero(pixels.any(axis=2)) * (OFFICIAL_SIDE / min(pixels.shape[:2])) ** 2)
+    return float(np.count_nonzero(brightest(pixels)) * (OFFICIAL_SIDE / min(pixels.shape[:2])) ** 2)
 
 
 def area_baseline(train_area: npt.ArrayLike, train_labels: npt.ArrayLike, test_area: npt.ArrayLike) -> FloatArray:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from leukaemia_zoo.cells.arrays import BLACK, RGBArray
+from leukaemia_zoo.cells.arrays import BLACK, RGBArray, brightest
 from leukaemia_zoo.cells.images import image_items
 from leukaemia_zoo.cells.preprocessing import network_pixels, symmetric_views, upright_views
 from leukaemia_zoo.common.text import close_matches
@@ -351,7 +351,7 @@ def _leads(probabilities: np.ndarray, aims: np.ndarray) -> np.ndarray:
 
 
 def _falls(score: Callable[[np.ndarray], np.ndarray], pixels: RGBArray, whole: float) -> np.ndarray:
-    cell = pixels.max(axis=-1) > BLACK
+    cell = brightest(pixels) > BLACK
     colour = pixels[cell].mean(axis=0)
     side = max(2, round(_PATCH * min(cell.shape)))
     starts = [range(-side // 2, length, side // 2) for length in cell.shape]
@@ -375,7 +375,7 @@ def _falls(score: Callable[[np.ndarray], np.ndarray], pixels: RGBArray, whole: f
 
 def _shares(evidence_map: FloatArray, pixels: RGBArray) -> tuple[float | None, float | None]:
     """Parts of the map and of the image that lie on the cell."""
-    cell = pixels.max(axis=-1) > BLACK
+    cell = brightest(pixels) > BLACK
     if cell.mean() > _WHOLE_FRAME:
         return None, None
     whole = float(evidence_map.sum())

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from leukaemia_zoo.cells.arrays import BLACK, RGBArray, as_image, lies_on_black
+from leukaemia_zoo.cells.arrays import BLACK, RGBArray, as_image, brightest, lies_on_black
 from leukaemia_zoo.errors import ImageError
 from leukaemia_zoo.smears.nuclei import BoolArray, cytology, group_nuclei, grow_cells, nuclear_threshold, stain_planes
 
@@ -169,7 +169,7 @@ def off_black(pixels: RGBArray) -> BoolArray:
     """The pixels that are not the black around a cell: above `BLACK`, or above 0 where the edge is black exactly."""
     edge = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     exact = (edge == 0).all(axis=-1).mean() >= 0.9
-    return np.asarray(pixels.max(axis=-1) > (0 if exact else BLACK))
+    return np.asarray(brightest(pixels) > (0 if exact else BLACK))
 
 
 def central(mask: BoolArray) -> BoolArray:

@@ -21,7 +21,7 @@ from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
-from leukaemia_zoo.prediction.features import limit_of
+from leukaemia_zoo.prediction.features import limit_of, view_outputs
 from leukaemia_zoo.training.drawing import BEGINNING, Drawn, drawing_weights, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import Training
@@ -140,6 +140,19 @@ def fit_classifier(
     return Fitted(model, chosen["temperature"], chosen, curves, validation_rows, chosen_logits, limit)
 
 
+def outputs_of(
+    fitted: Fitted, embeddings: Embeddings | None, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits and OOD scores of some cells, as by `view_outputs`; what is embedded goes through the classifier alone."""
+    if embeddings is None or recipe.fine_tune_epochs:
+        return view_outputs(fitted.model, pixels[0, rows], recipe.prediction_views)
+    norm, last = fitted.model.get_layer(STATISTICS_NORM), fitted.model.get_layer(LOGITS_LAYER)
+    # It is linear, so that the mean of the views' features gives the mean of their logits.
+    head = keras.Model(norm.input, [last.output, norm.output])
+    logits, standardised = head.predict_on_batch(embeddings.predicted[rows])
+    return np.asarray(logits, np.float64), distance(np.asarray(standardised, np.float64))
+
+
 def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndarray) -> None:
     """Set the last layer to a logistic regression on drawn views of the training cells, at the first penalty."""
     from sklearn.linear_model import LogisticRegression
@@ -149,8 +162,7 @@ def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndar
     steps, labels, classes = max(1, len(train_rows) // 128), run.cells.labels, len(run.cells.class_names)
     drawn = Drawn(run.views, labels, train_rows, weights, 128, [run.seed, BEGINNING], classes, steps)
     features, classes_drawn = [], []
-    for number in range(steps):  # the views of all cells at once would take gigabytes
-        images, targets = drawn[number]
+    for images, targets in drawn.in_turn():  # the views of all cells at once would take gigabytes
         features.append(np.asarray(network.predict_on_batch(images)))
         classes_drawn.append(targets.argmax(axis=1))
     classifier = LogisticRegression(C=run.recipe.inverse_penalties[0], max_iter=300)

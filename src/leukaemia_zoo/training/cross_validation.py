@@ -43,10 +43,10 @@ from leukaemia_zoo.evaluation.out_of_fold import (
     cross_fitted_coverage,
     cross_temperatures,
 )
-from leukaemia_zoo.prediction.features import limit_of, view_outputs
+from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.report.contents import SCHEMA
 from leukaemia_zoo.report.report import Report
-from leukaemia_zoo.training.classifier import Fitted, cohort_log_odds, embed, new_network, with_config
+from leukaemia_zoo.training.classifier import Fitted, cohort_log_odds, embed, new_network, outputs_of, with_config
 from leukaemia_zoo.training.distillation import forget_trunk
 from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
@@ -158,7 +158,7 @@ def out_of_fold(
             fitted = fit_network(run, split, own_features, embeddings, soft)
             if keep_networks:
                 _keep_network(out / f"fold_{number}", fitted, recipe, cells, manifest_hash, initial)
-            of_test, scores_of_test = view_outputs(fitted.model, pixels[0, test], recipe.prediction_views)
+            of_test, scores_of_test = outputs_of(fitted, embeddings, pixels, test, recipe)
             result = {
                 "logits": of_test,
                 "temperature": np.array(fitted.temperature),

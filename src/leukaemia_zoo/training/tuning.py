@@ -297,8 +297,8 @@ def adapt_statistics(run: Training, model: keras.Model, train_rows: np.ndarray, 
     try:
         for layer in norms:
             layer.momentum = 0.0  # what it holds after a batch are the statistics of that batch
-        for number in range(len(drawn)):
-            model(drawn[number][0], training=True)
+        for images, _ in drawn.in_turn():
+            model(images, training=True)
             for layer, (mean, variance) in zip(norms, sums, strict=True):
                 mean += keras.ops.convert_to_numpy(layer.moving_mean) / len(drawn)
                 variance += keras.ops.convert_to_numpy(layer.moving_variance) / len(drawn)
