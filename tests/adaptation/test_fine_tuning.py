@@ -401,6 +401,19 @@ def test_it_is_pushed_when_asked(tuned, tiny_folder, folder, monkeypatch):
         tune(tiny_folder, folder, push_to="nowhere")
 
 
+def test_images_of_one_cell_are_told(tmp_path, draw_cell):
+    rows = ["path,label,subject"]
+    for number in range(6):
+        Image.fromarray(draw_cell(number, 128)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'ab'[number % 2]},p{number}")
+    Image.open(tmp_path / "2.png").save(tmp_path / "again.jpg", quality=85)
+    table = tmp_path / "cells.csv"
+    table.write_text("\n".join([*rows, "again.jpg,a,p5"]))
+    told = []
+    inspect_cells(table, warn=told.append)
+    assert [text for text in told if "2.png (p2) and again.jpg (p5)" in text] == told
+
+
 # --- preprocessing ---
 
 

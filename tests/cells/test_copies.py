@@ -11,7 +11,7 @@ from PIL import Image
 
 from leukaemia_zoo.cells import copies
 from leukaemia_zoo.cells.cnmc import NEAR_COPIES, canonical_subject, parse_cnmc_name
-from leukaemia_zoo.cells.copies import duplicate_cells, near_copies, pixel_sha256
+from leukaemia_zoo.cells.copies import duplicate_cells, near_copies, pixel_sha256, tell_shared_cells
 from leukaemia_zoo.cells.readers import read_cnmc, read_folders
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError
@@ -77,6 +77,13 @@ def test_a_cell_under_two_subjects_is_found_in_other_pixels(tmp_path: Path, grou
     assert all(0.8 < copy.correlation <= 1 for copy in found)
     assert [copy.correlation for copy in found] == sorted((copy.correlation for copy in found), reverse=True)
     assert near_copies(cells.subset([0, 1, 3])) == ()
+    told: list[str] = []
+    tell_shared_cells(cells, told.append)
+    assert len(told) == 1
+    assert "2.png (c) and again.jpg (other)" in told[0]
+    assert "larger.png" not in told[0]  # nobody's
+    tell_shared_cells(cells.subset([0, 1, 3]), told.append)
+    assert len(told) == 1
 
 
 @pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")

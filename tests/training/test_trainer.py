@@ -357,6 +357,25 @@ def test_a_training_that_diverges_says_so_and_begins_anew_as_it_says(cells, tmp_
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+class Told(Exception):
+    """Ends a run as soon as it has said what was waited for."""
+
+
+@pytest.mark.parametrize("learn", [train, cross_validate])
+def test_subjects_that_share_a_cell_are_told_before_anything_is_learnt(cells, recipe, teacher, tmp_path, learn):
+    again = tmp_path / "again.jpg"
+    Image.open(cells.paths[0]).save(again, quality=85)
+    twice = dataclasses.replace(cells, paths=(*cells.paths[:-1], again))
+
+    def log(text):
+        if "show one cell" in text:
+            assert f"{cells.paths[0].name} ({cells.subjects[0]}) and again.jpg ({cells.subjects[-1]})" in text
+            raise Told
+
+    with pytest.raises(Told):
+        learn("cnn_attention", twice, tmp_path / "run", recipe=recipe, teacher=teacher, log=log)
+
+
 def test_rows_of_other_parts_do_not_touch_the_network(cells, recipe, tmp_path):
     split = split_by_subject(cells, {"train": 0.5, "validation": 0.3, "test": 0.2}, 0)
     arrays = read_arrays(cells, recipe, 0)

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from leukaemia_zoo.cells.arrays import check_visible, lies_on_black
-from leukaemia_zoo.cells.copies import check_copies
+from leukaemia_zoo.cells.copies import (
+    MOST_COMPARED,
+    NearCopy,
+    Texture,
+    check_copies,
+    near_copies_among,
+    shared_cells_told,
+    texture_of_frame,
+)
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.readers import as_cells
@@ -71,6 +79,7 @@ class _Seen:
     digest: str
     side: int
     on_black: bool
+    texture: Texture | None
 
 
 def inspect_cells(
@@ -115,7 +124,7 @@ def inspect_cells(
     cells = as_cells(data, positive, skip_unreadable=skip_unreadable)
     _warn_of_slips(cells.class_names, warn)
     with ThreadPoolExecutor() as pool:
-        seen = list(pool.map(_look, cells.paths))
+        seen = list(pool.map(_look, cells.paths, itertools.repeat(len(cells) <= MOST_COMPARED)))
     cells, found = _without_unreadable(cells, seen, skip_unreadable, warn)
     _check_classes(cells)
     check_copies(cells, [one.digest for one in found])
@@ -131,14 +140,14 @@ def inspect_cells(
     return Inspected(cells, people, by, sides, np.array([one.on_black for one in found]))
 
 
-def _look(path: Path) -> _Seen | ImageError:
+def _look(path: Path, compared: bool) -> _Seen | ImageError:
     try:
         frame = read_image(path)
         check_visible(frame, str(path))
     except ImageError as error:
         return error
     digest = hashlib.sha256(str(frame.shape).encode() + frame.tobytes()).hexdigest()
-    return _Seen(digest, min(frame.shape[:2]), lies_on_black(frame))
+    return _Seen(digest, min(frame.shape[:2]), lies_on_black(frame), texture_of_frame(frame) if compared else None)
 
 
 def _warn_of_slips(names: Sequence[str], warn: Callable[[str], None]) -> None:
@@ -220,7 +229,15 @@ def _people(cells: Cells, found: list[_Seen], split_by: str, warn: Callable[[str
             keys.append(("subject", subject))
         for key in keys:
             group[root(row)] = root(rows_of.setdefault(key, row))
+    again = [pair for pair in _seen_again(cells, found) if root(pair.first) != root(pair.second)]
+    if again:
+        warn(f"Possibly {shared_cells_told(cells, again)}; if it is so, give them one name, or take one image out.")
     return by, np.unique([root(row) for row in range(len(cells))], return_inverse=True)[1].astype(np.int64)
+
+
+def _seen_again(cells: Cells, found: list[_Seen]) -> tuple[NearCopy, ...]:
+    textures = [one.texture for one in found if one.texture is not None]
+    return near_copies_among(textures, cells.subjects) if len(textures) == len(cells) else ()
 
 
 def usual_preprocessing(

@@ -5,7 +5,7 @@ same texture.
 """
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from leukaemia_zoo.cells.arrays import RGBArray
 from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing, lies_on_black
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import version_of
+from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.errors import DataError, ImageError
 
 _REFERENCE = Preprocessing((1, 1))
@@ -36,6 +38,9 @@ _LEAST_PIXELS = 150
 
 _RIM = 6
 """Pixels of a cell's rim that are left out: what is bright or dark along it is alike in all round cells."""
+
+MOST_COMPARED = 20_000
+"""Cells up to which a training compares each with each without being asked: they take a minute."""
 
 LEAST_CORRELATION = 0.72
 """Of two textures that count as one cell: among 7,861 cells of C-NMC those of two cells reach 0.66."""
@@ -210,11 +215,45 @@ def near_copies_among(
     return tuple(sorted(copies, key=lambda copy: (-copy.correlation, copy.first)))
 
 
+def tell_shared_cells(cells: Cells, log: Callable[[str], None]) -> None:
+    """Log which subjects share a cell, in two images of it: one of them may teach and the other test, as one person.
+
+    Nothing is compared where no two subjects are known, or where there are more than `MOST_COMPARED` cells.
+    """
+    if len({*cells.subjects} - {None}) < 2 or len(cells) > MOST_COMPARED:
+        return
+    with ThreadPoolExecutor() as pool:
+        seen = list(pool.map(lambda path: _texture_of_version(path, *version_of(path)), cells.paths))
+    pairs = near_copies_among(seen, cells.subjects)
+    known = [pair for pair in pairs if None not in (cells.subjects[pair.first], cells.subjects[pair.second])]
+    if known:
+        log(f"note: possibly {shared_cells_told(cells, known)}; if it is so, give them one name in the table")
+
+
+def shared_cells_told(cells: Cells, pairs: Sequence[NearCopy]) -> str:
+    """Which images show one cell, the surest first."""
+    rows = [(pair.first, pair.second) for pair in pairs]
+    files = [
+        " and ".join(f"{cells.paths[row].name} ({cells.subjects[row] or 'no subject'})" for row in pair)
+        for pair in rows
+    ]
+    return f"two images show one cell, and their subjects are one person: {shortened(files)}"
+
+
+@lru_cache(maxsize=1 << 10)
+def _texture_of_version(path: Path, size: int, changed: int) -> Texture:
+    return texture_of(path)
+
+
 def texture_of(path: Path) -> Texture:
     """The coarse image as a vector of length 1, the texture, and which pixels of it are of the cell."""
+    return texture_of_frame(read_image(path))
+
+
+def texture_of_frame(frame: RGBArray) -> Texture:
+    """The same of a uint8 frame."""
     from scipy import ndimage
 
-    frame = read_image(path)
     grey = Image.fromarray(frame).convert("L")
     outline = np.asarray(grey.resize((_OUTLINE, _OUTLINE), Image.Resampling.BOX), np.float32).ravel()
     outline = outline - outline.mean()

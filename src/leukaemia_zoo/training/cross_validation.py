@@ -14,6 +14,7 @@ import numpy as np
 
 from leukaemia_zoo._names import renamed, takes
 from leukaemia_zoo._version import __version__
+from leukaemia_zoo.cells.copies import tell_shared_cells
 from leukaemia_zoo.cells.manifests import save_manifest
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split, check_split, kfold_by_subject
@@ -50,12 +51,7 @@ from leukaemia_zoo.training.classifier import Fitted, cohort_log_odds, embed, ne
 from leukaemia_zoo.training.distillation import forget_trunk
 from leukaemia_zoo.training.drawing import development_split, folds_of, read_arrays, training_rows
 from leukaemia_zoo.training.leaks import MANIFEST_FILE, cells_among, seen_by_trunk, seen_images
-from leukaemia_zoo.training.provenance import (
-    InitialWeights,
-    cells_seen,
-    find_initial_weights,
-    trunk_record,
-)
+from leukaemia_zoo.training.provenance import InitialWeights, cells_seen, find_initial_weights, trunk_record
 from leukaemia_zoo.training.recipes import Recipe, TrainingOptions
 from leukaemia_zoo.training.records import UNKNOWN_IMAGES, Sources, fingerprint, provenance, write_predictions
 from leukaemia_zoo.training.runs import RunState, Training, refuse_to_replace_run
@@ -123,6 +119,7 @@ def out_of_fold(
         sources = begun(sources, recipe, seed, shared, log)
         if restart:
             forget_trunk(out / TRUNK_FILE, shared)
+    tell_shared_cells(cells, log)
     log(f"reading {len(cells):,} cells")
     whole = Training(recipe, cells, read_arrays(cells, recipe, seed), shared, seed, log, devices)
     pixels = whole.arrays.pixels

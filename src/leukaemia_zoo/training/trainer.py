@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from leukaemia_zoo._names import renamed, takes
+from leukaemia_zoo.cells.copies import tell_shared_cells
 from leukaemia_zoo.cells.manifests import load_manifest
 from leukaemia_zoo.cells.readers import as_cells
 from leukaemia_zoo.cells.splits import Split, check_split
@@ -151,6 +152,7 @@ def train(
             log(f"{overlap.told}: the figures below are too favourable")
         if restart:
             forget_trunk(out / TRUNK_FILE, state)
+    tell_shared_cells(cells, log)
     log(f"reading {len(cells):,} cells")
     run = Training(recipe, cells, read_arrays(cells, recipe, seed), state, seed, log, devices)
     taught = training_rows(split)
