@@ -190,8 +190,8 @@ def _people(cells: Cells, allow_unknown_subjects: bool) -> np.ndarray:
     if unknown and not allow_unknown_subjects:
         raise DataError(
             f"{unknown:,} of {len(cells):,} cells have no subject, so a split could put one patient on both sides: "
-            f"give a CSV with a subject column, or pass allow_unknown_subjects=True and do not report the result as if "
-            f"it held for new patients."
+            "give a CSV with a subject column. The splits of lz.cells can do without it (allow_unknown_subjects=True), for "
+            "results that say nothing about new patients."
         )
     return np.array(
         [
