@@ -190,7 +190,7 @@ def _people(cells: Cells, allow_unknown_subjects: bool) -> np.ndarray:
     if unknown and not allow_unknown_subjects:
         raise DataError(
             f"{unknown:,} of {len(cells):,} cells have no subject, so a split could put one patient on both sides: "
-            "give a CSV with a subject column. The splits of lz.cells can do without it (allow_unknown_subjects=True), for "
+            "give a CSV with a subject column. The splits of lz.cells do without it (allow_unknown_subjects=True), for "
             "results that say nothing about new patients."
         )
     return np.array(
