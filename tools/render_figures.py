@@ -243,14 +243,17 @@ def _people_rows() -> str:
     if not found:
         return NOTHING_YET
     first = next(iter(found.values()))
+    others = [f"`{name}`" for name, own in found.items() if own.keys() != first.keys()]
+    found = {name: own for name, own in found.items() if own.keys() == first.keys()}
     heads = ["Subject", "Label", "Cells", *(f"`{name}`" for name in found), "Networks that call it rightly"]
     rows = []
     for subject, known in first.items():
-        means = [own[subject]["mean_probability"] if subject in own else None for own in found.values()]
-        right = sum((mean > 0.5) == (known["label"] == "all") for mean in means if mean is not None)
-        shown = ["not known" if mean is None else f"{mean:.3f}" for mean in means]
+        means = [own[subject]["mean_probability"] for own in found.values()]
+        right = sum((mean > 0.5) == (known["label"] == "all") for mean in means)
+        shown = [f"{mean:.3f}" for mean in means]
         rows.append([subject, known["label"], str(known["cells"]), *shown, f"{right} of {len(means)}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
+    return table + (f"\n\nOther people were counted for {_listed(others)}; they are not shown." if others else "")
 
 
 def ood_results() -> dict[str, dict[str, Any]]:
