@@ -574,16 +574,20 @@ def interval(found: Mapping[str, Any] | None) -> str:
 
 
 def _baselines(specs: list[WeightSpec]) -> dict[str, Values]:
-    """One column where all weights were measured on the same folds, else one a weight."""
-    found = {
-        spec.name: spec.metrics["cross_validation_area_baseline"]["values"]
-        for spec in specs
-        if "cross_validation_area_baseline" in spec.metrics
-    }
-    distinct = {tuple(interval(values.get(name)) for name in MAIN_METRICS) for values in found.values()}
-    if len(distinct) == 1:
-        return {"Cell area alone": next(iter(found.values()))}
-    return {f"Cell area alone, folds of `{name}`": values for name, values in found.items()}
+    """One column where all weights were measured on the same folds, else one for the weights of each."""
+    found: dict[tuple[str, ...], tuple[list[str], Values]] = {}
+    for spec in specs:
+        if "cross_validation_area_baseline" in spec.metrics:
+            values = spec.metrics["cross_validation_area_baseline"]["values"]
+            told = tuple(interval(values.get(name)) for name in MAIN_METRICS)
+            found.setdefault(told, ([], values))[0].append(f"`{spec.name}`")
+    if len(found) == 1:
+        return {"Cell area alone": next(values for _, values in found.values())}
+    return {f"Cell area alone, folds of {_counted(names)}": values for names, values in found.values()}
+
+
+def _counted(names: list[str]) -> str:
+    return _listed(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} others"
 
 
 def _listed(names: list[str]) -> str:
