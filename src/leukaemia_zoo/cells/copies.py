@@ -222,10 +222,9 @@ def tell_shared_cells(cells: Cells, log: Callable[[str], None]) -> None:
     """
     if len({*cells.subjects} - {None}) < 2 or len(cells) > MOST_COMPARED:
         return
-    with ThreadPoolExecutor() as pool:
-        seen = list(pool.map(lambda path: _texture_of_version(path, *version_of(path)), cells.paths))
-    pairs = near_copies_among(seen, cells.subjects)
-    known = [pair for pair in pairs if None not in (cells.subjects[pair.first], cells.subjects[pair.second])]
+    known = [
+        pair for pair in near_copies(cells) if None not in (cells.subjects[pair.first], cells.subjects[pair.second])
+    ]
     if known:
         log(f"note: possibly {shared_cells_told(cells, known)}; if it is so, give them one name in the table")
 
@@ -238,11 +237,6 @@ def shared_cells_told(cells: Cells, pairs: Sequence[NearCopy]) -> str:
         for pair in rows
     ]
     return f"two images show one cell, and their subjects are one person: {shortened(files)}"
-
-
-@lru_cache(maxsize=1 << 10)
-def _texture_of_version(path: Path, size: int, changed: int) -> Texture:
-    return texture_of(path)
 
 
 def texture_of(path: Path) -> Texture:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from leukaemia_zoo.cells.arrays import RGBArray, as_image
+from leukaemia_zoo.cells.arrays import RGBArray, as_image, brightest
 from leukaemia_zoo.errors import ImageError, UnknownNameError
 from leukaemia_zoo.smears.nuclei import cytology
 
@@ -62,7 +62,7 @@ def normalise_stain(image: npt.ArrayLike, method: str = "reinhard") -> RGBArray:
     """
     pixels = as_image(image)
     checked_method(method)
-    on_cell = pixels.any(axis=-1)
+    on_cell = brightest(pixels) > 0
     if on_cell.all() or not on_cell.any():
         what = "no black background" if on_cell.all() else "nothing but black"
         raise ImageError(f"The image has {what}: normalise one cell on black, as segment_cell() leaves it.")

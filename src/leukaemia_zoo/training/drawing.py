@@ -5,9 +5,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -19,6 +18,7 @@ from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view, turned_
 from leukaemia_zoo.cells.splits import Split, kfold_by_subject, split_by_subject
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.engine.network import cores
+from leukaemia_zoo.engine.stream import ordered
 from leukaemia_zoo.evaluation.baselines import cell_area
 from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.training.recipes import Recipe
@@ -248,13 +248,7 @@ class Drawn(keras.utils.PyDataset):
     def in_turn(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches in their order; while one is worked on, the next ones are drawn in threads."""
         with ThreadPoolExecutor(self.workers) as pool:
-            ahead: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-            for number in range(len(self)):
-                ahead.append(pool.submit(self.__getitem__, number))
-                if len(ahead) > self.workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            yield from ordered(self.__getitem__, range(len(self)), pool, self.workers + 1)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         rows, numbers, seed = self._rows[index], self._numbers[index], [*self._seed, index]
