@@ -22,6 +22,8 @@ import pytest
 from PIL import Image
 from time_limit import pytest_addoption, pytest_runtest_call, pytest_runtest_makereport  # noqa: F401 - hooks
 
+import leukaemia_zoo  # noqa: F401 - before a test imports Keras: TensorFlow computes with oneDNN then, as for users
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 EXAMPLES = Path(__file__).parents[1] / "examples" / "cells"
 

@@ -12,6 +12,7 @@ from PIL import Image
 from leukaemia_zoo.cells import copies
 from leukaemia_zoo.cells.cnmc import NEAR_COPIES, canonical_subject, parse_cnmc_name
 from leukaemia_zoo.cells.copies import duplicate_cells, near_copies, pixel_sha256, tell_shared_cells
+from leukaemia_zoo.cells.preprocessing import symmetric_views
 from leukaemia_zoo.cells.readers import read_cnmc, read_folders
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.errors import DataError
@@ -84,6 +85,29 @@ def test_a_cell_under_two_subjects_is_found_in_other_pixels(tmp_path: Path, grou
     assert "larger.png" not in told[0]  # nobody's
     tell_shared_cells(cells.subset([0, 1, 3]), told.append)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("ground", [0, 220])
+def test_a_copy_that_was_turned_or_mirrored_is_found_and_its_view_told(tmp_path: Path, ground: int) -> None:
+    frames = [texture(seed, ground=ground) for seed in range(8)]
+    paths = [tmp_path / f"{name}.jpg" for name in (*range(8), *(f"turned{view}" for view in range(8)))]
+    views = symmetric_views(np.stack(frames), 8)
+    for number in range(8):
+        Image.fromarray(frames[number]).save(paths[number], quality=90)
+        Image.fromarray(views[number, number]).resize((180, 180)).save(paths[8 + number], quality=70)
+    for subjects in (tuple("abcdefghijklmnop"), (None,) * 16):
+        cells = Cells(tuple(paths), np.zeros(16, np.int64), subjects, ("x",), ("",) * 16, "csv")
+        found = near_copies(cells)
+        assert {(copy.first, copy.second) for copy in found} == {(number, 8 + number) for number in range(8)}
+        for copy in found:  # by its view the copy is the first again
+            again = symmetric_views(views[copy.first, copy.first][None], 8)[copy.view, 0]
+            np.testing.assert_array_equal(again, frames[copy.first])
+    told: list[str] = []
+    for rows in ([0, 8], [3, 11]):
+        pair = dataclasses.replace(cells, subjects=tuple("abcdefghijklmnop")).subset(rows)
+        tell_shared_cells(pair, told.append)
+    assert "0.jpg (a) and turned0.jpg (i); if" in told[0]
+    assert "3.jpg (d) and turned3.jpg (l) turned or mirrored; if" in told[1]
 
 
 @pytest.mark.skipif(not (DATA / "cnmc").exists(), reason="the real images of cnmc are not on this machine")

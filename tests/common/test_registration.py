@@ -47,6 +47,15 @@ def test_asking_whether_keras_is_there_leaves_the_wait_for_it():
     assert done.stdout == "1\n", done.stderr
 
 
+@pytest.mark.parametrize(("wish", "on"), [({}, True), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False)])
+def test_tensorflow_computes_with_onednn_unless_a_user_says_no(wish, on):
+    left = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    told = left | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "0"} | wish
+    command = [sys.executable, "-c", "import leukaemia_zoo, keras"]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=True)
+    assert ("oneDNN custom operations are on" in done.stderr) is on, done.stderr
+
+
 FIRST = """
 import os, sys
 if os.environ["KERAS_BACKEND"] == "jax":

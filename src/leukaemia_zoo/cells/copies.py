@@ -1,7 +1,7 @@
 """What is in a table twice: the same image in two files, and the same cell in two images.
 
-An image is known by its pixels. A cell that was photographed, cut out or compressed once more has other pixels, and the
-same texture.
+An image is known by its pixels. A cell that was photographed, cut out, turned or compressed once more has other pixels,
+and the same texture.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image
 
 from leukaemia_zoo.cells.arrays import RGBArray
 from leukaemia_zoo.cells.images import read_image
-from leukaemia_zoo.cells.preprocessing import Preprocessing, lies_on_black
+from leukaemia_zoo.cells.preprocessing import VIEWS, Preprocessing, lies_on_black, symmetric_view
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import version_of
 from leukaemia_zoo.common.text import shortened
@@ -29,8 +29,11 @@ _REFERENCE = Preprocessing((1, 1))
 _OUTLINE, _TEXTURE = 20, 100
 """Pixels of a side at which images are compared: first coarsely, each with each, then the nearest of them finely."""
 
-_NEAREST = 12
-"""Images of other people that are looked at more closely for each."""
+_NEAREST = 24
+"""Images of other people, or their turned and mirrored views, that are looked at more closely for each."""
+
+_AT_ONCE = 128
+"""Images that are compared with all others at once."""
 
 _COARSELY_ALIKE = 0.95
 _BLURS = (0.7, 3.5)
@@ -40,7 +43,7 @@ _RIM = 6
 """Pixels of a cell's rim that are left out: what is bright or dark along it is alike in all round cells."""
 
 MOST_COMPARED = 20_000
-"""Cells up to which a training compares each with each without being asked: they take a minute."""
+"""Cells up to which a training compares each with each without being asked: they take four minutes."""
 
 LEAST_CORRELATION = 0.72
 """Of two textures that count as one cell: among 7,861 cells of C-NMC those of two cells reach 0.66."""
@@ -163,19 +166,23 @@ class NearCopy:
         first: Row of the one in the table.
         second: Row of the other, a later one.
         correlation: Of their textures, at most 1.
+        view: How the second is to be turned to be like the first: 0 not at all, 1 to 3 by so many quarter turns
+            clockwise, 4 to 7 by as many from 0 on, and then mirrored.
     """
 
     first: int
     second: int
     correlation: float
+    view: int = 0
 
 
 def near_copies(cells: Cells, *, least: float = LEAST_CORRELATION) -> tuple[NearCopy, ...]:
     """Find cells that are there under two subjects though their pixels differ: one person, or a cell that is misfiled.
 
-    Cells that were photographed, cut out, normalised or compressed once more keep their texture. Textures of cells of
-    C-NMC that are not the same correlate by up to 0.66, those of one cell by 0.77 to 1. What was turned, mirrored or
-    moved is not found. 7,861 images take half a minute on two cores; the time grows with the square of their number.
+    Cells that were photographed, cut out, normalised or compressed once more keep their texture, and so do those that
+    were turned by quarters or mirrored, as augmented copies are. Textures of cells of C-NMC that are not the same
+    correlate by up to 0.66, those of one cell by 0.77 to 1. What was turned by other angles or moved is not found.
+    7,861 images take a minute on two cores; the time grows with the square of their number.
 
     Args:
         cells: Images of single cells. Those without a subject are compared with all others.
@@ -199,20 +206,31 @@ def near_copies_among(
 ) -> tuple[NearCopy, ...]:
     """The same of images that have been looked at, each of a subject or nobody known."""
     outlines = np.stack([outline for outline, _, _ in seen])
+    count, planes = len(outlines), outlines.reshape(-1, _OUTLINE, _OUTLINE)
+    views = [np.ascontiguousarray(symmetric_view(planes, view)).reshape(count, -1) for view in range(max(VIEWS))]
     owners = [subject or f"\0{row}" for row, subject in enumerate(subjects)]
     people = np.unique(owners, return_inverse=True)[1]
-    found: dict[tuple[int, int], float] = {}
-    for begin in range(0, len(outlines), 1024):
-        alike = outlines[begin : begin + 1024] @ outlines.T
-        alike[people[begin : begin + 1024, None] == people[None]] = -1.0
-        nearest = np.argpartition(-alike, min(_NEAREST, len(outlines) - 1), axis=1)[:, :_NEAREST]
-        for row, others in enumerate(nearest, start=begin):
-            for other in others[alike[row - begin, others] >= _COARSELY_ALIKE]:
-                pair = (min(row, int(other)), max(row, int(other)))
+    found: dict[tuple[int, int, int], float] = {}
+    for begin in range(0, count, _AT_ONCE):
+        alike = np.stack([outlines[begin : begin + _AT_ONCE] @ view.T for view in views])
+        alike[:, people[begin : begin + _AT_ONCE, None] == people[None]] = -1.0
+        for row, likeness in enumerate(alike.transpose(1, 0, 2).reshape(alike.shape[1], -1), start=begin):
+            nearest = np.argpartition(likeness, max(-_NEAREST, -len(likeness)))[-_NEAREST:]
+            for place in nearest[likeness[nearest] >= _COARSELY_ALIKE].tolist():
+                view, other = divmod(place, count)
+                pair = (row, other, view) if row < other else (other, row, _inverse(view))
                 if pair not in found:
-                    found[pair] = _correlation(seen[pair[0]], seen[pair[1]])
-    copies = [NearCopy(*pair, round(value, 4)) for pair, value in found.items() if value >= least]
-    return tuple(sorted(copies, key=lambda copy: (-copy.correlation, copy.first)))
+                    found[pair] = _correlation(seen[pair[0]], seen[pair[1]], pair[2])
+    best: dict[tuple[int, int], NearCopy] = {}
+    for (first, second, view), value in sorted(found.items(), key=lambda item: -item[1]):
+        if value >= least:
+            best.setdefault((first, second), NearCopy(first, second, round(value, 4), view))
+    return tuple(sorted(best.values(), key=lambda copy: (-copy.correlation, copy.first)))
+
+
+def _inverse(view: int) -> int:
+    """The view of the first that is like the second, where this view of the second is like the first."""
+    return -view % 4 if view < 4 else view  # mirrored twice, it is as it was
 
 
 def tell_shared_cells(cells: Cells, log: Callable[[str], None]) -> None:
@@ -231,11 +249,11 @@ def tell_shared_cells(cells: Cells, log: Callable[[str], None]) -> None:
 
 def shared_cells_told(cells: Cells, pairs: Sequence[NearCopy]) -> str:
     """Which images show one cell, the surest first."""
-    rows = [(pair.first, pair.second) for pair in pairs]
-    files = [
-        " and ".join(f"{cells.paths[row].name} ({cells.subjects[row] or 'no subject'})" for row in pair)
-        for pair in rows
-    ]
+    files = []
+    for pair in pairs:
+        rows = (pair.first, pair.second)
+        names = " and ".join(f"{cells.paths[row].name} ({cells.subjects[row] or 'no subject'})" for row in rows)
+        files.append(names + (" turned or mirrored" if pair.view else ""))
     return f"two images show one cell, and their subjects are one person: {shortened(files)}"
 
 
@@ -258,11 +276,11 @@ def texture_of_frame(frame: RGBArray) -> Texture:
     return outline / max(float(np.linalg.norm(outline)), 1e-6), texture.astype(np.float16), inside
 
 
-def _correlation(one: Texture, other: Texture) -> float:
-    """Of two textures, where both images have the cell; -1 where that is hardly anywhere."""
-    inside = one[2] & other[2]
+def _correlation(one: Texture, other: Texture, view: int) -> float:
+    """Of a texture and this view of another, where both images have the cell; -1 where that is hardly anywhere."""
+    inside = one[2] & symmetric_view(other[2], view)
     if inside.sum() < _LEAST_PIXELS:
         return -1.0
-    first, second = (texture[inside].astype(np.float64) for _, texture, _ in (one, other))
+    first, second = one[1][inside].astype(np.float64), symmetric_view(other[1], view)[inside].astype(np.float64)
     first, second = first - first.mean(), second - second.mean()
     return float((first * second).sum() / max(np.sqrt((first**2).sum() * (second**2).sum()), 1e-9))

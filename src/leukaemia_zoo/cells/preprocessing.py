@@ -352,9 +352,14 @@ def symmetric_views(batch: np.ndarray, count: int) -> np.ndarray:
         # A channel at a time: where whole pixels are turned NumPy copies three values at once, which takes three times
         # as long.
         for channel in range(batch.shape[-1]):
-            turned = np.rot90(batch[..., channel], -(number % 4), axes=(1, 2))
-            view[..., channel] = turned if number < 4 else turned[:, :, ::-1]
+            view[..., channel] = symmetric_view(batch[..., channel], number)
     return views
+
+
+def symmetric_view(planes: np.ndarray, number: int) -> np.ndarray:
+    """Of the `symmetric_views` of planes (..., height, width) the one of this number, from 0 to 7."""
+    turned = np.rot90(planes, -(number % 4), axes=(-2, -1))
+    return turned if number < 4 else turned[..., ::-1]
 
 
 def upright_views(maps: np.ndarray) -> np.ndarray:
