@@ -556,7 +556,7 @@ def test_classes_that_differ_in_hyphens_are_told(tmp_path):
     for name in ("band-neutrophil", "Band neutrophil"):
         (tmp_path / name).mkdir()
         Image.fromarray(draw(len(name), "monocyte")).save(tmp_path / name / "1.png")
-    with pytest.raises(DataError, match="case, spaces or hyphens alone"):
+    with pytest.raises(DataError, match="case, spaces, hyphens or zeros alone"):
         inspect_cells(tmp_path)
 
 

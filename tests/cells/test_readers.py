@@ -356,7 +356,8 @@ def test_classes_are_the_same_from_folders_a_table_and_arrays(
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Lymphocyte", "lymphocyte"), ("band neutrophil", "Band-Neutrophil"), ("ALL", "all")]
+    ("one", "other"),
+    [("Lymphocyte", "lymphocyte"), ("band neutrophil", "Band-Neutrophil"), ("ALL", "all"), ("1", "1.0")],
 )
 def test_one_class_in_two_spellings_is_refused_wherever_it_comes_from(tmp_path: Path, one: str, other: str) -> None:
     for number, folder in enumerate((one, other, "blast")):

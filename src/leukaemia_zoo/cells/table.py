@@ -150,10 +150,12 @@ class Cells:
 def class_key(name: str) -> str:
     """What two spellings of one class share: case, spaces, hyphens and underscores make no other class.
 
-    >>> class_key("Band-Neutrophil") == class_key("band neutrophil")
-    True
+    Nor do the zeros that spreadsheets and pandas put behind whole numbers.
+
+    >>> class_key("Band-Neutrophil") == class_key("band neutrophil"), class_key("1.0") == class_key("1")
+    (True, True)
     """
-    return re.sub(r"[\s_-]+", "", name.casefold()) or name
+    return re.sub(r"[\s_-]+|(?<=\d)\.0+$", "", name.casefold()) or name
 
 
 def check_class_names(names: Iterable[str]) -> None:
@@ -167,8 +169,8 @@ def check_class_names(names: Iterable[str]) -> None:
         other = first.setdefault(class_key(name), name)
         if other != name:
             raise DataError(
-                f"The classes {other!r} and {name!r} differ in case, spaces or hyphens alone: give them one spelling "
-                "if they are one class, else names that a reader can tell apart."
+                f"The classes {other!r} and {name!r} differ in case, spaces, hyphens or zeros alone: give them one "
+                "spelling if they are one class, else names that a reader can tell apart."
             )
 
 
