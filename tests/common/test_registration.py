@@ -3,8 +3,10 @@
 Each test is a new process: in this one Keras has been imported.
 """
 
+import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -47,6 +49,10 @@ def test_asking_whether_keras_is_there_leaves_the_wait_for_it():
     assert done.stdout == "1\n", done.stderr
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or importlib.util.find_spec("tensorflow") is None,
+    reason="needs a TensorFlow that has oneDNN's kernels as a second set",
+)
 @pytest.mark.parametrize(("wish", "on"), [({}, True), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False)])
 def test_tensorflow_computes_with_onednn_unless_a_user_says_no(wish, on):
     left = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
