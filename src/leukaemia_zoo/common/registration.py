@@ -2,7 +2,8 @@
 
 A ``.keras`` file names its layers, and Keras finds only those that somebody has registered: not every program that
 reads such a file calls a function of this package before. Importing the package must not import Keras, which takes
-seconds; so where Keras is not there yet, its import is awaited. Nothing here imports Keras.
+seconds; so where Keras is not there yet, its import is awaited, and TensorFlow's faster kernels are switched on before
+it. Nothing here imports Keras.
 """
 
 from __future__ import annotations
