@@ -134,7 +134,7 @@ def test_one_file_counts_once_in_its_subject(tiny_model, tmp_path, draw_cell):
     assert len(found) == 2 + len(further)
     (summary,) = found.by_subject()
     assert summary.cells == 2
-    np.testing.assert_allclose(summary.mean_probabilities, wanted.mean_probabilities, atol=ROUNDING)
+    np.testing.assert_allclose(summary.mean_probabilities, wanted.mean_probabilities, atol=1e-6)
 
 
 def test_nothing(tiny_model):
@@ -156,7 +156,7 @@ def test_order_is_kept_and_batches_do_not_matter(tiny_model, files, frames):
 def test_one_unit(tiny_folder, frames):
     two = predict(load_model(tiny_folder), frames)
     one = predict(load_model(tiny_folder, num_classes=1), frames)
-    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=ROUNDING)
+    np.testing.assert_allclose(one.probabilities, two.probabilities, atol=1e-6)
     assert [item.label for item in one] == [item.label for item in two]
     assert one.class_names == NAMES
 
@@ -193,7 +193,7 @@ def test_a_mixed_folder(tiny_model, mixed_folder):
     for name, label in good.items():
         assert (verdicts[name].label, verdicts[name].error) == (label, None)
         alone = predict(tiny_model, mixed_folder / name)
-        np.testing.assert_allclose(verdicts[name].probabilities, alone.probabilities[0], atol=ROUNDING)
+        np.testing.assert_allclose(verdicts[name].probabilities, alone.probabilities[0], atol=1e-6)
     for name, word in words.items():
         item = verdicts[name]
         assert item.label is None
@@ -262,7 +262,7 @@ def test_by_subject_against_hand_computation(tiny_model, frames, mixed_folder):
         rows = [index for index, subject in enumerate(subjects) if subject == summary.subject]
         assert summary.cells == len(rows)
         assert summary.counts == tuple(np.bincount(expected[rows].argmax(1), minlength=2).tolist())
-        np.testing.assert_allclose(summary.mean_probabilities, expected[rows].mean(0), atol=ROUNDING)
+        np.testing.assert_allclose(summary.mean_probabilities, expected[rows].mean(0), atol=1e-6)
     record = summaries[0].to_dict()
     columns = ["subject", "label", "cells", "n_hem", "n_all", "mean_p_hem", "mean_p_all", "uncertain", "unfamiliar"]
     assert list(record) == columns
@@ -421,7 +421,7 @@ def test_views_average_the_logits(tiny_model, tiny_folder, frames, views):
     turned += [view[:, :, ::-1] for view in turned] if views == 8 else []
     odds = [np.log(p[:, 1] / p[:, 0]) for p in (model.predict_on_batch(view.copy()) for view in turned)]
     found = predict(model, frames)
-    np.testing.assert_allclose(found.probabilities[:, 1], 1 / (1 + np.exp(-np.mean(odds, axis=0))), atol=ROUNDING)
+    np.testing.assert_allclose(found.probabilities[:, 1], 1 / (1 + np.exp(-np.mean(odds, axis=0))), atol=1e-6)
     assert np.abs(found.probabilities - predict(tiny_model, frames).probabilities).max() > 1e-3
 
 
@@ -431,7 +431,7 @@ def test_views_can_be_chosen_for_a_name_and_for_a_keras_model(views):
     frame = read_image(sorted(EXAMPLES.glob("*.png"))[0])
     expected = network.probabilities(network.zoo.preprocessing(frame)[None], views=views)
     found = predict("cnn", frame, views=views)
-    np.testing.assert_allclose(found.probabilities, expected, atol=ROUNDING)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     by_keras = predict(load_model("cnn"), frame, views=views)
     np.testing.assert_allclose(by_keras.probabilities, expected, atol=1e-4)
     assert (found.probabilities != predict("cnn", frame).probabilities).any() == (views != 4)
