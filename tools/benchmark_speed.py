@@ -76,7 +76,7 @@ def main() -> None:
 def _write(out: Path, part: str, rows: list[dict[str, Any]]) -> None:
     """Replace the rows of a part for these weights; the other ones stay."""
     from leukaemia_zoo.common.files import writing
-    from leukaemia_zoo.engine.network import cores
+    from leukaemia_zoo.engine.trunk import cores
 
     kept: list[dict[str, Any]] = []
     if out.is_file():

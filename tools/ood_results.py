@@ -31,8 +31,8 @@ from leukaemia_zoo import Cells, load_model, read_data
 from leukaemia_zoo.cells import find_images, read_image
 from leukaemia_zoo.common.files import write_json
 from leukaemia_zoo.prediction import ood_scores
-from leukaemia_zoo.prediction.features import limit_of, view_outputs
-from leukaemia_zoo.training.classifier import Embeddings, embed, held_out_scores
+from leukaemia_zoo.prediction.features import limit_of
+from leukaemia_zoo.training.classifier import Embeddings, embed, held_out_scores, view_outputs
 from leukaemia_zoo.training.drawing import development_split, read_arrays
 from leukaemia_zoo.training.recipes import recipe_for
 from leukaemia_zoo.zoo.registry import WeightSpec
@@ -71,7 +71,7 @@ def held_out(model: keras.Model, spec: WeightSpec, cells: Cells, rows: np.ndarra
         table = cells.subset(rows)
         shown = read_arrays(table, dataclasses.replace(recipe, turned_views=1), seed).pixels[0]
         chunks = [shown[start : start + _CHUNK] for start in range(0, len(shown), _CHUNK)]
-        return rows, np.concatenate([view_outputs(model, chunk, recipe.prediction_views)[1] for chunk in chunks])
+        return rows, np.concatenate([view_outputs(model, chunk, recipe)[1] for chunk in chunks])
     place = {row: index for index, row in enumerate(rows.tolist())}
     folds = [np.array([place[row] for row in part if row in place]) for part in parts.values()]
     table = cells.subset(rows)

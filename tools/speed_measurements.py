@@ -74,7 +74,8 @@ def frames_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
 def arrays_engine(weight: str, folder: str, views: str) -> dict[str, Any]:
     """Cells/s of the engine alone on decoded and preprocessed arrays, on all cores."""
     from leukaemia_zoo.cells import find_images, read_image
-    from leukaemia_zoo.engine.network import Network, cores
+    from leukaemia_zoo.engine.network import Network
+    from leukaemia_zoo.engine.trunk import cores
 
     network = Network.load(weight)
     batch = network.zoo.preprocessing.batch([read_image(file) for file in find_images([folder])[0][:400]])
@@ -129,7 +130,8 @@ def one_engine(weight: str) -> dict[str, Any]:
     """Latency of one cell, cells/s of many, on the engine."""
     begin = time.perf_counter()
     from leukaemia_zoo.engine.golden import golden_cells
-    from leukaemia_zoo.engine.network import Network, cores
+    from leukaemia_zoo.engine.network import Network
+    from leukaemia_zoo.engine.trunk import cores
 
     network = Network.load(weight)
     cells = golden_cells(*network.zoo.preprocessing.input_size)
@@ -152,7 +154,7 @@ def one_file(file: str) -> dict[str, Any]:
     import onnxruntime
 
     from leukaemia_zoo.engine.golden import golden_cells
-    from leukaemia_zoo.engine.network import cores
+    from leukaemia_zoo.engine.trunk import cores
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
@@ -364,7 +366,7 @@ def _int8(model: str, file: Path, known: np.ndarray) -> Any:
 def _view_logits(network: Any, batch: np.ndarray) -> np.ndarray:
     """Logit of the second class, (N, 8): of each view."""
     from leukaemia_zoo.cells.preprocessing import symmetric_views
-    from leukaemia_zoo.engine.network import cores
+    from leukaemia_zoo.engine.trunk import cores
 
     def judge(cell: np.ndarray) -> np.ndarray:
         views = symmetric_views(cell[None], 8)[:, 0]

@@ -83,6 +83,14 @@ def test_the_cache_knows_weights_preprocessing_and_bytes(tiny_folder, folder, tm
     assert computed == [1, 5, 1]
 
 
+def test_a_name_is_embedded_on_the_engine_and_kept_by_its_file(folder, tmp_path):
+    paths = sorted(folder.rglob("*.png"))[:5]
+    first = embed_files("cnn_attention", paths, tmp_path)
+    np.testing.assert_array_equal(embed_files("cnn_attention", paths, tmp_path), first)
+    assert len([*tmp_path.glob("*.npz")]) == 1
+    np.testing.assert_allclose(embed_files(load_model("cnn_attention"), paths, tmp_path), first, atol=1e-3)
+
+
 def test_a_damaged_cache_is_made_anew(tiny_folder, folder, tmp_path):
     model = load_model(tiny_folder)
     paths = sorted(folder.rglob("*.png"))[:5]
@@ -123,6 +131,19 @@ def test_the_probe_judges_every_cell_by_a_classifier_that_had_not_seen_it(tiny_f
     assert any("by image" in note for note in found.notes)
     assert "accuracy" in str(found)
     assert [*tmp_path.glob("*.npz")]
+
+
+def test_a_name_is_probed_as_its_network_is(folder, tmp_path):
+    """The engine describes the cells of a weight that is named, Keras those of a network that is loaded."""
+    network = load_model("cnn_attention")
+    named, loaded = (
+        linear_probe(model, folder, folds=3, cache=place, resamples=200, crop_fraction=0.9)
+        for model, place in (("cnn_attention", tmp_path), (network, False))
+    )
+    np.testing.assert_allclose(named.probabilities, loaded.probabilities, atol=1e-4)
+    assert named.preprocessing == loaded.preprocessing
+    assert named.preprocessing.crop_fraction == 0.9
+    assert network.zoo.preprocessing.crop_fraction != 0.9
 
 
 def test_chance_is_told_as_chance(tiny_folder, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import time
@@ -18,12 +19,13 @@ from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import cache_folder
 from leukaemia_zoo.common.text import Log, silent
+from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.evaluation.intervals import Interval, Resampling
 from leukaemia_zoo.evaluation.metrics import WeightedCells
 from leukaemia_zoo.prediction.features import embed_files
 from leukaemia_zoo.training.runs import checked_seed
-from leukaemia_zoo.zoo.loading import as_model, config_of
+from leukaemia_zoo.zoo.loading import config_of
 from leukaemia_zoo.zoo.registry import BLOOD_TRUNKS, DEFAULT_TRUNK
 
 
@@ -132,19 +134,19 @@ def linear_probe(
     )
     cells = inspected.cells
     fold_of = folds_by_people(inspected, folds, seed)
-    given = as_model(model)
-    config = config_of(given)
+    network = resolve(model)
+    config = network.zoo if isinstance(network, Network) else config_of(network)
     if preprocessing is None:
         preprocessing, why = usual_preprocessing(inspected, config.preprocessing, config.weight in BLOOD_TRUNKS)
         if crop_fraction is not None or preprocessing is None:
             crop = DEFAULT_CROP if crop_fraction is None else crop_fraction
             preprocessing = dataclasses.replace(config.preprocessing, crop_fraction=crop, reference_frame=None)
             (log or silent)(f"preprocessing: {why}; centre crop of {crop:g}")
-    model = keras.Model(given.inputs[0], given.outputs, name=given.name)
-    model.zoo = dataclasses.replace(config, preprocessing=preprocessing)
+    network = copy.copy(network) if isinstance(network, Network) else keras.Model(network.inputs[0], network.outputs)
+    network.zoo = dataclasses.replace(config, preprocessing=preprocessing)
     (log or silent)(f"embeddings of {len(cells):,} cells")
     place = cache_folder("embeddings") if cache is True else cache
-    features = embed_files(model, cells.paths, place or None).astype(np.float64)
+    features = embed_files(network, cells.paths, place or None).astype(np.float64)
     with threadpool_limits(1, "blas"):  # problems so small are solved sooner without threads
         probabilities = _out_of_fold(features, cells.labels, fold_of, inverse_penalty)
     weighted = WeightedCells(cells.labels, probabilities, 0.5)

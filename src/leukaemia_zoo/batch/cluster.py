@@ -17,7 +17,7 @@ from leukaemia_zoo.batch.judging import Work, judge_part
 from leukaemia_zoo.batch.parts import Part, require
 from leukaemia_zoo.batch.predictor import BatchPredictor
 from leukaemia_zoo.common.text import reason, shown
-from leukaemia_zoo.engine.network import cores
+from leukaemia_zoo.engine.trunk import cores
 from leukaemia_zoo.errors import ClusterError, DataError, LeukaemiaZooError
 from leukaemia_zoo.prediction.results import CellTally
 

@@ -37,15 +37,24 @@ def graph_name(config: ModelConfig) -> str:
         >>> graph_name(model_info("mobilenet").weight.config)
         'mobilenet.texture.128x128'
     """
-    height, width = config.preprocessing.input_size
-    return f"{config.architecture}.{config.head}.{height}x{width}"
+    return _name(config.architecture, config.head, config.preprocessing.input_size)
+
+
+def _name(architecture: str, head: str, size: tuple[int, int]) -> str:
+    return f"{architecture}.{head}.{size[0]}x{size[1]}"
+
+
+def packaged_graph(architecture: str, head: str, size: tuple[int, int]) -> bytes | None:
+    """The graph of a network of the zoo from the package, ONNX without weights; None if none travels with it."""
+    name = _name(architecture, head, size)
+    return _packaged(name) if name in _index()["graphs"] else None
 
 
 def find_graph(config: ModelConfig, weights: str | os.PathLike[str]) -> bytes:
     """The graph of a network, ONNX without weights; one that must be made is compared with Keras on these weights."""
     name = graph_name(config)
-    if name in _index()["graphs"]:
-        return _packaged(name)
+    if (packaged := packaged_graph(config.architecture, config.head, config.preprocessing.input_size)) is not None:
+        return packaged
     # Somebody's own architecture may be another one tomorrow under the same name.
     is_own = ARCHITECTURES[config.architecture].heads == ("own",)
     if not is_own and (cached := _cached(name)) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,19 +14,16 @@ import numpy.typing as npt
 
 from leukaemia_zoo.cells.preprocessing import symmetric_views
 from leukaemia_zoo.common.files import sha256_of
-from leukaemia_zoo.common.text import reason, shortened
+from leukaemia_zoo.common.text import shortened
 from leukaemia_zoo.engine.classifier import Classifier, distance
 from leukaemia_zoo.engine.graphs import find_graph
-from leukaemia_zoo.engine.names import EMBEDDINGS, IMAGES
+from leukaemia_zoo.engine.trunk import Trunk
 from leukaemia_zoo.errors import ArchitectureError, EngineError, TensorMismatchError, WeightsError
 from leukaemia_zoo.zoo.registry import ModelConfig
 from leukaemia_zoo.zoo.sources import Found, find
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, read_tensors
 
 _log = logging.getLogger(__name__)
-
-_LARGE = 8_000_000
-"""Weights of more values than the caches of a processor hold are read from memory in each pass: all views in one."""
 
 
 class Network:
@@ -73,8 +69,7 @@ class Network:
             raise TensorMismatchError(f"The head in {weights} has {units} units, which do not fit {classes} classes.")
         self.zoo = config
         self.sha256 = sha256 or sha256_of(Path(weights))
-        self._session = _session(graph, {} if complete else tensors, weights)
-        self._piece = 8 if sum(value.size for value in tensors.values()) > _LARGE else 2
+        self._trunk = Trunk(graph, tensors, weights, complete=complete)
 
     @classmethod
     def load(
@@ -137,14 +132,10 @@ class Network:
         if batch.ndim != 4 or batch.shape[1:] != size:
             raise ArchitectureError(f"'{self.name}' takes a batch (N, {size[0]}, {size[1]}, 3), not {batch.shape}.")
         turned = symmetric_views(batch, self.zoo.views if views is None else views)
-        flat = turned.reshape(-1, *size)
-        most = self._piece if pool is None else min(self._piece, math.ceil(len(flat) / cores()))
-        pieces = [flat[start : start + most] for start in range(0, len(flat), max(most, 1))]
-        run_each = map if pool is None else pool.map
-        outputs = np.concatenate([*run_each(self._run, pieces)]) if pieces else self._run(flat)
+        outputs = self._trunk.views(turned, pool)
         if not np.isfinite(outputs).all():
             raise ArchitectureError(f"The network '{self.name}' gives numbers that are not finite: train it again.")
-        return outputs.reshape(*turned.shape[:2], outputs.shape[-1]).mean(axis=0)
+        return outputs.mean(axis=0)
 
     def probabilities(self, batch: np.ndarray, *, views: int | None = None) -> npt.NDArray[np.float64]:
         """Float64 array (N, classes) of a batch; see `embeddings`."""
@@ -153,10 +144,6 @@ class Network:
     def scores(self, embeddings: np.ndarray) -> npt.NDArray[np.float64] | None:
         """OOD scores (N,) from embeddings; None for a head without statistics of its training cells."""
         return distance(embeddings) if self.has_statistics else None
-
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        outputs = self._session.run([EMBEDDINGS], {IMAGES: images.astype(np.float32)})
-        return np.asarray(outputs[0])
 
 
 def resolve(model: Any) -> Any:
@@ -181,34 +168,3 @@ def resolve(model: Any) -> Any:
             raise error from None
         _log.info("%s Keras judges instead.", error)
         return load_model(model)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-
-
-def _session(graph: bytes, tensors: dict[str, np.ndarray], weights: str | os.PathLike[str]) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            f"The inference engine cannot be imported ({reason(error)}): `pip install onnxruntime`, or predict with "
-            "load_model."
-        ) from error
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it refuses is told below
-    # One thread a call, and as many calls as there are cores: measured faster than one call on all cores, on cells as
-    # small as these, and none of them spins while another works.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) for value in tensors.values()]
-    options.add_external_initializers(list(tensors), values)
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the engine has no family of its own for what it refuses
-        raise TensorMismatchError(
-            f"The tensors in {Path(weights)} are not those of its network ({reason(error)}): load the file with the "
-            "architecture and options that it was saved with."
-        ) from None

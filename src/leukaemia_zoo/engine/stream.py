@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from leukaemia_zoo.cells.preprocessing import network_pixels
-from leukaemia_zoo.engine.network import Network, cores
+from leukaemia_zoo.engine.network import Network
+from leukaemia_zoo.engine.trunk import cores
 from leukaemia_zoo.errors import ImageError
 
 _Item = TypeVar("_Item")

@@ -27,9 +27,9 @@ from leukaemia_zoo.engine.classifier import distance
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.engine.stream import embedding_stream
 from leukaemia_zoo.errors import ArchitectureError
-from leukaemia_zoo.zoo.outputs import in_batches, kept, statistics_layer, view_logits
+from leukaemia_zoo.zoo.outputs import kept, statistics_layer
 from leukaemia_zoo.zoo.registry import ModelConfig
-from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER, LOGITS_LAYER
+from leukaemia_zoo.zoo.tensors import EMBEDDING_LAYER
 
 if TYPE_CHECKING:
     import keras
@@ -111,9 +111,7 @@ def embed_files(
     """
     if cache is None:
         return embed(model, list(paths), batch_size=batch_size)
-    from leukaemia_zoo.zoo.loading import as_model
-
-    model = as_model(model)
+    model = resolve(model)
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(_digest, paths))
     file = Path(cache) / f"{_key(model)}.npz"
@@ -138,11 +136,14 @@ def _network(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs[0], model.get_layer(EMBEDDING_LAYER).output, name=model.name)
 
 
-def _key(model: keras.Model) -> str:
-    from leukaemia_zoo.zoo.loading import config_of, weights_digest
+def _key(model: keras.Model | Network) -> str:
+    if isinstance(model, Network):
+        config, digest = model.zoo, model.sha256
+    else:
+        from leukaemia_zoo.zoo.loading import config_of, weights_digest
 
-    config = config_of(model)
-    about = [weights_digest(model), config.architecture, config.preprocessing.to_dict(), config.views]
+        config, digest = config_of(model), weights_digest(model)
+    about = [digest, config.architecture, config.preprocessing.to_dict(), config.views]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -231,14 +232,3 @@ def limit_of(scores: np.ndarray) -> float:
         99.0
     """
     return float(np.quantile(scores, FAMILIAR_SHARE))
-
-
-def view_outputs(model: keras.Model, pixels: np.ndarray, views: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Float64 logits (N, classes) and OOD scores (N,), None without statistics, over the views of a prediction."""
-    layer = statistics_layer(model)
-    if layer is None:
-        return view_logits(model, pixels, views), None
-    network = kept(model, "logits and statistics", [model.get_layer(LOGITS_LAYER).output, layer.output])
-    outputs = zip(*(in_batches(network, view) for view in symmetric_views(pixels, views)), strict=True)
-    logits, standardised = (np.asarray(of_views, np.float64).mean(axis=0) for of_views in outputs)
-    return logits, distance(standardised)

@@ -5,9 +5,10 @@ The regression is convex, so that seed and backend do not matter. The validation
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -16,12 +17,15 @@ import numpy as np
 from leukaemia_zoo.cells.preprocessing import Preprocessing, symmetric_views
 from leukaemia_zoo.cells.splits import kfold_by_subject
 from leukaemia_zoo.cells.table import Cells
-from leukaemia_zoo.common.hardware import precision
+from leukaemia_zoo.common.hardware import computing_devices, precision
 from leukaemia_zoo.common.limits import VerdictLimits
 from leukaemia_zoo.engine.classifier import distance
+from leukaemia_zoo.engine.graphs import packaged_graph
+from leukaemia_zoo.engine.trunk import Trunk
+from leukaemia_zoo.errors import EngineError
 from leukaemia_zoo.evaluation.calibration import apply_temperature, fit_temperature
 from leukaemia_zoo.evaluation.metrics import metrics
-from leukaemia_zoo.prediction.features import limit_of, view_outputs
+from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.training.drawing import BEGINNING, Drawn, drawing_weights, preprocessing_for
 from leukaemia_zoo.training.recipes import Recipe
 from leukaemia_zoo.training.runs import Training
@@ -87,20 +91,40 @@ def new_network(recipe: Recipe, classes: int, seed: int, policy: str = "float32"
         )
 
 
+def features_of(
+    model: keras.Model, recipe: Recipe, *, standardised: bool = True
+) -> Callable[[np.ndarray, int], np.ndarray]:
+    """How a network describes cells now: from pixels (N, height, width, 3) and a number of views to (N, features).
+
+    On a processor the engine computes it where the package has the graph, in about a quarter of Keras' time.
+    """
+    standardised = standardised or not has_statistics(model)
+    graph = packaged_graph(recipe.architecture, recipe.head, (recipe.input_size, recipe.input_size))
+    if graph is not None and set(computing_devices()) == {"cpu"}:
+        with contextlib.suppress(EngineError):  # it is not installed
+            return Trunk.of(model, graph, standardised=standardised).means
+    output = model.get_layer(EMBEDDING_LAYER).output if standardised else model.get_layer(STATISTICS_NORM).input
+    network = kept(model, "standardised" if standardised else "described", output)
+    return lambda pixels, views: np.mean([in_batches(network, view) for view in symmetric_views(pixels, views)], axis=0)
+
+
 def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) -> Embeddings:
     """Embeddings of some cells by the trunk of a network; those of other cells are NaN."""
-    described = (
-        model.get_layer(STATISTICS_NORM).input if has_statistics(model) else model.get_layer(EMBEDDING_LAYER).output
-    )
-    network = kept(model, "described", described)
-    features = network.output_shape[-1]
-    turned = np.full((*pixels.shape[:2], features), np.nan, np.float32)
-    for view, own in zip(turned, pixels, strict=True):
-        view[rows] = in_batches(network, own[rows])
-    predicted = np.full((pixels.shape[1], features), np.nan, np.float32)
-    symmetric = symmetric_views(pixels[0, rows], recipe.prediction_views)
-    predicted[rows] = np.mean([in_batches(network, view) for view in symmetric], axis=0)
+    features = features_of(model, recipe, standardised=False)
+    found = [features(own[rows], 1) for own in pixels]
+    turned = np.full((*pixels.shape[:2], found[0].shape[-1]), np.nan, np.float32)
+    turned[:, rows] = found
+    predicted = np.full(turned.shape[1:], np.nan, np.float32)
+    predicted[rows] = features(pixels[0, rows], recipe.prediction_views)
     return Embeddings(turned, predicted)
+
+
+def view_outputs(model: keras.Model, pixels: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray | None]:
+    """Float64 logits (N, classes) and OOD scores (N,), None without statistics, over the views of a prediction."""
+    features = features_of(model, recipe)(pixels, recipe.prediction_views).astype(np.float64)
+    kernel, bias = model.get_layer(LOGITS_LAYER).get_weights()
+    # It is linear, so that the mean of the views' features gives the mean of their logits.
+    return features @ kernel + bias, distance(features) if has_statistics(model) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,25 +169,26 @@ def outputs_of(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Logits and OOD scores of some cells, as by `view_outputs`; what is embedded goes through the classifier alone."""
     if embeddings is None or recipe.fine_tune_epochs:
-        return view_outputs(fitted.model, pixels[0, rows], recipe.prediction_views)
+        return view_outputs(fitted.model, pixels[0, rows], recipe)
     norm, last = fitted.model.get_layer(STATISTICS_NORM), fitted.model.get_layer(LOGITS_LAYER)
-    # It is linear, so that the mean of the views' features gives the mean of their logits.
-    head = keras.Model(norm.input, [last.output, norm.output])
-    logits, standardised = head.predict_on_batch(embeddings.predicted[rows])
-    return np.asarray(logits, np.float64), distance(np.asarray(standardised, np.float64))
+    gamma, beta, mean, variance = norm.get_weights()
+    kernel, bias = last.get_weights()
+    features = embeddings.predicted[rows].astype(np.float64)
+    standardised = (features - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta
+    return standardised @ kernel + bias, distance(standardised)
 
 
 def begin_with_classifier(run: Training, model: keras.Model, train_rows: np.ndarray) -> None:
     """Set the last layer to a logistic regression on drawn views of the training cells, at the first penalty."""
     from sklearn.linear_model import LogisticRegression
 
-    network = keras.Model(model.inputs[0], model.get_layer(EMBEDDING_LAYER).output)
+    describe = features_of(model, run.recipe)
     weights = drawing_weights(run.cells, train_rows, run.recipe)
     steps, labels, classes = max(1, len(train_rows) // 128), run.cells.labels, len(run.cells.class_names)
     drawn = Drawn(run.views, labels, train_rows, weights, 128, [run.seed, BEGINNING], classes, steps)
     features, classes_drawn = [], []
     for images, targets in drawn.in_turn():  # the views of all cells at once would take gigabytes
-        features.append(np.asarray(network.predict_on_batch(images)))
+        features.append(describe(images, 1))
         classes_drawn.append(targets.argmax(axis=1))
     classifier = LogisticRegression(C=run.recipe.inverse_penalties[0], max_iter=300)
     classifier.fit(np.concatenate(features), np.concatenate(classes_drawn))

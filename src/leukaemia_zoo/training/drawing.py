@@ -17,8 +17,8 @@ from leukaemia_zoo.cells.images import read_image
 from leukaemia_zoo.cells.preprocessing import Preprocessing, drawn_view, turned_views
 from leukaemia_zoo.cells.splits import Split, kfold_by_subject, split_by_subject
 from leukaemia_zoo.cells.table import Cells
-from leukaemia_zoo.engine.network import cores
 from leukaemia_zoo.engine.stream import ordered
+from leukaemia_zoo.engine.trunk import cores
 from leukaemia_zoo.evaluation.baselines import cell_area
 from leukaemia_zoo.evaluation.calibration import apply_temperature
 from leukaemia_zoo.training.recipes import Recipe

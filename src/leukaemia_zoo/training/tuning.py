@@ -15,7 +15,7 @@ import numpy as np
 from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.common.hardware import compiles_steps, on_devices, precision
 from leukaemia_zoo.errors import DataError
-from leukaemia_zoo.prediction.features import limit_of, view_outputs
+from leukaemia_zoo.prediction.features import limit_of
 from leukaemia_zoo.training.classifier import (
     Embeddings,
     Fitted,
@@ -26,6 +26,7 @@ from leukaemia_zoo.training.classifier import (
     new_network,
     opinions,
     validation_figures,
+    view_outputs,
 )
 from leukaemia_zoo.training.drawing import (
     ADAPTATION,
@@ -45,7 +46,7 @@ from leukaemia_zoo.training.runs import TimeLeft, Training, optimiser, reseed
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
 from leukaemia_zoo.zoo.layers import without_random_weights
-from leukaemia_zoo.zoo.outputs import has_statistics, view_logits
+from leukaemia_zoo.zoo.outputs import has_statistics
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, copy_tensors, load_tensors
 
 _ADAPTATION_STEPS = 60
@@ -191,7 +192,7 @@ def tune_layers(
             # prediction sees: on C-NMC cells either shifts every probability.
             adapt_statistics(run, model, train_rows, run.views_as_predicted)
         row: dict[str, Any] = {"stage": "fine-tuning", "epoch": epoch + 1, "loss": loss}
-        logits = view_logits(model, shown, recipe.prediction_views) if validates else np.zeros((0, classes))
+        logits = view_outputs(model, shown, recipe)[0] if validates else np.zeros((0, classes))
         # The logits of weights that are no numbers may be finite: an activation can make 0 of them.
         weights_there = map(keras.ops.convert_to_numpy, model.weights)
         if not (np.isfinite(loss) and np.isfinite(logits).all() and all(np.isfinite(w).all() for w in weights_there)):
@@ -220,7 +221,7 @@ def tune_layers(
     if not validates:
         nothing = np.zeros((0, classes))
         return Fitted(model, 1.0, chosen, progress["curves"], validation_rows, nothing, None)
-    logits, scores = view_outputs(model, shown, recipe.prediction_views)
+    logits, scores = view_outputs(model, shown, recipe)
     limit = None if scores is None else limit_of(scores)
     return Fitted(model, float(chosen["temperature"]), chosen, progress["curves"], validation_rows, logits, limit)
 

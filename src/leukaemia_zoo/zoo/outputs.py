@@ -11,7 +11,7 @@ import numpy as np
 from leukaemia_zoo.cells.preprocessing import symmetric_views
 from leukaemia_zoo.errors import ArchitectureError
 from leukaemia_zoo.zoo.registry import ModelConfig
-from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, STATISTICS_NORM
+from leukaemia_zoo.zoo.tensors import STATISTICS_NORM
 
 if TYPE_CHECKING:
     import keras
@@ -82,13 +82,6 @@ def kept(model: keras.Model, kind: str, outputs: Any) -> keras.Model:
 def has_statistics(model: keras.Model) -> bool:
     """Whether a network describes the cell by statistics that a classifier can be fitted on: the head ``texture``."""
     return any(layer.name == STATISTICS_NORM for layer in model.layers)
-
-
-def view_logits(model: keras.Model, pixels: np.ndarray, views: int) -> np.ndarray:
-    """Float64 logits (N, classes), averaged over the symmetric views that prediction averages over."""
-    network = kept(model, "logits", model.get_layer(LOGITS_LAYER).output)
-    logits = np.stack([in_batches(network, view) for view in symmetric_views(pixels, views)])
-    return logits.astype(np.float64).mean(axis=0)
 
 
 def in_batches(network: keras.Model, pixels: np.ndarray) -> Any:
