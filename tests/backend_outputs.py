@@ -1,6 +1,6 @@
 """Outputs of the networks and layers on one backend, for `test_backends` to compare: run in a process of its own.
 
-    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|nested|save|load...
+    KERAS_BACKEND=jax python backend_outputs.py OUT.npz WORK_FOLDER small|large|shipped|nested|steps|save|load...
 
 The weights come from a NumPy generator per stable tensor name, so that every backend gets the same ones.
 """
@@ -211,6 +211,39 @@ def nested():
     return maps_of("nested", model, cells(2, 48), ("grad_cam", "hires_cam", "occlusion"))
 
 
+NORMS = ({}, {"scale": False}, {"center": False, "epsilon": 1e-2}, {"momentum": 0.5}, {"dtype": "mixed_bfloat16"})
+"""Options of the BatchNorm layers that `steps` trains."""
+
+
+def steps():
+    """What two training steps make of a little network, with Keras' BatchNorm and with the one that is fused."""
+    import keras
+
+    from leukaemia_zoo.zoo.layers import fuse_normalisation
+
+    images, targets = cells(6, 12), np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 1, 0]]
+    found = {}
+    for number, options in enumerate(NORMS):
+        for kind in ("plain", "fused"):
+            norms = [keras.layers.BatchNormalization(**options) for _ in range(2)]
+            layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(5, 3), norms[0], keras.layers.ReLU()]
+            layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4), norms[1], keras.layers.Dense(2)]
+            x = inputs = keras.Input((12, 12, 3))
+            for layer in layers:
+                x = layer(x)
+            model = keras.Model(inputs, x)
+            for place, weight in enumerate(model.trainable_weights):
+                weight.assign(np.random.default_rng(place).normal(0.5, 0.5, weight.shape))
+            if kind == "fused":
+                fuse_normalisation(model)
+            model.compile(keras.optimizers.SGD(0.05), keras.losses.CategoricalCrossentropy(from_logits=True))
+            losses = [model.train_on_batch(images, targets) for _ in range(2)]
+            found[f"step:{kind}:{number}:loss"] = np.array(losses, np.float32).ravel()
+            for place, weight in enumerate(model.weights):
+                found[f"step:{kind}:{number}:{place}"] = np.asarray(keras.ops.convert_to_numpy(weight.value))
+    return found
+
+
 def save(folder):
     """Save a network with fixed weights, for the other backends to load."""
     from leukaemia_zoo import load_model, save_model
@@ -237,7 +270,7 @@ def main():
         elif part == "load":
             found |= load(Path(work) / "here")
         else:
-            found |= {"small": small, "large": large, "shipped": shipped, "nested": nested}[part]()
+            found |= {"small": small, "large": large, "shipped": shipped, "nested": nested, "steps": steps}[part]()
     np.savez(out, **found)
 
 

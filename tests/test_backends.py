@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backend_outputs import LARGE, SMALL, cells, outputs_of, set_fixed_weights
+from backend_outputs import LARGE, NORMS, SMALL, cells, outputs_of, set_fixed_weights
 from other_backends import environment
 
 from leukaemia_zoo import load_model, save_model
@@ -57,7 +57,7 @@ class Runs:
             work = self.folder / "work"
             work.mkdir(exist_ok=True)
             # The published networks first: the names of their tensors are those of a fresh process.
-            parts = ("large", "small", "shipped", "nested", "load", "save")
+            parts = ("large", "small", "shipped", "nested", "steps", "load", "save")
             self.found[backend] = in_process(backend, self.folder / f"{backend}.npz", work, *parts)
         return self.found[backend]
 
@@ -194,6 +194,22 @@ def test_maps_of_the_published_networks_are_equal(runs, one, other):
     assert len(keys) == 2 * len(LARGE)
     assert all(np.ptp(first[key]) > 100 * MAP for key in keys), "would not show a difference"
     compare(first, second, keys, MAP)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fused_normalisation_learns_as_that_of_keras(runs, backend):
+    """Losses, weights and moving statistics after two steps."""
+    found = runs[backend]
+    keys = [key for key in found if key.startswith("step:plain:")]
+    assert len(keys) == sum(
+        1 + 6 + 2 * (2 + options.get("scale", True) + options.get("center", True)) for options in NORMS
+    )
+    for key in keys:
+        ours, theirs = found[key.replace("plain", "fused")], found[key]
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=LAYER, err_msg=key)
+        if key.endswith(":loss"):
+            assert abs(theirs[1] - theirs[0]) > 10 * LAYER, "has learnt nothing"
 
 
 def test_probabilities_are_the_softmax_of_the_logits_in_the_helper():

@@ -13,7 +13,8 @@ from leukaemia_zoo import AttentionBlock
 from leukaemia_zoo.errors import ArchitectureError, ImageError
 from leukaemia_zoo.prediction import attention_maps
 from leukaemia_zoo.zoo import build_model
-from leukaemia_zoo.zoo.layers import without_random_weights
+from leukaemia_zoo.zoo import layers as own_layers
+from leukaemia_zoo.zoo.layers import fuse_normalisation, without_random_weights
 
 SHAPE = (2, 5, 4, 8)
 
@@ -221,3 +222,72 @@ def test_networks_for_loaded_weights_draw_none_and_are_the_same_otherwise():
     layer = built[1].get_layer("logits")
     assert np.asarray(layer.kernel_initializer((4, 4))).any()
     assert build_model("cnn", input_size=32).get_layer("logits").get_weights()[0].any()
+
+
+# --- normalisation in one operation ---
+
+
+@pytest.fixture
+def normalised():
+    """A network with a BatchNorm of maps and one of vectors."""
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.BatchNormalization(name="of_maps")(keras.layers.Conv2D(4, 3)(inputs))
+    x = keras.layers.BatchNormalization(name="of_vectors")(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x)
+
+
+@pytest.fixture
+def fused_calls(monkeypatch):
+    """How often a fused step was taken."""
+    backend = keras.backend.backend()
+    real, calls = own_layers._FUSED_STEPS[backend], []
+
+    def counted(x, *given):
+        calls.append(tuple(x.shape))
+        return real(x, *given)
+
+    monkeypatch.setitem(own_layers._FUSED_STEPS, backend, counted)
+    return calls
+
+
+def test_only_maps_that_learn_are_normalised_in_one_operation(normalised, fused_calls):
+    images = np.random.default_rng(0).normal(0, 1, (5, 6, 6, 3)).astype(np.float32)
+    normalised(images, training=True)
+    assert fused_calls == []
+    fuse_normalisation(normalised)
+    normalised(images, training=False)
+    assert fused_calls == []
+    normalised(images, training=True)
+    assert fused_calls == [(5, 4, 4, 4)]
+    normalised.get_layer("of_maps").trainable = False
+    before = normalised.get_layer("of_maps").get_weights()
+    normalised(images, training=True)
+    assert len(fused_calls) == 1
+    for ours, theirs in zip(normalised.get_layer("of_maps").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_one_position_has_no_variance(fused_calls):
+    """PyTorch refuses to estimate it, Keras calls it 0."""
+    inputs = keras.Input((1, 1, 2))
+    model = keras.Model(inputs, keras.layers.BatchNormalization()(inputs))
+    fuse_normalisation(model)
+    outputs = ops.convert_to_numpy(model(np.array([[[[3.0, -2.0]]]], np.float32), training=True))
+    np.testing.assert_array_equal(outputs, np.zeros((1, 1, 1, 2)))
+    assert fused_calls == []
+
+
+def test_an_interrupted_training_of_plain_layers_goes_on_with_fused_ones(normalised, tmp_path):
+    rng = np.random.default_rng(0)
+    for weight in normalised.weights:
+        weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    normalised.save_weights(tmp_path / "plain.weights.h5")
+    expected = normalised.get_weights()
+    fuse_normalisation(normalised)
+    normalised.save_weights(tmp_path / "fused.weights.h5")
+    for file in ("plain", "fused"):
+        for weight in normalised.weights:
+            weight.assign(np.zeros(weight.shape))
+        normalised.load_weights(tmp_path / f"{file}.weights.h5")
+        for ours, theirs in zip(normalised.get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)

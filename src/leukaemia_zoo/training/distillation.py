@@ -30,7 +30,7 @@ from leukaemia_zoo.training.runs import RunState, TimeLeft, optimiser, reseed
 from leukaemia_zoo.zoo import sources
 from leukaemia_zoo.zoo.architectures import build_model
 from leukaemia_zoo.zoo.augmentation import CellAugmentation, turned
-from leukaemia_zoo.zoo.layers import CellMask, without_random_weights
+from leukaemia_zoo.zoo.layers import CellMask, fuse_normalisation, without_random_weights
 from leukaemia_zoo.zoo.tensors import load_tensors, named_variables, read_config
 
 _NOISE = 4.0
@@ -156,6 +156,7 @@ def distil(
         _begin_as(teacher, student, keep_first_filters)
     elif not keep_first_filters:
         _take_first_filters(student, teacher)
+    fuse_normalisation(student)
     inputs = keras.Input((height, width, 3))
     augmentation = CellAugmentation(
         zoom=recipe.zoom, shift=recipe.shift, colour=recipe.colour, cut_out=recipe.cut_out, seed=seed

@@ -45,7 +45,7 @@ from leukaemia_zoo.training.records import Sources
 from leukaemia_zoo.training.runs import TimeLeft, Training, optimiser, reseed
 from leukaemia_zoo.zoo.architectures import with_output
 from leukaemia_zoo.zoo.augmentation import CellAugmentation
-from leukaemia_zoo.zoo.layers import without_random_weights
+from leukaemia_zoo.zoo.layers import fuse_normalisation, without_random_weights
 from leukaemia_zoo.zoo.outputs import has_statistics
 from leukaemia_zoo.zoo.tensors import LOGITS_LAYER, copy_tensors, load_tensors
 
@@ -233,6 +233,7 @@ def compiled_trainer(
     recipe, seed = run.recipe, run.seed
     with without_random_weights():
         learner = new_network(recipe, len(run.cells.class_names), seed, recipe.precision)
+    fuse_normalisation(learner)
     inputs = keras.Input(learner.input_shape[1:])
     augmentation = CellAugmentation(
         0.0 if recipe.drawn_views else recipe.zoom,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -260,6 +261,65 @@ class CellNetwork(keras.Model):
 
 # An .h5 file names the network by its bare class name, unlike its layers.
 keras.saving.get_custom_objects()[CellNetwork.__name__] = CellNetwork
+
+
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' own layer, which learns in one operation of TensorFlow or PyTorch: the same numbers, sooner.
+
+    Keras writes the step as a dozen operations over all positions, which took a third of a training step of
+    `mobilenet`. The name is that of Keras' class, by which it finds the weights of an interrupted training. JAX fuses
+    such operations itself.
+    """
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """As Keras' own."""
+        step = _FUSED_STEPS.get(keras.backend.backend())
+        plain = mask is None and not self.synchronized and not getattr(self, "renorm", False)
+        maps = len(inputs.shape) == 4 and self.axis in (-1, 3) and math.prod(side or 2 for side in inputs.shape[:3]) > 1
+        if step is None or not (training and self.trainable and plain and maps):
+            return super().call(inputs, training=training, mask=mask)
+        channels = self.moving_mean.shape[0]
+        scale = self.gamma.value if self.scale else ops.ones(channels)
+        offset = self.beta.value if self.center else ops.zeros(channels)
+        x = ops.cast(inputs, "float32")
+        outputs, mean, variance = step(x, ops.cast(scale, x.dtype), ops.cast(offset, x.dtype), self.epsilon)
+        # Both estimate the variance of all cells; Keras keeps that of the batch.
+        positions = ops.cast(ops.size(x) // channels, x.dtype)
+        variance = variance * ((positions - 1) / positions)
+        for kept, found in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            kept.assign(ops.cast(kept, x.dtype) * self.momentum + found * (1.0 - self.momentum))
+        return ops.cast(outputs, self.compute_dtype)
+
+
+def _tensorflow_step(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    import tensorflow as tf
+
+    nothing = tf.zeros([0])
+    found = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=nothing, variance=nothing, epsilon=epsilon, is_training=True
+    )
+    return found[0], tf.stop_gradient(found[1]), tf.stop_gradient(found[2])
+
+
+def _torch_step(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, Any, Any]:
+    import torch
+
+    mean, variance = torch.zeros_like(offset), torch.ones_like(offset)
+    outputs = torch.nn.functional.batch_norm(
+        x.permute(0, 3, 1, 2), mean, variance, scale, offset, training=True, momentum=1.0, eps=epsilon
+    )
+    return outputs.permute(0, 2, 3, 1), mean, variance
+
+
+_FUSED_STEPS = {"tensorflow": _tensorflow_step, "torch": _torch_step}
+"""From maps (N, height, width, channels): normalised ones, and mean and unbiased variance (channels,) of the batch."""
+
+
+def fuse_normalisation(model: keras.Model) -> None:
+    """Let each BatchNorm of a network that is about to learn do so in one operation."""
+    for layer in model.layers:
+        if type(layer) is keras.layers.BatchNormalization:
+            layer.__class__ = BatchNormalization
 
 
 @contextlib.contextmanager
