@@ -213,8 +213,11 @@ def _one(golden: Any, latency: float, rate: float, ready: float) -> dict[str, An
 # --- training ---
 
 
-def training(architecture: str, steps: str) -> dict[str, Any]:
-    """Images/s of the fine-tuning, beside `fit` of the same compiled network on arrays, and what steps wait."""
+def training(architecture: str, steps: str, fused: str = "fused") -> dict[str, Any]:
+    """Images/s of the fine-tuning, beside `fit` of the same compiled network on arrays, and what steps wait.
+
+    Unless told ``fused`` BatchNorm learns as Keras writes it.
+    """
     import keras
 
     from leukaemia_zoo.training.classifier import new_network
@@ -222,6 +225,7 @@ def training(architecture: str, steps: str) -> dict[str, Any]:
     from leukaemia_zoo.training.recipes import recipe_for
     from leukaemia_zoo.training.runs import Training
     from leukaemia_zoo.training.tuning import compiled_trainer
+    from leukaemia_zoo.zoo.layers import BatchNormalization
 
     recipe, count = recipe_for(architecture), int(steps)
     rng, classes = np.random.default_rng(0), 2
@@ -234,7 +238,10 @@ def training(architecture: str, steps: str) -> dict[str, Any]:
     run = Training(recipe, about, arrays, state, 0, print)
     views, labels, rows = run.views, np.arange(len(frames)) % classes, np.arange(len(frames))
     network = new_network(recipe, classes, 0)
-    _, trainer = compiled_trainer(run, network, count * recipe.batch_size, False, None, 1.0)
+    learner, trainer = compiled_trainer(run, network, count * recipe.batch_size, False, None, 1.0)
+    for layer in learner.layers:
+        if fused != "fused" and isinstance(layer, BatchNormalization):
+            layer.__class__ = keras.layers.BatchNormalization
 
     def drawn(seed: int, length: int) -> Drawn:
         weights = np.full(len(rows), 1 / len(rows))
