@@ -233,7 +233,7 @@ def _int8_file(weight: str, folder: Path) -> Path:
 
 
 def training(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Images/s of a fine-tuning, with and without oneDNN and our BatchNorm, beside `fit` of the same network on arrays in memory."""
+    """Images/s of a fine-tuning, with oneDNN and our BatchNorm and without each, beside `fit` on arrays in memory."""
     name = "mobilenet.pbc_cnmc"
     found = _measure("training", name, "10", TF_ENABLE_ONEDNN_OPTS="1")
     without = _measure("training", name, "10", TF_ENABLE_ONEDNN_OPTS="0")
