@@ -50,7 +50,7 @@ MAY_IMPORT = {
 
 WITHOUT_KERAS = (
     *("cells", "smears", "evaluation", "report", "common.files", "common.text"),
-    *("batch", "desk", "engine.network", "engine.stream"),
+    *("batch", "desk", "engine.network", "engine.stream", "engine.trunk", "adaptation.probing"),
     *("hub", "zoo.registry", "zoo.sources", "zoo.cards"),
 )
 """Files and wings whose import loads no Keras, neither by themselves nor through what they import."""

@@ -84,14 +84,19 @@ def run_python(code, **environment):
         "import leukaemia_zoo as lz; assert not lz.predict('mobilenet', cell).errors",
         "import leukaemia_zoo as lz; lz.embed('cnn', cell); lz.prediction.ood_scores('cnn', cell)",
         "from leukaemia_zoo.cli.app import main; assert main(['predict', cell, '--model', 'cnn']) == 0",
+        "from leukaemia_zoo.cli.app import main; assert main(['probe', 'cnn', '--data', folder]) == 0",
     ],
-    ids=["predict", "embed and ood_scores", "command"],
+    ids=["predict", "embed and ood_scores", "command", "probe"],
 )
-def test_no_backend_is_imported(work):
-    cell = str(CELL)
-    code = f"import json, sys; cell = {cell!r}\n{work}\nprint()\nprint(json.dumps(sorted(sys.modules)))"
+def test_no_backend_is_imported(work, draw_cell, tmp_path):
+    for number in range(12):
+        place = tmp_path / "cells" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_cell(number, 80)).save(place / f"{number}.png")
+    names = f"cell, folder = {str(CELL)!r}, {str(tmp_path / 'cells')!r}"
+    code = f"import json, sys; {names}\n{work}\nprint()\nprint(json.dumps(sorted(sys.modules)))"
     # A backend that cannot be imported would do as well as one that is not asked for; here it is there and is not.
-    assert not BACKENDS & set(run_python(code))
+    assert not BACKENDS & set(run_python(code, XDG_CACHE_HOME=str(tmp_path)))
 
 
 def test_one_cell_does_not_wait_for_a_progress_bar():

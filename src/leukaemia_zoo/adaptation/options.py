@@ -10,11 +10,10 @@ from typing import Any, Literal
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.splits import Split
 from leukaemia_zoo.common.hardware import resolved
-from leukaemia_zoo.common.reading import is_whole, whole
+from leukaemia_zoo.common.reading import checked_seed, is_whole, whole
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.errors import DataError
 from leukaemia_zoo.training.recipes import Recipe, changed
-from leukaemia_zoo.training.runs import checked_seed
 from leukaemia_zoo.zoo.cards import checked_about
 from leukaemia_zoo.zoo.publishing import checked_repo
 from leukaemia_zoo.zoo.registry import ModelConfig

@@ -6,9 +6,8 @@ import copy
 import dataclasses
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -18,15 +17,17 @@ from leukaemia_zoo.adaptation.splits import folds_by_people
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
 from leukaemia_zoo.common.files import cache_folder
+from leukaemia_zoo.common.reading import checked_seed
 from leukaemia_zoo.common.text import Log, silent
 from leukaemia_zoo.engine.network import Network, resolve
 from leukaemia_zoo.evaluation.inputs import FloatArray, IntArray
 from leukaemia_zoo.evaluation.intervals import Interval, Resampling
 from leukaemia_zoo.evaluation.metrics import WeightedCells
 from leukaemia_zoo.prediction.features import embed_files
-from leukaemia_zoo.training.runs import checked_seed
-from leukaemia_zoo.zoo.loading import config_of
-from leukaemia_zoo.zoo.registry import BLOOD_TRUNKS, DEFAULT_TRUNK
+from leukaemia_zoo.zoo.registry import BLOOD_TRUNKS, DEFAULT_TRUNK, ModelConfig
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,15 +136,14 @@ def linear_probe(
     cells = inspected.cells
     fold_of = folds_by_people(inspected, folds, seed)
     network = resolve(model)
-    config = network.zoo if isinstance(network, Network) else config_of(network)
+    config = _config_of(network)
     if preprocessing is None:
         preprocessing, why = usual_preprocessing(inspected, config.preprocessing, config.weight in BLOOD_TRUNKS)
         if crop_fraction is not None or preprocessing is None:
             crop = DEFAULT_CROP if crop_fraction is None else crop_fraction
             preprocessing = dataclasses.replace(config.preprocessing, crop_fraction=crop, reference_frame=None)
             (log or silent)(f"preprocessing: {why}; centre crop of {crop:g}")
-    network = copy.copy(network) if isinstance(network, Network) else keras.Model(network.inputs[0], network.outputs)
-    network.zoo = dataclasses.replace(config, preprocessing=preprocessing)
+    network = _with_config(network, dataclasses.replace(config, preprocessing=preprocessing))
     (log or silent)(f"embeddings of {len(cells):,} cells")
     place = cache_folder("embeddings") if cache is True else cache
     features = embed_files(network, cells.paths, place or None).astype(np.float64)
@@ -180,6 +180,26 @@ def linear_probe(
         notes=tuple(dict.fromkeys([*cells.notes, *notes])),
         seconds=time.perf_counter() - begun,
     )
+
+
+def _config_of(network: keras.Model | Network) -> ModelConfig:
+    if isinstance(network, Network):
+        return network.zoo
+    from leukaemia_zoo.zoo.loading import config_of
+
+    return config_of(network)
+
+
+def _with_config(network: keras.Model | Network, config: ModelConfig) -> keras.Model | Network:
+    """The same network, which is not changed, with another configuration."""
+    if isinstance(network, Network):
+        other: Any = copy.copy(network)
+    else:
+        import keras
+
+        other = keras.Model(network.inputs[0], network.outputs, name=network.name)
+    other.zoo = config
+    return other
 
 
 def _out_of_fold(features: np.ndarray, labels: IntArray, folds: IntArray, inverse_penalty: float) -> FloatArray:

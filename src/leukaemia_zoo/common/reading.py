@@ -74,6 +74,11 @@ def whole(value: Any, name: str, least: int = 1, most: float = math.inf) -> int:
     return int(value)
 
 
+def checked_seed(seed: Any) -> int:
+    """A seed that every generator takes, NumPy's and Keras' alike."""
+    return whole(seed, "seed", 0, 2**32 - 1)
+
+
 def _whole_number(digits: str) -> int:
     if len(digits) > 20 or not -_LARGEST <= int(digits) < _LARGEST:
         raise ValueError(f"a whole number of {len(digits.lstrip('-'))} digits stands in it")

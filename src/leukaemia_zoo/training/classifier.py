@@ -96,7 +96,7 @@ def features_of(
 ) -> Callable[[np.ndarray, int], np.ndarray]:
     """How a network describes cells now: from pixels (N, height, width, 3) and a number of views to (N, features).
 
-    On a processor the engine computes it where the package has the graph, in about a quarter of Keras' time.
+    On a processor the engine computes it where the package has the graph, which takes less time than Keras.
     """
     standardised = standardised or not has_statistics(model)
     graph = packaged_graph(recipe.architecture, recipe.head, (recipe.input_size, recipe.input_size))

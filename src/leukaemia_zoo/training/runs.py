@@ -16,7 +16,7 @@ import numpy as np
 
 from leukaemia_zoo.cells.preprocessing import Preprocessing
 from leukaemia_zoo.cells.table import Cells
-from leukaemia_zoo.common.reading import read_json, whole
+from leukaemia_zoo.common.reading import read_json
 from leukaemia_zoo.common.run_folder import RUN, RunFolder, is_under_way
 from leukaemia_zoo.common.text import Log
 from leukaemia_zoo.errors import DataError
@@ -203,11 +203,6 @@ def reseed(model: Any, seed: int, epoch: int) -> None:
         if generator is not None:
             state = np.random.default_rng([seed, epoch, number]).integers(2**31, size=2)
             generator.state.assign(state.astype(generator.state.dtype))
-
-
-def checked_seed(seed: Any) -> int:
-    """A seed that every generator takes, NumPy's and Keras' alike."""
-    return whole(seed, "seed", 0, 2**32 - 1)
 
 
 def _flat(model: Any) -> list[Any]:
