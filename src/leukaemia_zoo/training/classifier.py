@@ -111,11 +111,12 @@ def features_of(
 def embed(model: keras.Model, pixels: np.ndarray, rows: np.ndarray, recipe: Recipe) -> Embeddings:
     """Embeddings of some cells by the trunk of a network; those of other cells are NaN."""
     features = features_of(model, recipe, standardised=False)
-    found = [features(own[rows], 1) for own in pixels]
-    turned = np.full((*pixels.shape[:2], found[0].shape[-1]), np.nan, np.float32)
-    turned[:, rows] = found
-    predicted = np.full(turned.shape[1:], np.nan, np.float32)
-    predicted[rows] = features(pixels[0, rows], recipe.prediction_views)
+    means = features(pixels[0, rows], recipe.prediction_views)
+    predicted = np.full((pixels.shape[1], means.shape[-1]), np.nan, np.float32)
+    predicted[rows] = means
+    turned = np.full((len(pixels), *predicted.shape), np.nan, np.float32)
+    for view, own in zip(turned, pixels, strict=True):
+        view[rows] = features(own[rows], 1)
     return Embeddings(turned, predicted)
 
 
